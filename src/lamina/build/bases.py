@@ -11,6 +11,7 @@ from lamina.build.plan import Base
 from lamina.build.progress import Progress, Vertex
 from lamina.build.steps import BaseStep
 from lamina.errors import NotFound, ReferenceNotFound, UsageError
+from lamina.events import Warned
 from lamina.source.select import find_manifest, not_as_asked, read_config
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
@@ -71,7 +72,7 @@ class Bases:
             config = read_config(reader, manifest, place)
             warning = not_as_asked(config, platform)
             if warning:
-                vertex.log(f"{place}: {warning}\n".encode())
+                vertex.event(Warned(f"{place}: {warning}"))
         name = found.name or place
         self._found[name, str(platform)] = found
         return Base(name, str(found.top.digest), config)

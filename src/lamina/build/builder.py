@@ -8,13 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lamina.build.errors import StepFailed
+from lamina.build.errors import DockerfileError, StepFailed
 from lamina.build.options import BuildOptions, Built
 from lamina.errors import NotFound, PathNotFound, UsageError
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import reported
+from lamina.text import human_size
 
 if TYPE_CHECKING:
+    from lamina.build.checks import Checked
     from lamina.build.instructions import Dockerfile
     from lamina.build.protocols import Context
     from lamina.build.solve import BuildInputs
@@ -56,6 +58,7 @@ def built(
     from lamina.build.solve import BuildInputs, Executors, Solver
     from lamina.build.stage_content import content_digest
     from lamina.build.syntax import parse
+    from lamina.spec.reference import canonical
 
     options = _completed(options)
     progress = Progress(on_event)
@@ -70,8 +73,12 @@ def built(
         stack.enter_context(run_program.run_programs(store, lambda text: progress.tell(Warned(text))))
         with progress.vertex("[internal] load build definition") as vertex:
             name, text = opener.dockerfile(inputs)
-            vertex.log(f"transferring dockerfile: {len(text)}B\n".encode())
+            vertex.note(f"transferring dockerfile: {human_size(len(text))} done")
+            stack.enter_context(_explained(text))
             dockerfile = parse(text, name)
+            checked = opener.checked(dockerfile, inputs)
+            if checked.fails:
+                raise _refused(checked)
         bases = Bases(store, session, network, progress, stop, pull=options.pull)
         platforms: tuple[Platform | None, ...] = options.platforms or (None,)
         planned = [plan(dockerfile, options, bases.resolve, platform=one) for one in platforms]
@@ -84,35 +91,58 @@ def built(
             with progress.vertex("exporting to image") as vertex:
                 images = tuple(write_image(session, one, inputs.results, options) for one in planned)
                 top = write_index(session, images, options) if len(images) > 1 else images[0].descriptor
+                vertex.note(f"writing image {images[0].id if len(images) == 1 else top.digest} done")
                 for tag in options.tags or ("",) * options.keep:
                     session.tag(tag, top)
-                    vertex.log(f"naming to {tag}\n".encode() if tag else b"")
-        except StepFailed as error:
-            error.source = text.decode("utf-8", "replace")
-            raise
+                    if tag:
+                        vertex.note(f"naming to {canonical(tag)} done")
         finally:
             cache.keep()
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
-        yield Built(top, images, tuple(solver.ran.values()), notes)
+        yield Built(top, images, tuple(solver.ran.values()), notes, checked.findings)
+
+
+@contextmanager
+def _explained(text: bytes) -> Iterator[None]:
+    """Put the text of the Dockerfile into the errors that are about it."""
+    try:
+        yield
+    except (StepFailed, DockerfileError) as error:
+        error.source = text.decode("utf-8", "replace")
+        raise
+
+
+def _refused(checked: Checked) -> DockerfileError:
+    """The error for ``check=error=true``."""
+    rules = ", ".join(dict.fromkeys(one.rule for one in checked.findings))
+    first = checked.findings[0]
+    return DockerfileError(
+        f"the checks of the Dockerfile failed: {rules}",
+        at=first.at,
+        hint="see `lamina build --check`; # check=error=true makes findings errors",
+    )
 
 
 def load_dockerfile(
     context: str, options: BuildOptions, store: Store, network: RegistryAccess, *, cancel: Cancel | None = None
-) -> Dockerfile:
-    """Read and parse the Dockerfile, as `--check` needs it; nothing is built. Raises UsageError, NotFound."""
+) -> tuple[Dockerfile, Checked]:
+    """Read, parse and check the Dockerfile; nothing is built. Raises UsageError, NotFound."""
     from lamina.build.progress import Progress
     from lamina.build.solve import BuildInputs
     from lamina.build.syntax import parse
 
     stop = Cancel(cancel)
+    options = _completed(options)
     opener = _Opener(context, options, store, network, stop)
     inputs = BuildInputs(store, network, options, stop, Progress(ignore), opener.open)
     try:
         name, text = opener.dockerfile(inputs)
+        with _explained(text):
+            dockerfile = parse(text, name)
+            return dockerfile, opener.checked(dockerfile, inputs)
     finally:
         inputs.close()
         stop.close()
-    return parse(text, name)
 
 
 def _completed(options: BuildOptions) -> BuildOptions:
@@ -160,6 +190,19 @@ class _Opener:
             stdin=None if name or options.file == "-" else options.stdin,
             dockerfile="" if name else self._inside,
             ignore=None if name else self._ignore,
+        )
+
+    def checked(self, dockerfile: Dockerfile, inputs: BuildInputs) -> Checked:
+        """The findings of all checks. The ignore file is read if a check needs it. Raises UsageError."""
+        from lamina.build.checks import check
+
+        options = self._options
+        return check(
+            dockerfile,
+            arguments={name: value for name, value in options.arguments.items() if value is not None},
+            target=options.target,
+            platform=options.platforms[0] if options.platforms else None,
+            is_ignored=(lambda path: inputs.context("").is_ignored(path)) if self._is_local else None,
         )
 
     def dockerfile(self, inputs: BuildInputs) -> tuple[str, bytes]:

@@ -41,12 +41,15 @@ class OpenedContext:
         *,
         dockerfile: bytes | None = None,
         look: Callable[[str], bytes | None] | None = None,
+        ignored: Patterns | None = None,
     ) -> None:
-        """``dockerfile``: the context is a Dockerfile alone. ``look``: reads files past the ignore file."""
+        """``dockerfile``: the context is a Dockerfile alone. ``look``: reads files past the ignore file, which has the
+        patterns ``ignored``."""
         self.tree = tree
         self.dockerfile = dockerfile
         self._opened = opened
         self._look = look
+        self._ignored = ignored
 
     def digest(self, patterns: Sequence[str], *, exclude: Sequence[str] = (), parents: bool = False) -> str:
         """The digest of what COPY with these words reads: names, kinds, modes and content; no times and no owners.
@@ -66,6 +69,11 @@ class OpenedContext:
             if node is not None and self.tree.kind(node) == Kind.FILE:
                 return _limited(self.tree, node, path)
         raise PathNotFound(f"{path!r:.300} was not found in {self.tree.what}", hint="check the path, or use --file")
+
+    def is_ignored(self, path: str) -> bool:
+        """Whether the ignore file excludes the path; False if the file has exceptions. Raises UsageError."""
+        patterns = self._ignored
+        return patterns is not None and not patterns.has_exceptions and patterns.match(path)[0]
 
     def close(self) -> None:
         self._opened.close()
@@ -152,8 +160,9 @@ def _local(
     finally:
         plain.close()
     hashes = ContentHashes(_hashes_of(store, state, place))
-    tree = opened.enter_context(LocalTree(place, ignored=Patterns(patterns), hashes=hashes, cancel=cancel))
-    return OpenedContext(tree, opened, look=lambda path: tree.read(path, MAX_READ))
+    ignored = Patterns(patterns)
+    tree = opened.enter_context(LocalTree(place, ignored=ignored, hashes=hashes, cancel=cancel))
+    return OpenedContext(tree, opened, look=lambda path: tree.read(path, MAX_READ), ignored=ignored)
 
 
 def _ignored(tree: Any, dockerfile: str) -> list[str]:

@@ -42,7 +42,7 @@ class StepFailed(LaminaError):
 
 class DockerfileError(UsageError):
     """A Dockerfile can't be read, or can't be built as it is written. ``problem``: what is wrong. ``at``: the
-    instruction. ``column``: where in the line, from 1; 0: not known."""
+    instruction. ``column``: where in the line, from 1; 0: not known. ``source`` as in ``StepFailed``."""
 
     def __init__(
         self, problem: str, *, at: At, column: int = 0, line: str = "", hint: str | Callable[[], str] | None = None
@@ -50,6 +50,7 @@ class DockerfileError(UsageError):
         place = f"{clean(at.file)}:{at.line}:{column}" if column else f"{clean(at.file)}:{at.line}"
         super().__init__(f"{place}: {problem}", hint=hint)
         self.problem, self.at, self.column = problem, at, column
+        self.source = ""
         self._has_line = False
         self.add_line(line)
 

@@ -39,6 +39,13 @@ class VertexEvent(BuildEvent):
     event: Event
 
 
+class VertexNote(BuildEvent):
+    """A line about the work in a vertex: what was read, written or named."""
+
+    number: int
+    text: str
+
+
 class VertexDone(BuildEvent):
     """``cached``: nothing had to be done. ``error``: why it failed, "" if it did not; "CANCELED" where another one
     failed. ``seconds``: how long it took."""

@@ -13,6 +13,7 @@ from lamina.host.files import reported
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from lamina.build.checks import Finding
     from lamina.build.events import Ran
     from lamina.run.options import Ulimit
     from lamina.spec.descriptor import Descriptor
@@ -128,9 +129,10 @@ class BuiltImage:
 @dataclass(frozen=True, slots=True)
 class Built:
     """``descriptor``: of the manifest, or of the index of several platforms. ``steps``: what ran, in the order of the
-    Dockerfile. ``notes``: what the user should know, a line each."""
+    Dockerfile. ``notes``: what the user should know, a line each. ``findings``: of the checks."""
 
     descriptor: Descriptor
     images: tuple[BuiltImage, ...]
     steps: tuple[Ran, ...] = ()
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexStarted
+from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexNote, VertexStarted
 from lamina.build.instructions import At
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Event, OnEvent
@@ -25,6 +25,10 @@ class Vertex:
         """Output of the step."""
         if data:
             self._tell(VertexLog(self.number, data))
+
+    def note(self, text: str) -> None:
+        """A line about the work."""
+        self._tell(VertexNote(self.number, text))
 
     def event(self, event: Event) -> None:
         """An event of the work inside: a blob of a pull, a warning."""

@@ -42,6 +42,10 @@ class Context(Protocol):
         """One file, such as the Dockerfile, whatever the ignore file says. Raises PathNotFound, LimitExceeded."""
         ...
 
+    def is_ignored(self, path: str) -> bool:
+        """Whether the ignore file excludes the path, for the checks."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.build import outputs as out
-from lamina.build.errors import StepFailed
+from lamina.build.errors import DockerfileError, StepFailed
 from lamina.build.options import BuildOptions
-from lamina.cli import say
 from lamina.cli.access import retry_options
 from lamina.cli.build import values
 from lamina.cli.build.accepted import ACCEPTED
 from lamina.cli.build.progress import MODES, Display, display
-from lamina.cli.build.report import excerpt, reasons
+from lamina.cli.build.report import excerpt, reasons, warnings
 from lamina.cli.containers.unsupported import unsupported_options
 from lamina.cli.format.output import write
+from lamina.cli.format.text import clean
 from lamina.cli.image_options import epoch
 from lamina.cli.option_table import FLAG, MANY, WHOLE, Option
 from lamina.cli.options import TEXT, Switch, checked_name, options_of, registry_options
@@ -132,7 +132,11 @@ def build(session: Session, /, context: str, **given: Any) -> int:
     if call.name != "build":
         from lamina.cli.build.calls import answer
 
-        return answer(session, context, options, call)
+        try:
+            return answer(session, context, options, call)
+        except DockerfileError as error:
+            _show_source(error)
+            raise
     shown = display(_mode(given), quiet=given["quiet"])
     _build(session, context, options, outputs, names, shown, given)
     return 0
@@ -162,20 +166,35 @@ def _build(
             built(context, options, store, session.network(progress), on_event=progress, cancel=cancel) as made,
         ):
             for output in outputs:
+                if output.in_store and not output.push:
+                    out.deliver(made, output, names, out.Places(store, session.network, cancel=cancel))
+                    continue
                 with progress.vertex(_label(output, names)) as on_event:
                     out.deliver(made, output, names, out.Places(store, session.network, on_event, cancel))
             _write_files(made, names, given)
-    except StepFailed as error:
-        for line in excerpt(error.source, error.at) if error.source else ():
-            click.echo(line, err=True)
+    except (StepFailed, DockerfileError) as error:
+        _show_source(error)
         raise
-    for note in made.notes:
-        say(note)
-    if given["why"]:
-        for line in reasons(made.steps):
+    if not shown.is_json:
+        for line in _remarks(made, is_quiet=type(shown) is Display, why=given["why"]):
             click.echo(line, err=True)
     if given["quiet"] or _mode(given) == "quiet":
         write(out.image_id(made))
+
+
+def _show_source(error: StepFailed | DockerfileError) -> None:
+    """Print the lines of the Dockerfile that an error is about."""
+    for line in excerpt(error.source, error.at) if error.source else ():
+        click.echo(line, err=True)
+
+
+def _remarks(made: Built, *, is_quiet: bool, why: bool) -> Iterator[str]:
+    """Yield what is said after a build."""
+    if not is_quiet:
+        yield from (f"lamina: {clean(note)}" for note in made.notes)
+        yield from warnings(made.findings)
+    if why:
+        yield from reasons(made.steps)
 
 
 def _write_files(made: Built, names: Sequence[str], given: dict[str, Any]) -> None:
@@ -193,7 +212,7 @@ def _label(output: Output, names: Sequence[str]) -> str:
         return f"exporting to {output.kind} {'layout' if output.is_directory else 'archive'} {output.path}"
     if output.push:
         return f"pushing {', '.join((*names, *output.names))}"
-    return "exporting to the store"
+    return "exporting the image"
 
 
 def _mode(given: dict[str, Any]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lamina.build.describe import Needed, Outline, Target, outline, targets
+from lamina.cli.build.report import excerpt
 from lamina.cli.format.output import emit_json, write
-from lamina.cli.format.text import clean
-from lamina.errors import Unsupported
+from lamina.cli.format.text import clean, counted
 
 if TYPE_CHECKING:
+    from lamina.build.checks import Checked, Finding
     from lamina.build.instructions import At, Dockerfile
     from lamina.build.options import BuildOptions
     from lamina.cli.build.values import Call
@@ -19,21 +20,52 @@ if TYPE_CHECKING:
 
 def answer(session: Session, context: str, options: BuildOptions, call: Call) -> int:
     """Print the answer to a call; return the exit code."""
-    dockerfile = _read(session, context, options)
+    dockerfile, checked = _read(session, context, options)
     if call.name == "targets":
         _tell_targets(targets(dockerfile), call.format)
     elif call.name == "outline":
         _tell_outline(outline(dockerfile, options.target, options.arguments), call.format)
     else:
-        raise Unsupported("--check does not work yet")
+        _tell_findings(checked.findings, dockerfile.source, call.format)
+        return 1 if checked.findings and not call.ignore_status else 0
     return 0
 
 
-def _read(session: Session, context: str, options: BuildOptions) -> Dockerfile:
+def _read(session: Session, context: str, options: BuildOptions) -> tuple[Dockerfile, Checked]:
     from lamina.build.builder import load_dockerfile
 
     with session.interruptible():
         return load_dockerfile(context, options, session.writable_store, session.network(), cancel=session.cancel)
+
+
+def _tell_findings(found: Sequence[Finding], source: str, format: str) -> None:
+    """Print the findings as buildx does."""
+    if format == "json":
+        file = found[0].at.file if found else ""
+        emit_json(
+            {
+                "warnings": [
+                    {"ruleName": one.rule, "description": one.description, "detail": one.text, **_location(one.at)}
+                    for one in found
+                ],
+                "sources": [{"filename": file, "language": "Dockerfile", "data": _base64(source)}] if found else [],
+            }
+        )
+        return
+    if not found:
+        write("Check complete, no warnings found.")
+        return
+    write(f"Check complete, {counted(len(found), 'warning')} {'has' if len(found) == 1 else 'have'} been found!")
+    for one in found:
+        write(f"\nWARNING: {one.rule}\n{clean(one.text)}")
+        for line in excerpt(source, one.at):
+            write(line)
+
+
+def _base64(text: str) -> str:
+    from base64 import b64encode
+
+    return b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def _tell_targets(found: list[Target], format: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexStarted
+from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexNote, VertexStarted
 from lamina.cli import warning
 from lamina.cli.build.trace import CANCELED, Trace, Vertex, failure_lines, shown
 from lamina.errors import Cancelled, LaminaError, UsageError
@@ -191,6 +191,9 @@ class Json(Display):
             if vertex.error:
                 found["error"] = vertex.error
             return {"vertexes": [found]}
+        if isinstance(event, VertexNote):
+            noted = {"id": event.text, "vertex": mine, "timestamp": now, "started": now, "completed": now}
+            return {"statuses": [noted]}
         if isinstance(event, VertexLog):
             data = b64encode(event.data).decode("ascii")
             return {"logs": [{"vertex": mine, "stream": 1, "data": data, "timestamp": now}]}

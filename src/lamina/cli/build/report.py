@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.cli.build.trace import shown
-from lamina.text import clean
+from lamina.text import clean, counted
 
 if TYPE_CHECKING:
+    from lamina.build.checks import Finding
     from lamina.build.events import Ran
     from lamina.build.instructions import At
 
@@ -48,10 +49,18 @@ def reasons(steps: Iterable[Ran]) -> Iterator[str]:
         yield "every step was in the cache"
     for step in ran:
         yield f"{clean(step.label)} ({clean(step.at.file)}:{step.at.line})"
-        if step.reason:
+        if step.reason and not step.differs:
             yield f"    {clean(step.reason)}"
         for name, before, now in step.differs:
             yield f"    {clean(name)}: {_short(before)} -> {_short(now)}"
+
+
+def warnings(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the lines about the findings of the checks, as they stand at the end of a build."""
+    if findings:
+        yield f" {counted(len(findings), 'warning')} found (see `lamina build --check`):"
+    for one in findings:
+        yield f" - {one.rule}: {clean(one.text)} (line {one.at.line})"
 
 
 def _short(value: str) -> str:

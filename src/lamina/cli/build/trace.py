@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexStarted
+from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexNote, VertexStarted
 from lamina.cli.format.text import clean, human_size
 from lamina.events import BlobDone, BlobProgress, BlobStarted, Event, Warned
 
@@ -119,6 +119,8 @@ class Trace:
         if isinstance(event, VertexLog):
             vertex = self.vertices[event.number]
             return vertex, [_stamped(line) for line in vertex.add(event.data, self.clock())]
+        if isinstance(event, VertexNote):
+            return self.vertices[event.number], [clean(event.text)]
         if isinstance(event, VertexEvent):
             vertex = self.vertices[event.number]
             return vertex, list(self._inner(vertex, event.event))
