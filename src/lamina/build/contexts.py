@@ -43,8 +43,8 @@ class OpenedContext:
         look: Callable[[str], bytes | None] | None = None,
         ignored: Patterns | None = None,
     ) -> None:
-        """``dockerfile``: the context is a Dockerfile alone. ``look``: reads files past the ignore file, which has the
-        patterns ``ignored``."""
+        """``dockerfile``: the context is a Dockerfile alone. ``look``: reads files past the ignore file.
+        ``ignored``: its patterns."""
         self.tree = tree
         self.dockerfile = dockerfile
         self._opened = opened
