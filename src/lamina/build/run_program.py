@@ -78,7 +78,7 @@ def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterato
     process would not."""
 
     def warn(text: str) -> None:
-        log(f"warning: {text}\n".encode("utf-8", "backslashreplace"))
+        log(f"lamina: {text}\n".encode("utf-8", "backslashreplace"))
 
     _check_words(step)
     inputs.cancel.check()

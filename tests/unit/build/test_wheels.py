@@ -367,7 +367,7 @@ def test_requirements_are_looked_up_in_the_index() -> None:
         (b"web>=3\n", "requirements.txt", UsageError, "requirements.txt:1: web has no exact version"),
         (b"\n==\n", "requirements.txt", UsageError, "requirements.txt:2: '==' is not a requirement"),
         (b"-e .\n", "requirements.txt", Unsupported, "requirements.txt:1: the option '-e'"),
-        (b"web @ https://x.org/web-1.tar.gz\n", "requirements.txt", Unsupported, "web is no wheel"),
+        (b"web @ https://x.org/web-1.tar.gz\n", "requirements.txt", Unsupported, "web is not a wheel"),
         (b"web @ https://x.org/web-1-py3-none-any.whl\n", "requirements.txt", UsageError, "has no sha256"),
         (b"web==1 --hash=md5:abc\n", "requirements.txt", Unsupported, "only sha256"),
         (b"-r requirements.txt\n", "requirements.txt", UsageError, "include each other"),

@@ -322,7 +322,7 @@ def _direct(title: str, url: str, hashes: set[str], where: str) -> Pin:
     digests = {stated["sha256"]} if "sha256" in stated else hashes
     name = unquote(urlsplit(address).path.rpartition("/")[2])
     if not name.endswith(".whl"):
-        raise Unsupported(f"{where}: {title} is no wheel: {name!r:.200}", hint="build it with RUN pip install")
+        raise Unsupported(f"{where}: {title} is not a wheel: {name!r:.200}", hint="build it with RUN pip install")
     if len(digests) != 1 or not _SHA256.fullmatch(next(iter(digests))):
         raise UsageError(f"{where}: the address of {title} has no sha256", hint="add #sha256=HEX to the address")
     return Pin(title, name.split("-")[1], (WheelFile(name, address, next(iter(digests))),))
