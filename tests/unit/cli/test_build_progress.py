@@ -365,6 +365,7 @@ def test_an_excerpt_is_safe_to_show() -> None:
     found = excerpt("RUN \x1b[2J\x07", At("a\x1b[1m", 1, 1))
     assert all(line.isprintable() for line in found)
     assert excerpt("RUN x", At("a", 9, 9)) == []
+    assert "secret" not in "".join(excerpt("ADD https://me:secret@host/x /x", At("a", 1, 1)))
 
 
 def test_reasons_name_the_inputs_that_differ() -> None:

@@ -35,10 +35,12 @@ def excerpt(source: str, at: At) -> list[str]:
             end += 1
             count += 1
         count += 1
+    from lamina.build.plan import without_any_credentials
+
     found = [f"{clean(at.file)}:{at.line}", _RULE]
     for number in range(start, end + 1):
         mark = ">>>" if first <= number <= last else "   "
-        found.append(f" {number:3} | {mark} {shown(lines[number - 1])}")
+        found.append(f" {number:3} | {mark} {shown(without_any_credentials(lines[number - 1]))}")
     return [*found, _RULE]
 
 
