@@ -63,6 +63,14 @@ def origin_of(value: str) -> str:
     return found
 
 
+def context_pattern(source: str) -> str:
+    """The pattern (``FromContext.patterns``) of the source of a bind in a context: exactly this path."""
+    path = source.strip("/") or "."
+    if not set(path) & set("*?["):
+        return path
+    return "".join({"*": "[*]", "?": "[?]", "[": "[[]", "\\": "\\\\"}.get(one, one) for one in path)
+
+
 def network(word: str) -> str:
     """``RunStep.network`` for the value of ``--network``. Raises UsageError."""
     if word not in ("", *NETWORKS):

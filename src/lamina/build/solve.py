@@ -19,6 +19,7 @@ from lamina.build.cache import Cache, Made, Record
 from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
+from lamina.build.run_mounts import context_pattern
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Planned, RunMount, RunStep, Step
 from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
@@ -320,7 +321,7 @@ class Solver:
                     name = mount.origin
                     if name is None and mount.kind == "cache":
                         continue
-                    digest = self._inputs.context(name or "").digest((mount.source or "/",))
+                    digest = self._inputs.context(name or "").digest((context_pattern(mount.source),))
                     found[f"context of mount {number + 1}: {mount.source or '/'}"] = digest
             return found
         return {}

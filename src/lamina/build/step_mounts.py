@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lamina.build import cache_mounts
 from lamina.build.cache_mounts import CacheWanted
 from lamina.build.options import MAX_SECRET
-from lamina.build.run_mounts import BIND, CACHE, SECRET, SSH, TMPFS
+from lamina.build.run_mounts import BIND, CACHE, SECRET, SSH, TMPFS, context_pattern
 from lamina.build.step_directory import StepDirectory
 from lamina.build.steps import CopyStep, FromContext, RunMount, RunStep, Step
 from lamina.errors import LimitExceeded, NotFound, PathNotFound, UsageError
@@ -22,10 +22,9 @@ from lamina.run.rootfs import Inside
 from lamina.view.overlay.mount import Top, mount_union
 
 if TYPE_CHECKING:
-    from lamina.build.protocols import CopyFiles, Inputs, Log
+    from lamina.build.protocols import Inputs, Log
 
 _QUIET = ("nosuid", "nodev")
-_GLOB = "*?[\\"
 _CONTENT = "content"
 
 
@@ -123,18 +122,14 @@ class _Preparing:
     def _copied(self, mount: RunMount) -> str:
         """What the context has at the mount's source, as copies that belong to root: the files of this host are never
         reached, and what the ignore file leaves out is not there."""
-        from importlib import import_module
-        from typing import cast
-
+        from lamina.build import copy_files
         from lamina.run.container.tar_stream import put
 
-        copy_files = cast("CopyFiles", import_module("lamina.build.copy_files"))
-
-        pattern = mount.source.strip("/") or "."
-        pattern = "".join(f"\\{one}" if one in _GLOB else one for one in pattern)
         step = CopyStep(
             platform=self._step.platform,
-            sources=(FromContext(mount.origin if isinstance(mount.origin, str) else "", (pattern,)),),
+            sources=(
+                FromContext(mount.origin if isinstance(mount.origin, str) else "", (context_pattern(mount.source),)),
+            ),
             target=f"/{_CONTENT}",
         )
         target = self._directory.directory(self._name())

@@ -25,6 +25,7 @@ from integration.build.running import (
     said,
 )
 from lamina.build.cache_mounts import CacheWanted, cache_directories, cache_mounts, remove_cache_mount
+from lamina.build.contexts import open_context
 from lamina.build.options import MAX_SECRET, Secret, SshAgent
 from lamina.build.steps import RunMount, RunStep
 from lamina.errors import Cancelled, LaminaError, LimitExceeded, NotFound, UsageError
@@ -363,3 +364,60 @@ def test_key_files_are_given_by_an_agent_of_their_own(inputs: GivenInputs, tmp_p
     assert said(inputs, ssh_step("stat -c %F $SSH_AUTH_SOCK")) == "socket\n"
     with pytest.raises(NotFound, match="no key file"), agent_with_keys(str(tmp_path), ["/nowhere"]):
         pass
+
+
+# contexts
+
+
+@pytest.fixture
+def context(inputs: GivenInputs, tmp_path: Path) -> Iterator[Path]:
+    top = tmp_path / "context"
+    (top / "dir/deep").mkdir(parents=True)
+    for name in ("file", "dir/in", "dir/deep/in", "dir/left.out", "star*", "star1"):
+        (top / name).write_text(f"{name}\n")
+        os.chown(top / name, 1234, 1234)
+    (top / "dir/outside").symlink_to("/etc/hostname")
+    (top / "up").symlink_to("../secret")
+    (top / ".dockerignore").write_text("**/*.out\n")
+    (tmp_path / "secret").write_text("of this host\n")
+    inputs.contexts[""] = opened = open_context(str(top), store=inputs.store, network=None, cancel=inputs.cancel)
+    yield top
+    opened.close()
+
+
+def bind(source: str, **more: object) -> tuple[RunMount, ...]:
+    return (replace(RunMount("bind", "/src", source, read_only=True), **more),)
+
+
+def test_a_context_is_seen_without_what_is_ignored_and_belongs_to_root(inputs: GivenInputs, context: Path) -> None:
+    script = "cd /src; ls -R . | sort; cat dir/in; stat -c %u:%g file dir/in; touch x 2>/dev/null || echo refused"
+    with running_step(inputs, run_step(script, mounts=bind("/"))) as done:
+        lines = done.output.decode().splitlines()
+        assert done.paths == []
+    assert lines[-4:] == ["dir/in", "0:0", "0:0", "refused"]
+    assert {"file", "in", "deep"} <= set(lines)
+    assert "left.out" not in lines
+
+
+def test_a_part_of_a_context_is_seen(inputs: GivenInputs, context: Path) -> None:
+    assert (
+        said(inputs, run_step("ls /src; cat /src/deep/in", mounts=bind("/dir"))) == "deep\nin\noutside\ndir/deep/in\n"
+    )
+    assert said(inputs, run_step("cat /src", mounts=bind("/file"))) == "file\n"
+    assert said(inputs, run_step("cat /src", mounts=bind("/star*"))) == "star*\n"
+
+
+def test_no_program_reaches_the_files_of_this_host(inputs: GivenInputs, context: Path) -> None:
+    mounts = bind("/", read_only=False)
+    script = "cd /src; cat up dir/outside 2>/dev/null; echo changed > dir/in; rm file; touch made; cat dir/in"
+    with running_step(inputs, run_step(script, mounts=mounts)) as done:
+        assert done.output == b"changed\n"
+        assert done.paths == []
+    assert (context / "dir/in").read_text() == "dir/in\n"
+    assert sorted(os.listdir(context)) == [".dockerignore", "dir", "file", "star*", "star1", "up"]
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "/dir/left.out", "/dir/outside/x", "/up/x"])
+def test_what_a_context_has_not_is_an_error(inputs: GivenInputs, context: Path, source: str) -> None:
+    with pytest.raises(NotFound, match="nothing is at"):
+        said(inputs, run_step("true", mounts=bind(source)))
