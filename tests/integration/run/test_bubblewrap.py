@@ -312,7 +312,7 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["privileges.nested_namespace()", "namespace.owned(privileges.nested_namespace(), 33, 44)"]
+    "call", ["privileges.nested_namespace()", "namespace.user_namespace_of(privileges.nested_namespace(), 33, 44)"]
 )
 def test_the_holder_of_a_namespace_ends_with_a_killed_lamina(call: str) -> None:
     """Killed where it has just got the namespace: whoever lives on has our standard output still."""
