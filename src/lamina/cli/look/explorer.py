@@ -495,19 +495,19 @@ class ExplorerApp(App[None]):
     def _details(self, row: Row) -> Text:
         explorer, first = self.explorer, self.explorer.stack.first
         entry, before = explorer.entry(row.node), explorer.before(row.node)
-        lines = [_described(entry), f"layer {first + explorer.layer_of(row.node)}"]
+        lines = [_entry_line(entry), f"layer {first + explorer.layer_of(row.node)}"]
         gone = explorer.removed_by(row.node)
         if gone is not None:
             lines[-1] += f", removed by layer {first + gone}"
         if before is not None:
-            lines.append(f"before: {_described(before)}")
+            lines.append(f"before: {_entry_line(before)}")
         if entry.xattrs:
             lines.append("xattrs: " + ", ".join(clean(name) for name in sorted(entry.xattrs)))
         found = Text("\n".join(lines) + "\n")
         if self.story:
             for state in explorer.story(row.node).states:
                 ended = f", {state.ended.how} by layer {first + state.ended.layer}" if state.ended else ""
-                found.append(f"  layer {first + state.layer}: {_described(state.entry)}{ended}\n", _FAINT)
+                found.append(f"  layer {first + state.layer}: {_entry_line(state.entry)}{ended}\n", _FAINT)
         try:
             preview = explorer.preview(row.node)
         except LaminaError as error:
@@ -522,7 +522,7 @@ class ExplorerApp(App[None]):
         return found
 
 
-def _described(entry: Entry) -> str:
+def _entry_line(entry: Entry) -> str:
     words = [mode_text(LETTER[entry.kind], entry.mode), f"{entry.uid}:{entry.gid}"]
     if entry.kind == Kind.FILE:
         words.append(f"{entry.size} bytes")

@@ -121,7 +121,7 @@ def _container_record(session: Session, container: Container, size: bool) -> Rec
 
     value = describe(session.store, container)
     if size:
-        enter()  # what a container wrote may be other users', of this user's ids
+        enter()  # files in a container may belong to other IDs of this user
         value |= sizes(session.store, container)
     for key in ("State", "HostConfig", "NetworkSettings"):
         value[key] = Record(value[key])
