@@ -19,7 +19,7 @@ from lamina.errors import (
     RemoteFailure,
     UsageError,
 )
-from lamina.light import TYPE_CHECKING
+from lamina.light import TYPE_CHECKING, replace
 from lamina.spec.name import parse_name, parse_stored
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _run_container(session: Session, image: str, words: tuple[str, ...], given: 
     wanted = _wanted(words, given)
     runtime = given["runtime"] or session.settings.runtime
     check(wanted, runtime=runtime)
-    stack = _stack(session, image, given["pulling"], quiet=given["quiet"])
+    stack = replace(_stack(session, image, given["pulling"], quiet=given["quiet"]), name=image)
     if wanted.privileged:
         warn(PRIVILEGED)
     store = session.writable_store
@@ -196,7 +196,6 @@ def _run_container(session: Session, image: str, words: tuple[str, ...], given: 
             store,
             stack,
             wanted,
-            image=image,
             running=True,
             upper_dir=session.settings.upper_dir or "",
             on_warning=warn,

@@ -44,17 +44,16 @@ def create(
     stack: Stack,
     wanted: ContainerOptions,
     *,
-    image: str = "",
     running: bool = False,
     upper_dir: str = "",
     on_warning: OnWarning = lambda text: None,
 ) -> Container:
-    """Make a container of the whole image. ``image``: what the image is called, by default as the stack is.
-    ``running``: this process is about to run it. ``upper_dir``: where its writable layer is kept, by default in the
-    store. Raises Conflict (the name is taken), UsageError, NotFound, Unsupported, SystemFailure."""
+    """Make a container of the whole image, which the record calls ``stack.name``. ``running``: this process is about
+    to run it. ``upper_dir``: where its writable layer is kept, by default in the store. Raises Conflict (the name is
+    taken), UsageError, NotFound, Unsupported, SystemFailure."""
     identity = os.urandom(32).hex()
     top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
-    container = new_record(stack, wanted, identity=identity, image=image, top=top)
+    container = new_record(stack, wanted, identity=identity, top=top)
     if running:
         container = container.supervised_here()
     found = store.containers.scan()

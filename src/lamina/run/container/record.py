@@ -32,14 +32,14 @@ _KINDS: dict[type[Value], dict[str, type[Value]]] = {
 """The fields that hold values, or tuples of values."""
 
 
-def new_record(stack: Stack, wanted: ContainerOptions, *, identity: str, image: str = "", top: str = "") -> Container:
-    """The record of a new container. ``image``: what its image is called, by default as the stack is; ``top`` as
+def new_record(stack: Stack, wanted: ContainerOptions, *, identity: str, top: str = "") -> Container:
+    """The record of a new container. ``top`` as
     ``writable.choose`` returns it. Raises UsageError (the name), NotFound (no command)."""
     config = stack.config
     return Container(
         id=identity,
         name=parse_name(wanted.name) if wanted.name else identity[:12],
-        image=image or stack.name,
+        image=stack.name,
         manifest=str(stack.manifest.descriptor.digest),
         media_type=stack.manifest.descriptor.media_type,
         size=stack.manifest.descriptor.size,

@@ -72,7 +72,6 @@ def run(say: Say, request: RunRequest) -> None:
         store,
         stack,
         request.wanted,
-        image=request.name,
         running=True,
         upper_dir=request.upper_dir,
         on_warning=warnings.append,
