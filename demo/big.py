@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
 
 
 def missing_tools(urls: dict[str, str]) -> list[str]:
-    """What this host lacks, each with what to do."""
+    """What this host lacks, and how to get it."""
     if not sys.platform.startswith("linux"):
         return ["Linux"]
     missing = []
@@ -154,7 +154,7 @@ def make(workshop: Workshop) -> None:
 
 @contextmanager
 def serving(store: Path) -> Iterator[str]:
-    """`lamina serve --writable` while the block runs; its host and port."""
+    """Run `lamina serve --writable` during the block; yields its host and port."""
     say("3. A registry: `lamina serve` over an empty store")
     words = ["serve", "--writable", "--port", "0"]
     print("$ lamina", " ".join(words), "&", flush=True)
@@ -178,7 +178,7 @@ def push(store: Path, host: str) -> None:
 
 
 def pull(store: Path, host: str) -> dict[str, str]:
-    """All images into an empty store; what each is named there. The base is fetched once."""
+    """Pull all images into an empty store, which fetches the base once. Returns their names there."""
     names = {image: f"{host}/{image}" for image in IMAGES}
     for number, (image, name) in enumerate(names.items()):
         say(f"   {image}, pulled into a second store: {'nothing is there yet' if not number else 'it has the base'}")
@@ -193,8 +193,8 @@ def pull(store: Path, host: str) -> dict[str, str]:
 
 
 def tell_moved(store: Path, image: str, report: str, moved: str) -> list[str]:
-    """What a pull or push has moved and what it skipped, by the names that the layers have in the image's history.
-    Returns the skipped ones."""
+    """Show which layers a pull or push has moved and skipped, by their names in the history of the image. Returns the
+    skipped ones."""
     steps = {str(layer.digest): str(layer.step.created_by) for layer in lamina.open(image, root=store).layers}
     skipped, sizes = [], {True: 0, False: 0}
     for blob in json.loads(report)[0]["blobs"]:

@@ -1,6 +1,6 @@
 """Debian trees: a base by mmdebstrap, packages on top of it by apt in an overlay.
 
-apt runs outside, with the tree as its root: names are resolved, proxies and certificates found as on this host,
+apt runs on the host, with the tree as its root: it uses the name servers, proxies and certificates of the host,
 and only dpkg and the packages' scripts run inside. Package lists and archives stay out of the layers.
 """
 
@@ -28,8 +28,8 @@ _NO_SERVICES = "#!/bin/sh\nexit 101\n"  # packages that want to start their serv
 
 
 def mirrors() -> dict[str, str]:
-    """Where apt of this host has Debian from: label (``Debian``, ``Debian-Security``) to URL. Empty where it knows
-    none, or was never updated."""
+    """The mirrors that apt of this host uses: label (``Debian``, ``Debian-Security``) to URL. Empty if it knows none,
+    or was never updated."""
     # every list that apt keeps says whose it is, however its source is written
     done = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"],
@@ -52,7 +52,7 @@ def sources(urls: dict[str, str]) -> list[str]:
 
 
 def debootstrap(target: Path, lines: Iterable[str], log: Path) -> None:
-    """A minimal Debian as the directory ``target``."""
+    """Make a minimal Debian in the directory ``target``."""
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
     options += [f"--aptopt={line}" for line in _acquire()]
     form = ["--mode=root", "--format=directory", "--variant=minbase"]
@@ -61,7 +61,7 @@ def debootstrap(target: Path, lines: Iterable[str], log: Path) -> None:
 
 
 def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path) -> None:
-    """Packages into the overlay, with what they need and nothing that is only recommended."""
+    """Install packages into the overlay, with their dependencies but without recommended packages."""
     lists = scratch / "apt-lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     config = scratch / "apt.conf"
@@ -84,7 +84,7 @@ def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path)
     services.write_text(_NO_SERVICES)
     services.chmod(0o755)
     env = {**os.environ, "APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    env.pop("TMPDIR", None)  # packages' scripts run in the tree, which has not this host's directories
+    env.pop("TMPDIR", None)  # packages' scripts run in the tree, which lacks directories of this host
     script = 'set -e; apt-get update -qq; apt-get install -qq -y "$@"; apt-get clean'
     logged(overlay.around(["sh", "-c", script, "sh", *packages]), log, "apt-get", env=env)
     tidy(overlay.upper)
@@ -100,7 +100,7 @@ def tidy(tree: Path) -> None:
 
 
 def _acquire() -> list[str]:
-    """How apt of this host reaches the network (proxies, certificates, retries), for another apt."""
+    """The network settings of this host's apt (proxies, certificates, retries), for another apt."""
     done = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
     wanted = ("Acquire::http", "Acquire::Check-")
     return [line for line in done.stdout.splitlines() if line.startswith(wanted) and not line.endswith(' "";')]

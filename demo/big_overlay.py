@@ -1,6 +1,6 @@
 """A tree changed in an overlay: commands see the union and write into the upper directory, which becomes a layer.
 
-Every command runs in a mount namespace of its own: whatever happens, no mount is left on this host, and to remove
+Every command runs in its own mount namespace: whatever happens, no mount is left on this host, and to remove
 the directories never removes what was mounted on them. What builds runs in a process namespace too, which ends with
 the demo.
 """
@@ -27,7 +27,7 @@ mount --rbind /dev "$root/dev"
 
 
 class Overlay:
-    """``lowers``: directories, the top one first. ``directory`` holds the upper one, and is made."""
+    """``lowers``: directories, the top one first. ``directory`` is created and holds the upper directory."""
 
     def __init__(self, lowers: Sequence[Path], directory: Path) -> None:
         self.lowers = list(lowers)
@@ -37,18 +37,18 @@ class Overlay:
             path.chmod(0o755)  # the upper one's mode is that of the union's root
 
     def around(self, command: Sequence[str | Path]) -> list[str | Path]:
-        """``command``, of this host, with the union at ``root`` while it runs, /proc and /dev in it."""
+        """Run a command of the host while the union is mounted at ``root``, with /proc and /dev in it."""
         script = _MOUNT + "root=$4; shift 4" + _SYSTEM + 'exec "$@"'
         mounted: list[str | Path] = [":".join(map(str, self.lowers)), self.upper, self._work, self.root]
         return alone(["sh", "-c", script, "sh", *mounted, *command])
 
     def inside(self, command: Sequence[str | Path], *, user: str = "root") -> list[str | Path]:
-        """``command``, of the union, run in it."""
+        """Run a command of the union in the union."""
         return self.around(chroot(self.root, command, user=user))
 
 
 def alone(command: Sequence[str | Path]) -> list[str | Path]:
-    """``command`` with mounts and processes of its own: they are gone when it ends, however it does."""
+    """``command`` in its own mount and pid namespaces: its mounts and processes end with it."""
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
 
 
@@ -57,8 +57,8 @@ def chroot(root: Path, command: Sequence[str | Path], *, user: str = "root") -> 
 
 
 def upper_items(upper: Path, lowers: Sequence[Path]) -> Iterator[Item]:
-    """What an overlay's upper directory says, as OCI layers say it. The kernel marks most new directories opaque:
-    only where ``lowers`` have something to hide does a layer say so."""
+    """The content of an overlay's upper directory as entries of an OCI layer. The kernel marks most new directories
+    as opaque; the layer does so only if ``lowers`` have something to hide."""
     for entry, content in scan_upper(str(upper)):
         below = (os.path.join(os.fsencode(lower), entry.path) for lower in lowers)
         if entry.kind != Kind.OPAQUE or any(os.path.isdir(path) and not os.path.islink(path) for path in below):

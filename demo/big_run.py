@@ -1,4 +1,4 @@
-"""The images run, as containers."""
+"""Runs the images as containers."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Output = IO[str] | int
 
 
 class Run:
-    """`lamina run` from a store, in the network of this host."""
+    """`lamina run` with a store and the network of this host."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
 
     def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
-        """A container of ``image`` that runs ``words``, or without them what the image runs; what it writes
-        goes to ``out``."""
+        """Start a container of ``image`` that runs ``words``, by default the program of the image. Its output goes to
+        ``out``."""
         typed = ["run", "--rm", "--name", name, "--network", "host", image, *words]
         print("$ lamina", " ".join(typed), flush=True)
         return _started([*LAMINA, *typed], environment(self._store), out)
 
 
 def run_all(containers: Run, web: str, database: str, squares: str) -> None:
-    """Each image does its work, or Failed says which one did not."""
+    """Check that each image does its work. Raises Failed with the name of the one that did not."""
     port = free_port()
     with server(containers, "demo-web", web, ["node", "/srv/app/server.js", str(port)]):
         expect("the web server", "hello from node", fetched(f"http://127.0.0.1:{port}/"))
@@ -58,8 +58,8 @@ def run_all(containers: Run, web: str, database: str, squares: str) -> None:
 
 @contextmanager
 def server(containers: Run, name: str, image: str, words: Sequence[str]) -> Iterator[None]:
-    """A container that runs while the block does, then gets SIGTERM and has to end well. What it writes is shown
-    where something fails."""
+    """Run a container during the block; then it gets SIGTERM and must end with success. Its output is shown if
+    something fails."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         try:
             with _running(containers.start(name, image, words, out=log), name):
@@ -89,7 +89,7 @@ def _running(process: subprocess.Popen[str], name: str) -> Iterator[None]:
 
 
 def _ended(process: subprocess.Popen[str]) -> None:
-    """See to it that it ends. Asked first: a `lamina run` that is killed can't take its container away."""
+    """End the process: first with SIGTERM, because a killed `lamina run` can't remove its container."""
     if process.poll() is not None:
         return
     process.terminate()
@@ -147,6 +147,6 @@ def free_port() -> int:
 
 def _started(command: Sequence[str | Path], env: dict[str, str], out: Output) -> subprocess.Popen[str]:
     error = None if out == subprocess.PIPE else out  # a program's errors are for the person who looks on
-    # PATH is for the programs of this host too, that set the container up
+    # PATH is also used for the programs of this host that set up the container
     env = {"PATH": os.environ.get("PATH", os.defpath), **env}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=error, env=env, text=True)

@@ -1,4 +1,4 @@
-"""Programs run by the big demo: what a person would type is shown, what is noisy goes into a log."""
+"""Runs programs for the big demo: command lines that a user would type are shown, long output goes into a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 15  # lines of a log that a failure shows
 
 
 class Failed(Exception):
-    """A step of the demo did not do what it should."""
+    """A step of the demo has failed."""
 
 
 def say(text: str) -> None:
@@ -28,7 +28,7 @@ def tell(text: str) -> None:
 
 @contextmanager
 def timed(text: str) -> Iterator[None]:
-    """One progress line, and how long it took."""
+    """Print a progress line, and how long the block took."""
     print(f"   {text} ...", end="", flush=True)
     start = time.monotonic()
     try:
@@ -40,13 +40,13 @@ def timed(text: str) -> Iterator[None]:
 
 
 def lamina(store: Path, *words: str) -> None:
-    """A verb, shown as it is typed."""
+    """Run a verb and show its command line."""
     print("$ lamina", " ".join(words), flush=True)
     subprocess.run([*LAMINA, *words], check=True, stdin=subprocess.DEVNULL, env=environment(store))
 
 
 def lamina_quiet(store: Path, *words: str) -> str:
-    """What a verb prints, with the line that was typed shown."""
+    """Run a verb and show its command line; returns its output."""
     print("$ lamina", " ".join(words), flush=True)
     done = subprocess.run(
         [*LAMINA, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
@@ -56,14 +56,14 @@ def lamina_quiet(store: Path, *words: str) -> str:
 
 
 def environment(store: Path) -> dict[str, str]:
-    """This process's, with ``store`` as lamina's."""
+    """The environment of this process, with ``store`` as the store of lamina."""
     inherited = {name: value for name, value in os.environ.items() if name != "LAMINA_PLATFORM"}
     return {**inherited, "LAMINA_ROOT": str(store)}
 
 
 def logged(command: Sequence[str | Path], log: Path, name: str, *, env: Mapping[str, str] | None = None) -> None:
-    """Run it with its output in ``log``; a failure shows the end of it, and says that ``name`` failed.
-    Raises Failed."""
+    """Run a command with its output in ``log``; after a failure the end of the log is shown. ``name`` is for
+    messages. Raises Failed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         start = out.tell()

@@ -1,7 +1,7 @@
-"""What people type: command lines of docker, skopeo, crane, podman and dive as they stand in tutorials, CI scripts
-and manuals, each with what lamina must do when its name stands in place of theirs.
+"""Command lines of docker, skopeo, crane, podman and dive from tutorials, CI scripts and manuals, each with what
+lamina must do if its name replaces theirs.
 
-``e2e/test_habits.py`` runs every line; ``docs/coming-from.md`` shows some of them, and may show no other ones. A line
+``e2e/test_habits.py`` runs every line; ``docs/coming-from.md`` shows some of them, and must not show others. A line
 runs in a shell, in a directory with the files that ``e2e/test_habits.py`` makes; ``localhost:5000`` is a registry.
 """
 
@@ -20,30 +20,30 @@ class Row:
 
     theirs: str
     ours: str = ""
-    """lamina's line, where it is another one than theirs."""
+    """The line for lamina, if it is different."""
     out: str | None = None
-    """All of stdout but for white space around it."""
+    """All of stdout, without white space around it."""
     has: str | tuple[str, ...] = ()
-    """Patterns that stdout has."""
+    """Patterns that stdout contains."""
     lacks: str = ""
-    """A pattern that stdout has not."""
+    """A pattern that stdout does not contain."""
     err: str = ""
-    """A pattern that stderr has."""
+    """A pattern that stderr contains."""
     code: int = 0
     before: str = ""
-    """What is done before; it must succeed."""
+    """A line that is run before; it must succeed."""
     then: tuple[str, str] = ("", "")
     """A line that is run afterwards, and a pattern that its whole output matches."""
     alone: bool = False
-    """Whether it gets a store of its own, because it changes it."""
+    """Whether it gets its own store, because it changes the store."""
     web: bool = False
     """Whether ``web`` runs in that store; in the shared one it always does."""
     instead: str = ""
-    """Theirs is a verb that lamina has under this name: typed as it is, the error names it."""
+    """The name of the verb in lamina: the error for the other name suggests it."""
     yet: str = ""
-    """A pattern that names what lamina has not got yet: one line says so."""
+    """A pattern for the feature that lamina lacks: one error line names it."""
     todo: str = ""
-    """What is missing still; the row is expected to fail."""
+    """What is still missing; the row is expected to fail."""
 
     @property
     def line(self) -> str:

@@ -1,4 +1,4 @@
-"""Images whose config names an architecture: the programs in them decide, and the host's filter is theirs."""
+"""The architecture in the config of an image: the programs decide, and the seccomp filter is for the host's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Containers beside each other: verbs that meet in one container, and many processes in one store."""
+"""Concurrency: several verbs on one container, and many processes in one store."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_threads_of_one_process_work_in_one_container(root: Path, tmp_path: Path
 
 
 def test_a_container_is_not_started_twice(root: Path) -> None:
-    """Nor while another holds it: one of them runs it, the others are told."""
+    """Two processes try at the same time: one runs it, the other gets an error."""
     store = Store.open(str(root))
     stack = store.stack("app", Platform.host())
     words = ContainerOptions(command=("sh", "-c", "echo x >> /x"), network="none")
@@ -205,7 +205,7 @@ def test_a_new_volume_of_several_containers_is_whole_for_each(root: Path) -> Non
 
 
 def test_an_empty_volume_in_use_is_not_replaced(root: Path) -> None:
-    """rename(2) puts a directory in the place of an empty one."""
+    """rename(2) would replace an empty directory."""
     words = (
         "--rm",
         "--name",

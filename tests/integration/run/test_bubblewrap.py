@@ -58,7 +58,7 @@ def run(root: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[byt
 def test_exit_codes(root: Path, words: tuple[str, ...], code: int) -> None:
     done = run(root, *words)
     assert done.returncode == code, done.stderr
-    # bubblewrap itself says nothing of a program that it can't start
+    # bubblewrap itself prints nothing about a program that it can't start
     said = done.stderr.count(b"lamina: ") - done.stderr.count(b"lamina: warning: ")
     assert said == (1 if 125 <= code <= 127 else 0)
     assert lamina("ps", "-aq", root=root).stdout == b""
@@ -119,7 +119,7 @@ def test_the_filter(root: Path) -> None:
 
 
 def test_other_users_have_no_rights_in_its_user_namespace(root: Path) -> None:
-    """The namespace belongs to its user, but to the one of a namespace above it: not to this host's."""
+    """The namespace belongs to the user of the namespace above it, not to a user of the host."""
     words = ("run", "--rm", "--network", "none", "--runtime", "bwrap", "-u", "web", "app", "sh", "-c")
     with running(*words, "echo up; exec sleep 600", root=root) as process:
         wait_for(process, b"up\n")
@@ -135,7 +135,7 @@ def test_other_users_have_no_rights_in_its_user_namespace(root: Path) -> None:
 
 
 def command_lines() -> list[bytes]:
-    """Of all processes of this host."""
+    """The command lines of all processes of this host."""
     lines = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ def test_the_environment_is_on_no_command_line(root: Path, tmp_path: Path) -> No
     with running("run", "--rm", *words, 'echo "$TOKEN $TWO"; exec sleep 600', root=root) as process:
         wait_for(process, b"hunter2-in-a-file a b=c\n")
         lines = command_lines()
-        while not any(line.startswith(b"sleep\x00600") for line in lines):  # the shell has not become it yet
+        while not any(line.startswith(b"sleep\x00600") for line in lines):  # the shell has not executed it yet
             assert process.poll() is None
             lines = command_lines()
         assert [line for line in lines if b"hunter2-in-a-file" in line] == []
@@ -274,7 +274,7 @@ def test_an_init_is_the_first_process_and_reaps_orphans(root: Path) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_ctrl_c_and_signals_reach_the_program(root: Path, terminal: bool) -> None:
-    """Not bubblewrap's, which would end with them, and the program with it."""
+    """A signal to bubblewrap itself would end it, and the program with it."""
     script = "trap 'echo got' INT; trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
     words = ("--network", "none", "--runtime", "bwrap", *(["-t"] if terminal else []), "app", "sh", "-c", script)
     ours, theirs = os.openpty()
@@ -315,7 +315,8 @@ def test_a_killed_lamina_takes_its_program_along(root: Path) -> None:
     "call", ["privileges.nested_namespace()", "namespace.user_namespace_of(privileges.nested_namespace(), 33, 44)"]
 )
 def test_the_holder_of_a_namespace_ends_with_a_killed_lamina(call: str) -> None:
-    """Killed where it has just got the namespace: whoever lives on has our standard output still."""
+    """lamina is killed right after it got the namespace. A process that survives would still hold our standard
+    output."""
     require_root()
     code = f"""
 import os
@@ -443,7 +444,7 @@ def test_the_package_brings_a_bubblewrap_that_runs(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_no_symlink_of_the_image_leads_to_the_host(tmp_path: Path, volumes: list[str], code: int) -> None:
-    """bubblewrap makes places for mounts while the host's root stands beside the image's, at /oldroot."""
+    """bubblewrap makes mount points while the root of the host is mounted at /oldroot, beside the image's."""
     require_root()
     require_tool("bwrap", "busybox")
     machine = tmp_path / "machine"
@@ -469,7 +470,8 @@ def test_no_symlink_of_the_image_leads_to_the_host(tmp_path: Path, volumes: list
 
 @pytest.mark.parametrize("where", ["/proc/self/fd/{}", "/dev/fd/{}", "/link/{}", "/volume/up/link/{}"])
 def test_no_working_directory_is_in_the_hosts_proc(tmp_path: Path, where: str) -> None:
-    """bubblewrap has it open when it goes to the working directory: root could set this host's settings."""
+    """bubblewrap has the host's /proc open when it enters the working directory: root could change settings of the
+    host."""
     require_root()
     require_tool("bwrap", "busybox")
     volume = tmp_path / "volume"
@@ -513,7 +515,8 @@ def test_programs_and_working_directories_of_volumes(tmp_path: Path, read_only: 
 
 @pytest.mark.parametrize("top", ["proc", "sys"])
 def test_a_volume_at_proc_has_nothing_masked(tmp_path: Path, top: str) -> None:
-    """What is masked may be a link in it, which bubblewrap would follow on this host, and make a file there."""
+    """A masked path may be a symlink in the volume. bubblewrap would follow it on the host and create a file
+    there."""
     require_root()
     require_tool("bwrap", "busybox")
     machine = tmp_path / "machine"
@@ -575,7 +578,7 @@ def test_a_tmpfs_over_a_directory_has_its_mode(tmp_path: Path, runtime: str) -> 
 
 
 def test_masked_paths_are_those_of_the_container(tmp_path: Path) -> None:
-    """What the host has in the same place says nothing of them."""
+    """The kinds of files at the same paths on the host do not matter."""
     require_root()
     require_tool("bwrap", "busybox")
     image = members(("only-here/", None), ("only-here/secret", b"secret\n"), ("link", "-> etc"))

@@ -1,4 +1,4 @@
-"""What bubblewrap itself has not: exec, limits, a first process that reaps, codes of its own failures."""
+"""What lamina adds to bubblewrap: exec, limits, an init, exit codes of its failures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def up(root: Path, *words: str, runtime: str = "bwrap", script: str = UP) -> Iterator[subprocess.Popen[bytes]]:
-    """The container "c", which has said "up"."""
+    """The running container "c"."""
     options = ("--network", "none", "--runtime", runtime, *words)
     with running("run", "--rm", "--name", "c", *options, "app", "sh", "-c", script, root=root) as process:
         wait_for(process, b"up\n")
@@ -84,7 +84,7 @@ CAPABILITIES, NO_CAPABILITIES = "00000000a00425fb", "0" * 16
 
 
 def callers_ignored() -> str:
-    """The signals that who started the tests ignores (nohup does); Python adds two for itself."""
+    """The signals that the parent of the tests ignores (nohup does this), and the two that Python ignores."""
     own = re.search(r"^SigIgn:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert own
     pythons = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
@@ -127,7 +127,7 @@ def test_exec_sees_what_the_program_has_mounted_and_written(root: Path) -> None:
 
 
 def test_exec_loads_nothing_from_the_container(root: Path, tmp_path: Path) -> None:
-    """Once it is in there, Python's own directories are the container's."""
+    """After it has entered the container, the paths of Python's modules are the container's."""
     (tmp_path / "planted.py").write_text("print('planted', flush=True)\n")
     package = Path(lamina_package.__file__).parents[1]
     starter = f"""
@@ -175,8 +175,8 @@ def test_exec_ends_with_its_container(root: Path) -> None:
 
 
 def test_the_files_of_running_host_programs_can_not_be_written_from_inside(root: Path, tmp_path: Path) -> None:
-    """A script whose interpreter is /proc/self/exe makes a program of the container of what started it. While that
-    runs the kernel refuses in any case: it is held until then."""
+    """With a script whose interpreter is /proc/self/exe the container can run the program that started it, and open
+    its file. While that program runs the kernel refuses to write, so the test holds the file until it has ended."""
     own = tmp_path / "bin/bwrap"
     own.parent.mkdir()
     own.write_bytes(Path(shutil.which("bwrap") or "").read_bytes())
@@ -190,8 +190,8 @@ def test_the_files_of_running_host_programs_can_not_be_written_from_inside(root:
         os.open(f"/proc/self/fd/{held}", os.O_WRONLY)
     os.close(held)
     with open(own, "r+b"):
-        pass  # nobody else is kept from it
-    # Python's own file is busy for as long as this test runs
+        pass  # others can still write to it
+    # the file of Python can't be written while this test runs
     starter = "import os; print(os.statvfs('/proc/self/exe').f_flag & (os.ST_RDONLY | os.ST_NOSUID))"
     with up(root):
         (bundle,) = root.glob("containers/*/bundle")
@@ -322,7 +322,7 @@ def test_exec_as_a_plain_user(name: str) -> None:
 
 
 def test_a_bubblewrap_in_a_closed_directory_runs_other_users_too(root: Path, tmp_path: Path) -> None:
-    """As one of a virtual environment in a home is; with the libraries of its package."""
+    """As in a virtual environment below a home directory; with the libraries of its package."""
     from lamina.run.runtime import bundled
 
     if not bundled():
@@ -339,7 +339,7 @@ def test_a_bubblewrap_in_a_closed_directory_runs_other_users_too(root: Path, tmp
 
 
 def test_a_terminal_comes_with_a_filter_against_inserted_input(root: Path) -> None:
-    """The terminal may be the caller's own, whose shell reads it next."""
+    """The terminal may be the caller's: inserted input would go to the caller's shell."""
     grep = ("grep", "Seccomp:", "/proc/self/status")
     with up(root, "--security-opt", "seccomp=unconfined"):
         assert inside(root, "c", *grep).stdout.split() == [b"Seccomp:", b"0"]

@@ -1,5 +1,5 @@
-"""A container that shares a writable volume with the one that starts: between lamina's look and bubblewrap's work it
-puts a link in the place of a directory. What bubblewrap follows then is this host's tree."""
+"""A race: a container that shares a writable volume replaces a directory with a symlink, after lamina has checked the
+path and before bubblewrap uses it. bubblewrap then follows the symlink on the host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def started_while_swapped(tmp_path: Path, shared: Path, link: str, *words: str) 
     )
     for place in (slow, slow.parent, *tmp_path.parents, tmp_path):
         if place.stat().st_mode & 0o777 == 0o700:
-            place.chmod(0o711)  # the container's user goes through it
+            place.chmod(0o711)  # the user of the container must get through it
     slow.chmod(0o755)
     command = [sys.executable, "-m", "lamina", "--root", str(store), "run", "--rm", "--network", "none"]
     command += ["--runtime", str(slow), "-v", f"{shared}:/v", *words]
@@ -69,7 +69,8 @@ def test_nothing_is_made_outside_for_a_mount(tmp_path: Path, more: str, user: st
 
 @pytest.mark.parametrize("user", ["0", "33:44", "0:44"])
 def test_no_directory_outside_can_be_written_from_the_working_directory(tmp_path: Path, user: str) -> None:
-    """bubblewrap has a /proc of this host's open when it goes there. Its settings are root's to write."""
+    """bubblewrap has the host's /proc open when it enters the working directory. root may write the settings in
+    it."""
     shared = tmp_path / "shared"
     setting = Path("/proc/sys/kernel/printk_ratelimit")
     before = setting.read_text()

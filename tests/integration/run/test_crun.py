@@ -1,4 +1,4 @@
-"""The other OCI runtime. Debian's crun takes no mixed cgroup hierarchy: here it gets one of its own to see."""
+"""crun, the other OCI runtime. Debian's crun does not support hybrid cgroups, so these tests mount version 2 only."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_program_outlives_its_killed_lamina_and_has_none_of_its_descriptors(tm
 
 @pytest.mark.parametrize("more", [(), ("--read-only",), ("--userns", "auto"), ("--cap-add", "ALL")])
 def test_no_device_of_the_host_can_be_read(tmp_path: Path, more: tuple[str, ...]) -> None:
-    """No cgroup guards them here, and crun mounts the root file system anew."""
+    """No cgroup guards devices here, and crun mounts the root file system again, without nodev."""
     image = tmp_path / "disk"
     image.write_bytes(b"secret".ljust(1 << 20, b"\0"))
     made = subprocess.run(["losetup", "--find", "--show", image], capture_output=True, text=True, check=True)
@@ -110,7 +110,7 @@ def test_as_a_plain_user(userns: str) -> None:
         )
         first, _, groups = done.stdout.strip().partition(b" groups=")
         assert (done.returncode, first) == (3, b"uid=33(web) gid=44(web)"), done.stderr
-        assert len(groups.split(b",")) == (3 if userns == "keep-id" else 2)  # the caller's group stays in reach
+        assert len(groups.split(b",")) == (3 if userns == "keep-id" else 2)  # the caller keeps its group
 
 
 def test_hybrid_cgroups_are_one_error_line(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_damaged_record_blocks_only_its_own_container(root: Path, kind: str) -
     for words in (("diff", "bad"), ("commit", "bad", "x"), ("cp", "bad:/written", "."), ("export", "bad", "-o", "x")):
         done = lamina(*words, root=root)
         assert (done.returncode, done.stderr.count(b"\n"), b"lamina rm" in done.stderr) == (6, 1, True), done.stderr
-    # what it needs is known from its first record
+    # its needs are known from its first record
     blobs = {path.name for path in (root / "blobs/sha256").iterdir()}
     assert lamina("rmi", "app", "new", root=root).returncode == 0
     assert lamina("rm", "good", root=root).returncode == 0
@@ -123,7 +123,7 @@ def test_no_blob_is_deleted_while_the_needs_of_a_container_are_unknown(root: Pat
     assert names(root) == [f"{short} damaged"]
     before = sorted(os.listdir(root / "blobs/sha256"))
     for words, code in ((("rmi", "--force", "app"), 0), (("prune", "--all", "--force"), 6)):
-        done = lamina(*words, root=root)  # rmi takes the name away
+        done = lamina(*words, root=root)  # rmi removes the name
         said = f"lamina: nothing was deleted: the record of the container {short} is damaged"
         assert (done.returncode, done.stderr.count(b"\n")) == (code, 1), done.stderr
         assert done.stderr.decode().startswith(said)
@@ -137,7 +137,7 @@ def test_no_blob_is_deleted_while_the_needs_of_a_container_are_unknown(root: Pat
 
 
 def test_a_rm_container_after_a_crash_of_the_host_is_a_leftover(root: Path) -> None:
-    """Nobody waited for its record to reach the disk: both files are empty then."""
+    """The record of a --rm container is not synced: after a crash both files are empty."""
     directory = container(root, "bad")
     for name in ("container.json", "lock"):
         (directory / name).write_bytes(b"")
@@ -199,7 +199,7 @@ def test_unknown_files_among_the_containers_are_left_alone(root: Path) -> None:
 
 @pytest.mark.parametrize("first", ["kept", "gone"])
 def test_changes_in_upper_dir_protect_a_damaged_container(root: Path, tmp_path: Path, first: str) -> None:
-    """With upper_dir a container's own directory holds nothing that it wrote, but a link to it."""
+    """With upper_dir the container's directory has only a symlink to what it wrote."""
     # on an overlayfs there is a place where containers can write
     upper = Path(os.environ.get("LAMINA_TEST_UPPER", tmp_path)) / f"upper-{first}"
     upper.mkdir()
@@ -217,4 +217,4 @@ def test_changes_in_upper_dir_protect_a_damaged_container(root: Path, tmp_path: 
     assert written.read_text() == "x\n"
     assert lamina("rm", name, root=root).returncode == 0
     assert not directory.exists()
-    assert written.exists() == (first == "gone")  # nobody knows any more whose it is
+    assert written.exists() == (first == "gone")  # its owner is unknown then

@@ -1,4 +1,4 @@
-"""Limits that leave too little to start with: a line that names them, docker's exit code, and nothing left behind."""
+"""Limits that are too low to start: the error names them, the exit code is docker's, and nothing is left behind."""
 
 from __future__ import annotations
 

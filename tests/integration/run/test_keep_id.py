@@ -1,4 +1,4 @@
-"""`run --userns keep-id` of a plain user: the caller is the same user inside, all else is the image's."""
+"""`run --userns keep-id` of a plain user: the caller has the same ID inside, all other IDs are the image's."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_caller_keeps_its_id_and_root_owns_the_image(user: tuple[Path, Plain
         "0:0:644",
         "0:0:4755",
         "33:44:750",
-        "0:0:644",  # an id that the namespace has not is its root's
+        "0:0:644",  # an ID that the namespace lacks belongs to its root
         f"{uid}:{gid}:755",
         "0:0:755",
         "0:0:644",
@@ -82,7 +82,7 @@ def test_another_user_and_other_ids(user: tuple[Path, PlainUser]) -> None:
         done = call("run", "--rm", "--network", "none", *words, "sh", "-c", "id; echo $HOME; cat /data/secret")
         return done.stdout.decode().splitlines()
 
-    # the image's own user and -u come first; the caller's group stays in reach
+    # the image's user and -u come first; the caller keeps its group
     first, _, groups = seen("--userns", "keep-id", "web")[0].partition(" groups=")
     assert first == "uid=33(web) gid=44(web)"
     assert set(groups.split(",")) == {"44(web)", "55(extra)", f"{gid}({PLAIN_USER})"}
@@ -151,7 +151,7 @@ def test_exec_and_volumes(user: tuple[Path, PlainUser]) -> None:
 
 def test_a_home_that_is_closed_to_all_but_its_owner(user: tuple[Path, PlainUser]) -> None:
     top, call = user
-    os.chown(top, own_ids()[0], 100)  # a group that the user's namespaces have not
+    os.chown(top, own_ids()[0], 100)  # a group that the user's namespaces lack
     top.chmod(0o700)
     script = "id -u; cat /etc/hostname; touch /vol/x; ls /vol"
     words = (*KEEP, "--rm", "--hostname", "box", "-v", "vol:/vol", "-u", "0", "app")

@@ -1,4 +1,4 @@
-"""`run`, `cp`, `commit` and `rm` under kill -9: what the next command finds is whole, and nothing stays behind."""
+"""`run`, `cp`, `commit` and `rm` under kill -9: the next command finds an undamaged store and clears up."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_after_a_kill_at_each_point_the_next_command_clears_up(root: Path, tmp_p
 
 
 def first_process(root: Path) -> int:
-    """The program. The runtime writes its number while it starts."""
+    """The pid of the program. The runtime writes it while it starts."""
     (bundle,) = root.glob("containers/*/bundle")
     for _ in range(2000):
         with suppress(FileNotFoundError):
@@ -127,7 +127,7 @@ def test_a_program_outlives_its_killed_lamina_and_is_cleared_up_later(
         process.wait(30)
     pid = first_process(root)
     runtime = runtime_of(root, pid)
-    assert lamina(*then, root=root).returncode == 0  # takes nothing away from it
+    assert lamina(*then, root=root).returncode == 0  # the container is not affected
     assert lamina("ps", "--format", "{{.Name}} {{.State}}", root=root).stdout == b"c running\n"
     assert lamina("rm", "c", root=root).returncode == 5
     assert lamina("exec", "c", "cat", "/data/one", root=root).stdout == VOLUME["one"]

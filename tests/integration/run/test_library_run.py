@@ -50,7 +50,7 @@ def image(tmp_path: Path) -> Iterator[library.Image]:
 
 
 def containers(image: library.Image) -> list[str]:
-    """What stands in the store's directory of containers."""
+    """The entries of the store's directory of containers."""
     assert image._settings is not None
     return os.listdir(os.path.join(image._settings.root, "containers"))
 
@@ -114,7 +114,7 @@ def test_standard_streams_go_where_the_caller_wants_them(image: library.Image, t
     result = run(image, "sh", "-c", "echo out; echo err >&2", stdout=pieces.append, stderr=subprocess.DEVNULL)
     assert (b"".join(pieces), result.stdout, result.stderr) == (b"out\n", b"", b"")
     both = run(image, "sh", "-c", "echo out; echo err >&2", stderr=subprocess.STDOUT)
-    # runc copies each through a pipe of its own: their order is lost
+    # runc copies each stream through its own pipe, so their order is lost
     assert (sorted(both.stdout.splitlines()), both.stderr) == ([b"err", b"out"], b"")
     with open(tmp_path / "said", "w+b") as file:
         file.write(b"before\n")
@@ -126,7 +126,7 @@ def test_standard_streams_go_where_the_caller_wants_them(image: library.Image, t
 
 
 def test_a_callback_is_called_while_the_program_runs(image: library.Image) -> None:
-    """The program ends only after the caller has answered what it heard."""
+    """The program ends only after the callback has answered its output."""
     reading, writing = os.pipe()
     heard: list[bytes] = []
 
@@ -145,7 +145,7 @@ def test_a_callback_is_called_while_the_program_runs(image: library.Image) -> No
 
 def test_a_program_is_killed_after_its_timeout(image: library.Image) -> None:
     with pytest.raises(TimedOut, match=r"longer than 0\.2 seconds") as late:
-        # started before the time is over or not: it ends in any case
+        # whether or not it has started before the timeout, it ends
         run(image, "sh", "-c", "echo up; sleep 1000", timeout=0.2)
     assert isinstance(late.value, TimeoutError)
     assert late.value.stdout in (b"", b"up\n")
@@ -223,7 +223,7 @@ def test_a_container_is_removed_with_its_result(image: library.Image) -> None:
     assert containers(image) == []
     result = run(image, "true")
     assert containers(image) == [result.container]
-    # other commands clear up what is left by others: this one is somebody's
+    # other commands clear up leftovers, but this container belongs to a process
     run(image, "true").remove()
     assert lamina("prune", "--force", root=image._settings.root).returncode == 0  # type: ignore[union-attr]
     assert containers(image) == [result.container]
@@ -340,7 +340,7 @@ def test_the_next_run_works_after_the_helper_was_killed(image: library.Image) ->
     run(image, "true").remove()
     helper = runs._helper
     assert helper is not None
-    helper._control.shutdown(2)  # as it is when its process is gone
+    helper._control.shutdown(2)  # as when its process has ended
     assert run(image, "echo", "again").text == "again\n"
     assert runs._helper is not helper
 

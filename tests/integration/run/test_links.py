@@ -1,4 +1,5 @@
-"""Mounts at links of the image that lead nowhere yet, with every runtime: made inside its root, and only there."""
+"""Mounts at dangling symlinks of the image, with every runtime: targets are created inside its root, and only
+there."""
 
 from __future__ import annotations
 

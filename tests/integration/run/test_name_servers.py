@@ -1,4 +1,4 @@
-"""Name servers and the network of a container on machines that have them another way."""
+"""Name servers and the network of a container on hosts with unusual settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, before: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-    """`lamina run` after the shell's words ``before``, in mounts of its own with an empty /run."""
+    """`lamina run` after the shell's words ``before``, in its own mount namespace with an empty /run."""
     script = f'mount -t tmpfs none /run; {before}; exec "$@"'
     command = ["unshare", "--mount", "sh", "-ec", script, "sh", sys.executable, "-m", "lamina", "--root", str(root)]
     return subprocess.run([*command, "run", "--rm", *words], capture_output=True, check=False)
@@ -37,7 +37,7 @@ def run(root: Path, before: str, *words: str) -> subprocess.CompletedProcess[byt
 
 @contextmanager
 def name_server() -> Iterator[None]:
-    """One on a loopback address of this host, which knows one address for every name."""
+    """A name server on a loopback address of the host, with the same address for every name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             one.bind((HERE, 53))

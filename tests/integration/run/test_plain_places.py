@@ -1,4 +1,4 @@
-"""Plain users whose machine is not set up as it should be: maps of ids, a home, a umask."""
+"""Plain users on hosts with a wrong setup: ID maps, a home directory, a umask."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_a_home_that_cannot_be_read_has_no_settings(user: tuple[Path, PlainUser]
     closed.mkdir(parents=True)
     (closed / "config.toml").write_text('view = "fuse"')
     (closed / "config.toml").chmod(0)
-    assert b"can't read the settings" in call("images", HOME=f"{top}/home").stderr  # it exists, so it counts
+    assert (
+        b"can't read the settings" in call("images", HOME=f"{top}/home").stderr
+    )  # it exists, so it must be readable
 
 
 def test_settings_of_a_closed_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_mount_is_held_by_a_process_and_ends_with_it(user: tuple[Path, PlainUs
         (target / "new").write_text("")
     assert call("rmi", "app").returncode == 0
     assert call("prune", "--force").returncode == 0
-    assert (target / "data/secret").read_bytes() == b"only mine"  # gc leaves what is mounted
+    assert (target / "data/secret").read_bytes() == b"only mine"  # gc keeps mounted layers
     assert call("umount", str(target)).returncode == 0
     assert not target.exists()
     assert json.loads(call("mounts", "--format", "json").stdout) == []
@@ -202,7 +202,7 @@ def test_rm_force_removes_a_container_whose_lamina_was_killed(user: tuple[Path, 
         assert process.stdout.readline() == b"up\n"
         process.kill()
         process.wait()
-    assert b" Up " in call("ps").stdout  # the program goes on
+    assert b" Up " in call("ps").stdout  # the program still runs
     assert call("rm", "lost").returncode == 5
     done = call("exec", "lost", "sh", "-c", "echo in; exit 4")
     assert (done.returncode, done.stdout) == (4, b"in\n"), done.stderr
@@ -308,7 +308,7 @@ def test_fsck_checks_trees_that_only_their_root_can_read(user: tuple[Path, Plain
 
 
 def test_sizes_are_of_the_users_own_default_store(user: tuple[Path, PlainUser]) -> None:
-    """Sizes need the IDs of a user namespace, and who enters one is root there: the store is chosen before."""
+    """Sizes need the IDs of a user namespace. The process is root in there, so the store is chosen before."""
     top, call = user
     home = {"LAMINA_ROOT": "", "HOME": str(top), "XDG_DATA_HOME": str(top / "data")}
     os.mkdir(top / "data")

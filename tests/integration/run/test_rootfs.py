@@ -20,7 +20,8 @@ while True:
 
 
 def test_a_path_with_dots_is_found_while_others_rename(tmp_path: Path) -> None:
-    """The kernel answers EAGAIN to about one of six such paths beside a process that renames all the time."""
+    """While another process renames directories all the time, the kernel answers EAGAIN for about one of six such
+    paths."""
     root = tmp_path / "root"
     (root / "a/b").mkdir(parents=True)
     (root / "file").touch()

@@ -1,4 +1,4 @@
-"""Containers through a real runtime: what they see, what they leave, how they end."""
+"""Containers with a real runtime: their view of the system, what stays in the store, how they end."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def mounts_of(root: Path) -> list[str]:
 
 
 def upper(root: Path) -> Path:
-    """What the one container wrote."""
+    """The upper directory of the only container."""
     (found,) = [*root.glob("containers/*/upper"), *root.glob("containers/*/memory/upper")]
     return found
 
@@ -134,7 +134,7 @@ HEAVY = {"click", "re", "typing", "dataclasses", "inspect", "json", "enum", "has
 def test_a_plain_start_loads_little(root: Path) -> None:
     if refusal(str(root)):
         pytest.skip("a container's writable layer is made elsewhere here, which loads more")
-    for _ in range(2):  # the layers' images are made, then looked at whole
+    for _ in range(2):  # first the images of the layers are made, then they are checked
         out(root, "app", "true")
     found = loaded(root, "run", "--rm", "--network", "none", "-e", "A=1", "app", "true")
     assert found & HEAVY == set()
@@ -181,7 +181,7 @@ def test_environment_user_and_working_directory(root: Path, tmp_path: Path) -> N
 
 
 def test_an_init_that_needs_libraries_is_passed_over(root: Path, tmp_path: Path) -> None:
-    """Debian's tini does, and the image has other libraries or none."""
+    """Debian's tini is dynamic, and an image has other libraries or none."""
     (tmp_path / "bin").mkdir()
     shutil.copy(sys.executable, tmp_path / "bin/tini")
     init = tmp_path / "bin/docker-init"
@@ -356,7 +356,7 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "out")) == ["app", "in", "renamed"]
     assert (tmp_path / "out" / "in" / "a").read_text() == "a"
     assert os.readlink(tmp_path / "out" / "in" / "link") == "/etc/passwd"
-    # links of the container lead into the container, never to this host
+    # symlinks of the container stay inside the container
     assert lamina("cp", "c:/up/../../etc/passwd", str(tmp_path / "passwd"), root=root).returncode == 0
     assert (tmp_path / "passwd").read_bytes() == PASSWD
     assert lamina("cp", "c:/bad", str(tmp_path / "bad"), root=root).returncode == 0
@@ -370,7 +370,8 @@ def test_copy_in_and_out(root: Path, tmp_path: Path) -> None:
 
 
 def test_cp_drops_set_user_id_bits(root: Path, tmp_path: Path) -> None:
-    """Made by anybody in the container, owned by the caller outside: it must not run as the caller."""
+    """Any user in the container can create such a file, and outside it belongs to the caller: it must not run as the
+    caller."""
     script = "echo x > /tmp/a; chmod 6755 /tmp/a; mkdir /tmp/d; ln /tmp/a /tmp/d/a; chmod 7777 /tmp/d"
     assert run(root, "--name", "c", "-u", "web", "app", "sh", "-c", script).returncode == 0
     for words in (["c:/tmp/a", "a"], ["c:/tmp", "all"], ["c:/tmp/.", "content"]):
@@ -448,7 +449,7 @@ def test_killed_run_leaves_nothing_once_removed(root: Path) -> None:
 
 
 class Ending:
-    """Somebody who looks after a container, whose program has ended already."""
+    """A process that looks after a container whose program has ended already."""
 
     def __init__(self, root: Path, remove: bool) -> None:
         self.store, self.remove = Store.open(str(root)), remove
@@ -476,7 +477,7 @@ def test_rm_force_waits_for_a_container_at_its_end(
 
 
 def test_the_program_has_no_descriptor_of_ours(root: Path) -> None:
-    """The runtime inherits the container's lock; who has it in the container could release it."""
+    """The runtime inherits the container's lock. A program in the container could release it."""
     assert out(root, "app", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
 
 
@@ -566,7 +567,7 @@ def test_two_containers_share_the_layers_mounts(root: Path) -> None:
         assert kinds.count("overlay") == 2
         if "erofs" in kinds:
             assert kinds.count("erofs") == 2  # one a layer
-        assert lamina("umount", "--all", root=root).returncode == 0  # takes nothing away that is in use
+        assert lamina("umount", "--all", root=root).returncode == 0  # mounts in use stay
         assert lamina("exec", "a", "cat", "/data/file", root=root).stdout == LOWER
         assert lamina("stop", "-t", "0", "a", "b", root=root).returncode == 0
         assert one.wait(30) == two.wait(30) == 137
@@ -616,7 +617,7 @@ def test_layers_with_other_owners_count_as_used(root: Path) -> None:
         process.kill()
         process.wait(30)
     assert out(root, "app", "true") == ""
-    assert len(seen("/bundle/")) >= len(parts)  # its program goes on
+    assert len(seen("/bundle/")) >= len(parts)  # its program still runs
     assert lamina("stop", "-t", "0", "b", root=root).returncode == 0
     assert seen("/bundle/") == seen("/unions/") == []
     assert lamina("rm", "--force", "b", root=root).returncode == 0
@@ -648,7 +649,7 @@ def test_export_has_the_containers_files(root: Path) -> None:
         assert content is not None
         assert content.read() == b"new\n"
     below = {name for name in found if name.startswith("data/")}
-    assert below == {"data/new", "data/link", "data/sub"}  # no volume, nor the place that was made for it
+    assert below == {"data/new", "data/link", "data/sub"}  # neither the volume nor its mount point
     assert found["data/link"].linkname == "new"
     assert found["bin/sh"].issym()
     assert "srv/app" in found
@@ -656,7 +657,7 @@ def test_export_has_the_containers_files(root: Path) -> None:
 
 
 def test_exit_codes_are_right_if_the_caller_ignores_sigchld(root: Path) -> None:
-    """Supervisors that ignore SIGCHLD hand that on to what they start."""
+    """Programs inherit an ignored SIGCHLD from their supervisor."""
     ignoring = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
     code = f"import os, signal, sys; {ignoring}; os.execv(sys.executable, sys.argv[1:])"
     words = [sys.executable, "-m", "lamina", "--root", str(root), "run", "--rm", "--network", "none", "app"]

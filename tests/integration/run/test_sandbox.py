@@ -112,7 +112,7 @@ def test_while_a_program_runs_others_are_executed_and_signals_sent(root: Path, t
 
 @contextmanager
 def running_sandbox(root: Path, tmp_path: Path, runtime: str) -> Iterator[tuple[Sandbox, dict[str, Any]]]:
-    """A sandbox whose first program runs until it gets TERM; and what the runtime spec says of that program."""
+    """A sandbox whose first program runs until it gets TERM; and the process of its runtime spec."""
     with mounted(root, tmp_path, runtime) as (sandbox, task, _):
         script = "trap 'exit 9' TERM; echo up; while true; do sleep 0.05; done"
         task = Task(sandbox, task.wanted, task.config, ("sh", "-c", script), task.network)

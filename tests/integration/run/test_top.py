@@ -1,4 +1,4 @@
-"""Where containers write when the store is on an overlayfs, as in a container: in memory, or where settings say."""
+"""The writable layer of containers if the store is on an overlayfs: in memory, or in upper_dir."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def overlay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("LAMINA_TEST_PLAIN", str(place / "all"))
         yield place / "all"
         if mounted:
-            # lazily: what ended a moment ago may still hold it on a slow machine
+            # lazily: on a slow host a process that has just ended may still hold it
             subprocess.run(["umount", "--lazy", place / "all"], check=True)
 
 
@@ -84,7 +84,7 @@ def test_cp_diff_and_commit_read_a_writable_layer_in_memory(root: Path, tmp_path
     assert lamina("cat", "app:2", "/tmp/again", root=root).stdout == b"x\n"
     assert lamina("ls", "app:2", "/new", root=root).returncode == 3
     assert lamina("df", root=root).returncode == 0
-    # the host ended
+    # the host was restarted
     (memory,) = root.glob("containers/*/memory")
     subprocess.run(["umount", memory], check=True)
     for words in (("diff", "c"), ("cp", "c:/tmp/mine", str(tmp_path)), ("commit", "c", "app:3")):

@@ -1,4 +1,4 @@
-"""Users of containers where the image's passwd is made to mislead: a number is never a name."""
+"""Users of containers with a misleading passwd in the image: a number is never a name."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def test_how_long_a_container_has_to_end(root: Path) -> None:
     )
     with running(*words, root=root) as process:
         wait_for(process, b"up\n")
-        assert lamina("stop", "--all", root=root).stdout == b"c\n"  # it has no use for TERM: killed at once
+        assert lamina("stop", "--all", root=root).stdout == b"c\n"  # TERM has no effect on it: killed at once
         assert process.wait(30) == 137
     assert lamina("stop", "c", root=root).returncode == 0  # it does not run any more
     assert lamina("stop", "nothing", root=root).returncode == 3
@@ -274,7 +274,7 @@ def test_tars_out_of_a_container_and_into_it(root: Path, tmp_path: Path) -> None
             tar.addfile(member, io.BytesIO(content))
     assert lamina("cp", "-", "c:/nowhere", root=root, input=out.getvalue()).returncode == 3
     done = lamina("cp", "-", "c:/data", root=root, input=out.getvalue())
-    if done.returncode == 0:  # what would lead out is put inside, or refused
+    if done.returncode == 0:  # paths that lead out are put inside, or refused
         found = names_of(lamina("cp", "c:/data", "-", root=root).stdout)
         assert (found["data/dir/file"].uid, found["data/dir/file"].mode) == (33, 0o640)
     assert not (tmp_path / "escaped").exists()
@@ -351,7 +351,7 @@ def test_a_container_is_frozen_while_it_is_committed(root: Path) -> None:
         wait_for(process, b"up\n")
         assert lamina("commit", "--pause", "c", "new", root=root).returncode == 0
         assert process.stdout is not None
-        assert process.stdout.read(1 << 20) == bytes(1 << 20)  # it goes on
+        assert process.stdout.read(1 << 20) == bytes(1 << 20)  # it still runs
         assert lamina("kill", "c", root=root).returncode == 0
         process.stdout.read()
         assert process.wait(30) == 137

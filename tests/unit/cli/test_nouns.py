@@ -33,7 +33,7 @@ def test_each_verb_of_a_noun_has_help(noun: str, verb: str, capfd: pytest.Captur
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_the_help_of_another_name_shows_the_verb_of_lamina(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """And a verb that is in no list of lamina's under its only name."""
+    """It also has a verb that lamina has only under this noun."""
     code, out, _ = said(capfd, name, "--help")
     assert code == 0
     known = name if OTHERS[name].startswith(":") else OTHERS[name]

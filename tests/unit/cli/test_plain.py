@@ -1,4 +1,4 @@
-"""The short way to read a command line beside click's: where it answers at all, both say the same."""
+"""Command lines that are answered without click: both parsers give the same values."""
 
 from __future__ import annotations
 

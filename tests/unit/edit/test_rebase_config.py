@@ -1,4 +1,4 @@
-"""Three configs become one: what the image says itself stays, the rest is as the new base has it."""
+"""Three configs become one: values of the image are kept, the rest comes from the new base."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Blame against a replay by brute force: the layers applied one after the other to a dict of paths, and for each path
-all that is there, its bytes too."""
+"""Blame compared with a brute-force replay: the layers are applied one after the other to a dict of paths, with the
+attributes and bytes of each path."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stack_of(made: list[Layer]) -> Stack:
 
 
 class Shown(NamedTuple):
-    """All that is compared of a path."""
+    """What is compared of a path."""
 
     kind: Kind
     mode: int
@@ -51,7 +51,7 @@ class Shown(NamedTuple):
 
 
 def replayed(stack: list[list[Any]]) -> list[dict[bytes, Shown]]:
-    """What each path is after each layer."""
+    """The state of each path after each layer."""
     after: list[dict[bytes, Shown]] = []
     tree: dict[bytes, Node] = {}
     for number, layer in enumerate(stack):
@@ -93,13 +93,13 @@ def content(made: list[Layer], state: State) -> bytes:
 
 
 def is_shown(story: Blame, stage: int, number: int) -> bool:
-    """Whether the blame says that this state is what layers 1 to ``number`` show."""
+    """Whether blame agrees that layers 1 to ``number`` show this state."""
     ended = story.states[stage].ended
     return story.states[stage].layer <= number and (ended is None or ended.layer > number)
 
 
 def words(one: Shown, below: Shown) -> set[str]:
-    """What blame has to call changed."""
+    """The attributes that blame must report as changed."""
     found = {"time"} if one.mtime != below.mtime else set()
     if one.kind != below.kind:
         found.add("kind")
@@ -201,7 +201,7 @@ def test_layers_of_a_range_keep_the_numbers_that_they_have_in_the_image() -> Non
 @settings(max_examples=rounds(400), deadline=None)
 @given(layers)
 def test_blame_of_one_path_is_that_of_all(stack: Any) -> None:
-    """Whether a path was glanced at, or the whole stack merged."""
+    """Whether only a path was looked up, or the whole stack was merged."""
     made = [Layer(layer) for layer in stack]
     try:
         every = list(blame_under(stack_of(made), b""))

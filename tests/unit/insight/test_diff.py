@@ -1,4 +1,4 @@
-"""The diff of two trees against a naive one: both unpacked into dictionaries, compared path by path."""
+"""The diff of two trees compared with a naive one: both are unpacked into dictionaries and compared path by path."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def told(changes: tuple[Change, ...]) -> set[tuple[str, bytes, frozenset[str]]]:
 
 
 def pair(common: Any, one: Any, other: Any) -> tuple[Side, Side] | None:
-    """Two sides upon the same layers; None where a hardlink leads nowhere."""
+    """Two sides with common lower layers; None if a hard link has no target."""
     sides = side("a", [*common, *one]), side("b", [*common, *other])
     try:
         _ = sides[0].tree, sides[1].tree
@@ -138,7 +138,7 @@ def file(path: bytes, content: bytes, mode: int = 0o644) -> Any:
 
 
 def test_shared_layers_are_not_read() -> None:
-    """Nor is what has another size; only the pair of one size is, and of the renamed ones only those of one size."""
+    """Files of different sizes are not read either; only pairs of the same size are, also for renames."""
     base = [file(b"same", b"xxxx"), file(b"grown", b"1"), file(b"edited", b"one")]
     one = Side("a", [MadeLayer(base), MadeLayer([file(b"old", b"abc"), file(b"gone", b"abcdef")])])
     other = Side(
@@ -155,7 +155,7 @@ def test_shared_layers_are_not_read() -> None:
 
 
 class DigestedLayer(MadeLayer):
-    """A layer that knows its digests, all but that of row 0."""
+    """A layer that knows the digests of all rows but row 0."""
 
     def kept_digests(self) -> DigestedLayer:
         return self
@@ -182,7 +182,7 @@ def test_stored_digests_are_used_instead_of_contents() -> None:
 
 
 class FiledLayer(MadeLayer):
-    """A layer whose tar is a piece of a file, without digests."""
+    """A layer whose tar is part of a file; it has no digests."""
 
     def __init__(self, path: Path, entries: list[Any], cut: int = 0) -> None:
         super().__init__(entries)
@@ -253,7 +253,7 @@ def test_fields_have_the_names_that_people_use() -> None:
 
 
 def test_a_file_of_a_common_layer_that_one_side_links_to_later() -> None:
-    """Its entry is the same on both sides, its names are not."""
+    """The entry is the same on both sides, but its names differ."""
     common = [file(b"a", b"x"), file(b"d/in", b"")]
     linked = side("a", [common, [(Kind.HARDLINK, b"b", b"a", 0o644, b"", 0, 0)]])
     apart = side("b", [common, [file(b"b", b"x")]])

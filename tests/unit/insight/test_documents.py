@@ -1,4 +1,4 @@
-"""Configs, histories and texts compared; the history beside the layers."""
+"""Comparison of configs, histories and texts; alignment of history and layers."""
 
 from __future__ import annotations
 

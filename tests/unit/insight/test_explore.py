@@ -1,4 +1,4 @@
-"""The explorer's model: marks, sizes and rows at each layer, against a brute-force comparison of the unions."""
+"""The model of explore: marks, sizes and rows at each layer, compared with a brute-force comparison of the unions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def explorer(*layers: list[Any]) -> Explorer:
 
 
 def shown(one: Explorer) -> dict[str, str]:
-    """Path to letter, of all rows that are open."""
+    """Path to mark, for all open rows."""
     letters = {Mark.SAME: " ", Mark.ADDED: "A", Mark.CHANGED: "M", Mark.REMOVED: "R"}
     return {one.path(row.node).decode("utf-8", "replace"): letters[row.mark] for row in one.rows}
 

@@ -1,4 +1,4 @@
-"""What notebooks show: well formed, small, and nothing in it that an image could have put there."""
+"""HTML for notebooks: well formed, small, and without markup from the image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = [
 
 
 class Checked(HTMLParser):
-    """Raises for tags that don't nest, and for anything that is not ours."""
+    """Raises for tags that are not nested, and for unknown tags and attributes."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -85,7 +85,7 @@ def checked(one: object) -> Checked:
 
 
 class Handle:
-    """A layer that must not be looked into to be shown."""
+    """A layer that must be shown without reading it."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
@@ -99,7 +99,7 @@ class Handle:
 
 
 def made(name: str, words: list[str], first: int = 1) -> Image:
-    """An image whose history says these words."""
+    """An image with these words in its history."""
     handles = [Handle(Descriptor.of(mediatype.OCI_LAYER_GZIP, str(n).encode())) for n in range(len(words))]
     steps = [History(created="2024-01-01T00:00:00Z", created_by=word) for word in words]
     config = ImageConfig.build(Platform.host(), diff_ids=[handle.diff_id for handle in handles])

@@ -1,4 +1,4 @@
-"""Java archives: what Maven wrote into them is found, and what is written to mislead costs little."""
+"""Java archives: packages that Maven wrote are found, and hostile archives cost little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of package databases: what they say, and that nothing from outside breaks them."""
+"""Readers of package databases: their results, and hostile input."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_rpm_s_database_is_read_though_it_has_a_log(tmp_path: Path) -> None:
 
 
 def computed(path: Path) -> bytes:
-    """A database whose column is larger than all that it holds."""
+    """A database that claims a column larger than the file."""
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE Packages (x, blob AS (zeroblob(900000000)))")
         connection.execute("INSERT INTO Packages (x) VALUES (1)")
@@ -174,7 +174,7 @@ def computed(path: Path) -> bytes:
 
 
 def sharing(path: Path) -> bytes:
-    """A database all of whose packages lie on the same pages. One of this size has little beside its key."""
+    """A database in which all packages share the same pages."""
     data = database(path, [bytes([number]) * 57_772 for number in range(1, 6)])
     for number in range(1, 6):  # what does not fit beside the key lies on the page that stands behind the start of it
         start = re.search(b"%c{20,}" % number, data)
@@ -192,7 +192,7 @@ def sharing(path: Path) -> bytes:
 
 
 def test_an_rpm_package_that_claims_more_files_than_it_has_is_skipped() -> None:
-    """A list of names that are empty costs a hostile database nothing."""
+    """A list of empty names costs a hostile database nothing."""
     rows = [(1116, 4, 0, 1 << 30), (1117, 8, 0, 1 << 30), (1118, 8, 0, 1 << 30)]
     size = 1 << 23
     blob = struct.pack(">II", len(rows), size) + b"".join(struct.pack(">IIII", *row) for row in rows) + bytes(size)
@@ -299,7 +299,7 @@ def test_inflated_crates_are_bounded() -> None:
 
 
 def test_sections_of_one_name_are_read_once() -> None:
-    """Thousands of them may stand for the same eight MiB."""
+    """Thousands of sections may share the same eight MiB."""
     row = struct.Struct("<IIQQQQIIQQ")
     names = b"\0.dep-v0\0"
     rows = [(0, 64, len(names))] + [(1, 64, 1 << 20)] * 4000

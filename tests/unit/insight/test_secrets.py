@@ -1,4 +1,4 @@
-"""Secrets: each pattern finds what it is for, nothing gives a secret away, and hostile text does no harm."""
+"""Secrets: each pattern finds its kind, no output shows a secret, and hostile text does no harm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\n" + "b3BlbnNzaC1rZXktdjEAAAAABG
 
 
 def secret(*parts: str) -> str:
-    """Put together here, so that no scanner of this repository takes the test for a leak."""
+    """Put together here, so that scanners of this repository do not report the test as a leak."""
     return "".join(parts)
 
 
@@ -153,7 +153,7 @@ def test_any_bytes_can_be_searched_for_secrets(parts: list[bytes], path: bytes) 
     )
 )
 def test_files_that_the_sieve_stops_hold_no_secret(files: list[tuple[str, str, str]]) -> None:
-    """Files that are looked at together give away what each gives away by itself."""
+    """A search of many files together finds the same as a search of each file."""
     texts = [(path.encode(), (before + text).encode()) for path, text, before in files]
     sieve = Sieve([text for _, text in texts if not is_binary(text)])
     for path, text in texts:

@@ -1,4 +1,4 @@
-"""du, ghosts and waste of generated stacks, against plain sums; and dive's efficiency case by case."""
+"""du, ghosts and waste of generated stacks, compared with plain sums; and dive's efficiency case by case."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def score(*stack: list[Member]) -> float:
 
 
 def test_efficiency() -> None:
-    """Where dive would say something else, the comment says what."""
+    """Comments name the results of dive that differ."""
     assert score([]) == 1.0
     assert score([("empty", b"")]) == 1.0
     one = [("d/", None), ("d/a", b"x" * 100), ("d/b", b"x" * 100)]

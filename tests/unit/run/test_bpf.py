@@ -1,4 +1,4 @@
-"""Seccomp filters for bubblewrap: what the kernel makes of them."""
+"""Seccomp filters for bubblewrap: how the kernel applies them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def test_the_kernel_applies_the_filter(numbers: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("before", [False, True])
 def test_the_filter_refuses_to_insert_input_into_a_terminal(numbers: dict[str, int], before: bool) -> None:
-    """TIOCSTI and TIOCLINUX, whatever is in the half of the argument that the kernel drops; other requests go on."""
+    """TIOCSTI and TIOCLINUX are refused whatever the upper half of the argument is, which the kernel ignores; other
+    requests are allowed."""
     filter = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("getsid", errnoRet=77)]}
     program = bpf.without_terminal_input(bpf.compiled(filter) if before else b"")
     ioctl = ctypes.CDLL(bpf.LIBRARY).seccomp_syscall_resolve_name(b"ioctl")

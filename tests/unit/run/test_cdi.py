@@ -1,4 +1,4 @@
-"""CDI devices: what their files say, and what is said of files that are wrong."""
+"""CDI devices: how their files are read, and the errors for malformed files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits by cgroups: what is written where, and why there may be none."""
+"""Limits with cgroups: which files are written, and why cgroups may be unavailable."""
 
 from __future__ import annotations
 

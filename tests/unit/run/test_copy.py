@@ -1,4 +1,4 @@
-"""`cp` beside a program in the container that changes its files meanwhile."""
+"""`cp` while a program in the container changes its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are 
 def test_a_file_that_appears_at_the_target_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """It may be a device of this host: root's `cp` would write to the disk."""
+    """The file may be a device of the host: `cp` of root would write to the disk."""
     root, other = tmp_path / "root", tmp_path / "other"
     root.mkdir()
     other.write_text("other")

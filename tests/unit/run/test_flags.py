@@ -1,4 +1,4 @@
-"""What the flags of `run` say: parsed, refused, and as the runtime spec."""
+"""The flags of `run`: how they are parsed or refused, and what they put into the runtime spec."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_limits_at_their_ends() -> None:
 
 
 def test_no_limit_is_the_kernels_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For bubblewrap Python sets them, whose numbers are signed."""
+    """Python sets them for bubblewrap, and its numbers are signed."""
     resource = pytest.importorskip("resource")
     told: list[tuple[int, ...]] = []
     monkeypatch.setattr(resource, "setrlimit", lambda *words: told.append(words))
@@ -523,6 +523,6 @@ def test_a_cdi_file_whose_device_numbers_differ_from_the_hosts_is_refused(kind: 
 
 
 def test_variables_of_an_image_that_have_no_name_are_left_out() -> None:
-    """The runtimes refuse them, or end."""
+    """The runtimes refuse them, or crash."""
     found = environment(ContainerOptions(env=(("B", "caller"),)), ["", "=x", "A", "B=image"], "/root", "box")
     assert found[2:] == ["A=", "B=caller", "HOME=/root"]

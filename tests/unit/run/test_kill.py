@@ -1,4 +1,4 @@
-"""Signals reach the process that was meant, though its number may be another's by now."""
+"""Signals reach the right process, even if its pid is reused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_left_over_pasta_is_ended(name: str, tmp_path: Path) -> None:
         assert one.stdin is not None
         assert one.stdout is not None
         one.stdin.write(b"x")
-        assert one.stdout.read(1) == b"x"  # it runs: only now does the kernel surely call it by its new name
+        assert one.stdout.read(1) == b"x"  # it runs: only now the kernel surely shows its new name
         (tmp_path / "pasta.pid").write_text(f"{one.pid}\n")
         network.Pasta.close_left(str(tmp_path))
         assert one.wait(10) == -signal.SIGTERM

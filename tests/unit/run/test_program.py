@@ -1,4 +1,4 @@
-"""The program of a container: where it is looked for, and what machine it is for."""
+"""The program of a container: where it is looked up, and its architecture."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def elf(machine: int, *, little: bool = True, bits: int = 64) -> bytes:
 
 
 def with_headers(kinds: list[int], *, little: bool, bits: int) -> bytes:
-    """An ELF file with program headers of these kinds, 8 bytes behind the file's own."""
+    """An ELF file with program headers of these kinds, 8 bytes behind the header of the file."""
     order, wide = "<" if little else ">", bits == 64
     start, size = (72, 56) if wide else (60, 32)
     head = bytearray(elf(62, little=little, bits=bits)[: 64 if wide else 52])
@@ -139,7 +139,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux
 
 
 def checked(image: Path, name: str, *covered: str, machine: Platform = AMD64) -> str:
-    """Which program is refused, and what it is for; "" where none is."""
+    """The refused program and its architecture; "" if none is refused."""
     process = {"args": [name], "cwd": "/", "env": ["PATH=/first:/bin"]}
     with Inside(str(image)) as inside:
         try:
@@ -201,7 +201,7 @@ print(has_handler(head))
 
 @linux
 def test_the_kernel_is_asked_for_a_handler_of_a_program() -> None:
-    """The handlers are those of a user namespace of the test's own (Linux 6.7)."""
+    """The test registers handlers in its own user namespace (Linux 6.7)."""
     require_tool("unshare", "mount")
     head, other = elf(0xBEEF), elf(0xBEEE)
     assert not has_handler(head)

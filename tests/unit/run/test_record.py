@@ -1,4 +1,4 @@
-"""A container's record: what was asked is in it, whole, and comes back."""
+"""The record of a container holds all its options, and they can be read back."""
 
 from __future__ import annotations
 

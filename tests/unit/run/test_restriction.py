@@ -1,4 +1,4 @@
-"""A user namespace without rights in it, as AppArmor gives on Ubuntu: the error names the setting."""
+"""A user namespace without privileges, as with AppArmor on Ubuntu: the error names the setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `info` says of the runtime: its version, and what can't be had with it."""
+"""What `info` prints about the runtime: its version, and the features that it lacks."""
 
 from __future__ import annotations
 

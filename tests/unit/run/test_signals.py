@@ -1,4 +1,4 @@
-"""Signals in every spelling that docker's users and images have."""
+"""All spellings of signals that docker's users and images use."""
 
 from __future__ import annotations
 

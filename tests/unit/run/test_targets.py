@@ -1,4 +1,4 @@
-"""Where mounts go: links of the image are followed inside its root, whether or not they lead somewhere yet."""
+"""Targets of mounts: symlinks of the image are followed inside its root, dangling ones too."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_target_where_nothing_can_be_mounted_is_refused(root: Path, target: st
 
 
 def test_the_kernels_file_systems_stay_where_they_are_named(root: Path) -> None:
-    """The runtimes look whether these are links: what they mask stands below them."""
+    """The runtimes check these paths for symlinks, because masked paths are below them."""
     (root / "proc").symlink_to("/run/proc")
     with Inside(str(root)) as inside:
         found, _ = prepare_targets([{**mount("/proc"), "type": "proc"}], inside, (os.getuid(), os.getgid()))

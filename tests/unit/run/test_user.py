@@ -1,4 +1,4 @@
-"""Who a container runs as: names and numbers in the image's passwd and group."""
+"""The user of a container: names and numbers in the image's passwd and group."""
 
 from __future__ import annotations
 
