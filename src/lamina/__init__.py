@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # a module costs most commands more time than it has use 
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.builds import Build
     from lamina.errors import LaminaError
     from lamina.image import Image, Layer, RunResult, images, open
     from lamina.insight.compare import Diff
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lamina.view.path import ImagePath
 
 __all__ = [
+    "Build",
     "Diff",
     "Image",
     "ImagePath",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Build": "lamina.builds",
     "open": "lamina.image",
     "images": "lamina.image",
     "RunResult": "lamina.image",

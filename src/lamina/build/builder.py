@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.build.errors import DockerfileError, StepFailed
-from lamina.build.options import BuildOptions, Built
+from lamina.build.options import BuildOptions, Built, Instructions
+from lamina.build.steps import BaseStep
 from lamina.errors import NotFound, PathNotFound, UsageError
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import reported
+from lamina.spec.json import load
+from lamina.spec.platform import Platform
 from lamina.text import human_size
 
 if TYPE_CHECKING:
-    from lamina.build.checks import Checked
+    from lamina.build.bases import Bases
+    from lamina.build.checks import Checked, Finding
     from lamina.build.instructions import Dockerfile
+    from lamina.build.progress import Vertex
     from lamina.build.protocols import Context
     from lamina.build.solve import BuildInputs
-    from lamina.spec.platform import Platform
+    from lamina.source.stack import Stack
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
 
 NAMES = ("Dockerfile", "Containerfile")
 """The Dockerfile's names in a context, the first that is there."""
 MAX_DOCKERFILE = 16 << 20
+MAX_INDEX_PAGE = 64 << 20
+_INDEX_PAGE = "application/vnd.pypi.simple.v1+json"
 
 
 @contextmanager
@@ -57,7 +64,6 @@ def built(
     from lamina.build.result import write_image, write_index
     from lamina.build.solve import BuildInputs, Executors, Solver
     from lamina.build.stage_content import content_digest
-    from lamina.build.syntax import parse
     from lamina.spec.reference import canonical
 
     options = _completed(options)
@@ -71,20 +77,23 @@ def built(
         inputs = BuildInputs(store, network, options, stop, progress, opener.open)
         stack.callback(inputs.close)
         stack.enter_context(run_program.run_programs(store, lambda text: progress.tell(Warned(text))))
-        with progress.vertex("[internal] load build definition") as vertex:
-            name, text = opener.dockerfile(inputs)
-            vertex.note(f"transferring dockerfile: {human_size(len(text))} done")
-            stack.enter_context(_explained(text))
-            dockerfile = parse(text, name)
-            checked = opener.checked(dockerfile, inputs)
-            if checked.fails:
-                raise _refused(checked)
         bases = Bases(store, session, network, progress, stop, pull=options.pull)
         platforms: tuple[Platform | None, ...] = options.platforms or (None,)
-        planned = [plan(dockerfile, options, bases.resolve, platform=one) for one in platforms]
+        with progress.vertex("[internal] load build definition") as vertex:
+            if options.recipe is None:
+                definition = _read_definition(opener, inputs, platforms, vertex)
+            else:
+                definition = _Definition(
+                    "Build",
+                    b"",
+                    {one: _from_recipe(options.recipe, one, bases, network, vertex) for one in platforms},
+                    (),
+                )
+        stack.enter_context(_explained(definition.text))
+        planned = [plan(definition.written[one], options, bases.resolve, platform=one) for one in platforms]
         inputs.epoch = planned[0].epoch
         executors = Executors(copy_files, run_program.ran, content_digest)
-        place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{name}"
+        place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{definition.name}"
         solver = Solver(session, inputs, executors, bases, cache, progress, options, place)
         try:
             solver.solve(planned)
@@ -99,7 +108,34 @@ def built(
         finally:
             cache.keep()
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
-        yield Built(top, images, tuple(solver.ran.values()), notes, checked.findings)
+        yield Built(top, images, tuple(solver.ran.values()), notes, definition.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Definition:
+    """What is to be built. ``text``: of the Dockerfile, b"" without one. ``written``: the instructions for each
+    platform. ``findings``: of the checks."""
+
+    name: str
+    text: bytes
+    written: Mapping[Platform | None, Dockerfile]
+    findings: tuple[Finding, ...]
+
+
+def _read_definition(
+    opener: _Opener, inputs: BuildInputs, platforms: Sequence[Platform | None], vertex: Vertex
+) -> _Definition:
+    """Read, parse and check the Dockerfile. Raises UsageError, NotFound."""
+    from lamina.build.syntax import parse
+
+    name, text = opener.dockerfile(inputs)
+    vertex.note(f"transferring dockerfile: {human_size(len(text))} done")
+    with _explained(text):
+        dockerfile = parse(text, name)
+        checked = opener.checked(dockerfile, inputs)
+        if checked.fails:
+            raise _refused(checked)
+    return _Definition(name, text, dict.fromkeys(platforms, dockerfile), checked.findings)
 
 
 @contextmanager
@@ -121,6 +157,23 @@ def _refused(checked: Checked) -> DockerfileError:
         at=first.at,
         hint="see `lamina build --check`; # check=error=true makes findings errors",
     )
+
+
+def _from_recipe(
+    recipe: Instructions, platform: Platform | None, bases: Bases, network: RegistryAccess, vertex: Vertex
+) -> Dockerfile:
+    """The instructions of a recipe. Raises what it raises, and what pulls and downloads raise."""
+    wanted = platform or Platform.host()
+
+    def stack(name: str) -> Stack:
+        base = bases.resolve(name, wanted)
+        return bases.stack(BaseStep(name=base.name, digest=base.digest, platform=wanted), vertex)
+
+    def page(url: str) -> Mapping[str, object]:
+        with network.download(url, accept=_INDEX_PAGE) as file:
+            return load(file.read(MAX_INDEX_PAGE + 1), url, limit=MAX_INDEX_PAGE)
+
+    return recipe.dockerfile(wanted, stack, page)
 
 
 def load_dockerfile(

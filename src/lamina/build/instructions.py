@@ -189,6 +189,23 @@ class OnBuild(Instruction):
 
 
 @dataclass(frozen=True, slots=True)
+class Wheel(Instruction):
+    """The files of one Python wheel. No Dockerfile can say it: ``build.recipe`` makes it. The fields are those of
+    ``build.steps.WheelStep``."""
+
+    name: str
+    file: str
+    url: str
+    sha256: str
+    size: int | None
+    python: str
+    executable: str
+    site: str
+    scripts: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A FROM and the instructions up to the next one."""
 

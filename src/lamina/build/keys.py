@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 
-from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Inline, RunMount, RunStep, Step
+from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Inline, RunMount, RunStep, Step, WheelStep
 
 VERSION = "1"
 """Raise it when the same parts give another layer."""
@@ -34,6 +34,8 @@ def parts_of(
     contexts and other hosts. ``origins``: what identifies what it reads from another step.
     """
     parts: Parts = {"version": VERSION}
+    if isinstance(step, WheelStep):
+        return parts | _wheel(step)
     if epoch is not None:
         parts["SOURCE_DATE_EPOCH"] = str(epoch)
     if not (isinstance(step, CopyStep) and step.link):
@@ -80,6 +82,17 @@ def _copy(parts: Parts, step: CopyStep, origins: Origins) -> None:
             "unpack": step.unpack,
         }
     )
+
+
+def _wheel(step: WheelStep) -> Parts:
+    """Neither the address, nor what is below, nor a time: all images that pin this wheel share the layer."""
+    return {
+        "instruction": "WHEEL",
+        "file": step.file,
+        "content": step.sha256,
+        "python": step.executable,
+        "directories": _packed([step.site, step.scripts, step.data, step.python.rpartition(".")[0]]),
+    }
 
 
 def _run(parts: Parts, step: RunStep, origins: Origins) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import NotFound
 from lamina.host.files import reported
@@ -15,13 +15,26 @@ if TYPE_CHECKING:
 
     from lamina.build.checks import Finding
     from lamina.build.events import Ran
+    from lamina.build.instructions import Dockerfile
     from lamina.run.options import Ulimit
+    from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import ImageConfig
     from lamina.spec.platform import Platform
 
 MAX_SECRET = 500 << 10
 """Bytes: BuildKit's limit."""
+
+
+class Instructions(Protocol):
+    """Instructions that come from elsewhere than the text of a Dockerfile (``build.recipe``)."""
+
+    def dockerfile(
+        self, platform: Platform, stack: Callable[[str], Stack], page: Callable[[str], Mapping[str, object]]
+    ) -> Dockerfile:
+        """The instructions for one platform. ``stack`` opens a base image, by its name; ``page`` reads a JSON
+        document at an address, as an index of packages offers them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,8 @@ class BuildOptions:
     """What can be asked of a build.
 
     ``file``: the path of the Dockerfile, on this host or in the context; "-" is stdin, "" the default names.
-    ``dockerfile``: its text, where the caller has it already. ``tags``: the names that the image gets in the store.
+    ``dockerfile``: its text, where the caller has it already. ``recipe``: instructions instead of a
+    Dockerfile. ``tags``: the names that the image gets in the store.
     ``arguments``: None takes the value from the environment of this process. ``contexts``: name to place, as
     ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``: default, none
     or host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write
@@ -80,6 +94,7 @@ class BuildOptions:
 
     file: str = ""
     dockerfile: bytes | None = None
+    recipe: Instructions | None = None
     target: str = ""
     tags: tuple[str, ...] = ()
     arguments: Mapping[str, str | None] = field(default_factory=dict)

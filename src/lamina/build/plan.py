@@ -34,6 +34,7 @@ from lamina.build.steps import (
     RunStep,
     Source,
     Step,
+    WheelStep,
 )
 from lamina.build.syntax import parse_instruction
 from lamina.build.words import expand, expand_document, expand_known, expand_words
@@ -258,7 +259,7 @@ class _Planner:
             commands = written.instructions
         triggers = self._parsed_triggers(stage)
         stage.total = stage.counted + sum(
-            isinstance(one, (i.Add, i.Copy, i.Run, i.Workdir)) for one in (*triggers, *commands)
+            isinstance(one, (i.Add, i.Copy, i.Run, i.Workdir, i.Wheel)) for one in (*triggers, *commands)
         )
         self._name_base(stage)
         for one in triggers:
@@ -617,6 +618,23 @@ class _Planner:
         )
         stage.image.note(f"RUN {' '.join([*history, *words])} # buildkit", layer=True)
 
+    def _wheel(self, stage: _Stage, wheel: i.Wheel) -> None:
+        stage.step = WheelStep(
+            below=stage.step,
+            name=wheel.name,
+            file=wheel.file,
+            url=wheel.url,
+            sha256=wheel.sha256,
+            size=wheel.size,
+            python=wheel.python,
+            executable=wheel.executable,
+            site=wheel.site,
+            scripts=wheel.scripts,
+            data=wheel.data,
+            **self._common(stage, wheel),
+        )
+        stage.image.note(wheel.text, layer=True)
+
     def _script(self, stage: _Stage, run: i.Run) -> tuple[tuple[str, ...], tuple[tuple[str, bytes], ...], str]:
         """The command line of a RUN, the files that it needs, and what its label adds."""
         documents = run.documents
@@ -673,6 +691,7 @@ class _Planner:
         i.Entrypoint: _entrypoint,
         i.Cmd: _cmd,
         i.OnBuild: _on_build,
+        i.Wheel: _wheel,
     }
 
 

@@ -20,7 +20,17 @@ from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
 from lamina.build.run_mounts import context_pattern
-from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Planned, RunMount, RunStep, Step
+from lamina.build.steps import (
+    BaseStep,
+    CopyStep,
+    DirectoryStep,
+    FromStep,
+    Planned,
+    RunMount,
+    RunStep,
+    Step,
+    WheelStep,
+)
 from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, join
@@ -337,20 +347,25 @@ class Solver:
         if isinstance(step, RunStep):
             with self._executors.run_program(step, union, self._inputs, vertex.log) as items:
                 return self._written(items)
+        if isinstance(step, WheelStep):
+            from lamina.build.wheels.layer import opened, wheel_items
+
+            with wheel_items(step, opened(step, self._inputs), limit=self._inputs.store.max_layer) as files:
+                return self._written(files, clamp=False)
         raise TypeError(f"nobody can run a {type(step).__name__}")
 
-    def _written(self, items: Items, *, ordered: bool = False) -> Made | None:
+    def _written(self, items: Items, *, ordered: bool = False, clamp: bool = True) -> Made | None:
         if not len(items):
             return None
         packing, cancel = self._packing, self._inputs.cancel
         built = self._session.make_layer(
-            lambda write: write_layer(items, write, epoch=packing.epoch, ordered=ordered),
+            lambda write: write_layer(items, write, epoch=packing.epoch if clamp else None, ordered=ordered),
             compression=packing.compression,
             level=packing.level,
             cancel=cancel,
         )
         if built is None:
-            with made_layer(items, packing, docker=False, clamp=True, ordered=ordered) as made:
+            with made_layer(items, packing, docker=False, clamp=clamp, ordered=ordered) as made:
                 put_layer(self._session, made, cancel=cancel)
                 built = made.built
         return Made(built.descriptor, built.diff_id, timestamp(self._inputs.epoch))

@@ -46,7 +46,9 @@ class Download:
     RemoteFailure, Cancelled.
     """
 
-    def __init__(self, url: str, access: Access, *, limit: int, etag: str = "", pages: bool = False) -> None:
+    def __init__(
+        self, url: str, access: Access, *, limit: int, etag: str = "", accept: str = "", pages: bool = False
+    ) -> None:
         self._what = shown(url)
         parts = _checked(url)
         self._limit = limit
@@ -55,7 +57,8 @@ class Download:
         self._server = _Server(base, parts.netloc, access)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         # the whole URL: a path that begins with two slashes would be taken for a host
-        asked = {"If-None-Match": etag} if etag else {}
+        stated = {"If-None-Match": etag, "Accept": accept}
+        asked = {name: value for name, value in stated.items() if value}
         ok = (200, 304) if etag else (200,)
         self._answer = self._server.request("GET", base + target, headers=asked, ok=ok, what=self._what)
         self.is_same = self._answer.status == 304

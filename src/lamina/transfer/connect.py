@@ -115,12 +115,12 @@ class RegistryAccess:
             mount_from=mounts(store, reference),
         )
 
-    def download(self, url: str, *, etag: str = "", pages: bool = False) -> Download:
-        """Return a download of a file from a web server, limited to the largest layer size. ``etag``, ``pages`` and
-        errors as ``Download``."""
+    def download(self, url: str, *, etag: str = "", accept: str = "", pages: bool = False) -> Download:
+        """Return a download of a file from a web server, limited to the largest layer size. ``etag``, ``accept``,
+        ``pages`` and errors as ``Download``."""
         from lamina.remote.download import Download
 
-        return Download(url, self.access, limit=self._settings.max_layer, etag=etag, pages=pages)
+        return Download(url, self.access, limit=self._settings.max_layer, etag=etag, accept=accept, pages=pages)
 
     def client(self, host: str) -> Client:
         """Return a client for a registry's host. Raises UsageError."""

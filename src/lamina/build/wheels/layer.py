@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from installer import install
@@ -23,6 +24,7 @@ from installer.scripts import Script
 from installer.sources import WheelFile
 from installer.utils import Scheme
 
+from lamina.build.addresses import is_address
 from lamina.errors import DigestMismatch, InvalidDocument, LimitExceeded
 from lamina.host.files import CHUNK, reported
 from lamina.layer.entry import Entry, Kind
@@ -32,6 +34,7 @@ from lamina.spec.digest import new_hasher
 if TYPE_CHECKING:
     from installer.scripts import ScriptSection
 
+    from lamina.build.protocols import Inputs
     from lamina.build.steps import WheelStep
     from lamina.layer.tar_write import Content, Item, Readable
 
@@ -60,6 +63,17 @@ def wheel_items(step: WheelStep, open_file: Callable[[], Readable], *, limit: in
                     warnings.simplefilter("ignore")  # files in __pycache__ are left out
                     install(WheelFile(archive), collected, {"INSTALLER": b"lamina\n"})
             yield collected.items()
+
+
+def opened(step: WheelStep, inputs: Inputs) -> Callable[[], Readable]:
+    """What opens the bytes of the wheel: its address, or its path on this host. Calling it raises what
+    ``remote.download.Download`` raises, NotFound, SystemFailure."""
+
+    def from_host() -> Readable:
+        with reported(step.url):
+            return open(step.url, "rb")
+
+    return partial(inputs.network.download, step.url) if is_address(step.url) else from_host
 
 
 @contextmanager

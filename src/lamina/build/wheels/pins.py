@@ -70,7 +70,7 @@ def read_lock(
     target: PythonTarget,
     *,
     include: Callable[[str], bytes],
-    page: Callable[[str], dict[str, Any]],
+    page: Callable[[str], Mapping[str, Any]],
     index: str = INDEX,
 ) -> list[Pin]:
     """The pins of a lock file that ``target`` needs, sorted by name. ``name``: the file's name, which tells its kind.
@@ -217,7 +217,7 @@ class _Requirements:
         self,
         target: PythonTarget,
         include: Callable[[str], bytes],
-        page: Callable[[str], dict[str, Any]],
+        page: Callable[[str], Mapping[str, Any]],
         index: str,
     ) -> None:
         self._target, self._include, self._page = target, include, page
