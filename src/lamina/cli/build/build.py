@@ -32,6 +32,7 @@ from lamina.host import privileges
 if TYPE_CHECKING:
     from lamina.build.options import Built
     from lamina.build.outputs import Output
+    from lamina.build.recipe import Recipe
     from lamina.spec.platform import Platform
 
 _OUTPUT = (
@@ -94,6 +95,13 @@ OPTIONS = (
     Option(("--progress",), "progress", "How to show progress (default: BUILDKIT_PROGRESS, else auto).",
         "auto|plain|tty|json|quiet"),
     Option(("-q", "--quiet"), "quiet", "Show no progress; print the image ID.", kind=FLAG),
+    Option(
+        ("--wheels",), "wheels",
+        "Install the Python wheels of uv.lock, pylock.toml or requirements.txt on --base, a layer for each; no "
+        "Dockerfile is read.",
+        "FILE",
+    ),
+    Option(("--base",), "base", "The base image for --wheels; it has Python.", "IMAGE"),
     Option(("--check",), "check", "Check the Dockerfile for common mistakes; build nothing.", kind=FLAG),
     Option(("--call",), "call", _CALL, "build|check|outline|targets"),
     Option(("--why",), "why", "Say for each step that ran what differs from the last time.", kind=FLAG),
@@ -105,7 +113,8 @@ OPTIONS = (
     "lamina build -t app:1 .\n"
     "lamina build -t ghcr.io/me/app:1 --platform linux/amd64,linux/arm64 --push .\n"
     "lamina build --target tests --build-arg VERSION=2 -o out .\n"
-    "git archive HEAD | lamina build -t app -f docker/Dockerfile -",
+    "git archive HEAD | lamina build -t app -f docker/Dockerfile -\n"
+    "lamina build -t deps:1 --wheels uv.lock --base python:3.12",
 )
 @click.argument("context", metavar="[DIR|URL|-]", default=".")
 @options_of(OPTIONS)
@@ -276,6 +285,7 @@ def _options(
         raise UsageError("--no-cache contradicts --no-cache-filter", hint="leave one of them out")
     return BuildOptions(
         file=given["file"],
+        recipe=_recipe(given),
         target=given["target"],
         tags=tuple(names) if stays else (),
         arguments=arguments,
@@ -306,6 +316,21 @@ def _options(
         upper_dir=settings.upper_dir or "",
         stdin=sys.stdin.buffer,
     )
+
+
+def _recipe(given: dict[str, Any]) -> Recipe | None:
+    """What --wheels and --base ask for."""
+    if not given["wheels"]:
+        if given["base"]:
+            raise UsageError("--base without --wheels", hint="name the base with FROM in the Dockerfile")
+        return None
+    if not given["base"]:
+        raise UsageError("--wheels without --base", hint="name an image with Python, like --base python:3.12")
+    if given["file"] or given["target"] or given["check"] or given["call"]:
+        raise UsageError("--wheels reads no Dockerfile", hint="leave out --file, --target, --check and --call")
+    from lamina.build.recipe import Recipe
+
+    return Recipe(given["base"]).wheels(given["wheels"])
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, str | None]:
