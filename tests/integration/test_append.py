@@ -51,7 +51,7 @@ def test_the_bytes_are_those_that_were_written(tmp_path: Path, cached: bool, pie
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_goes_on_behind_what_is_there(tmp_path: Path, cached: bool) -> None:
+def test_bytes_are_appended_after_existing_bytes(tmp_path: Path, cached: bool) -> None:
     path, whole = tmp_path / "file", os.urandom((3 << 20) + 5)
     path.write_bytes(whole[: 5 * BLOCK])
     with appender(path, cached=cached, at=5 * BLOCK) as file:
@@ -72,7 +72,7 @@ def test_zeros_are_holes(tmp_path: Path, cached: bool) -> None:
     assert file.written == (1 << 20) + 100
 
 
-def test_the_owner_reads_it_afterwards(tmp_path: Path) -> None:
+def test_after_close_the_descriptor_reads_without_o_direct(tmp_path: Path) -> None:
     """O_DIRECT stays no longer than it is needed: whoever has the descriptor reads as he likes."""
     descriptor = os.open(tmp_path / "file", WRITE_FLAGS, 0o600)
     file = Appender(descriptor, cached=False)
@@ -84,7 +84,9 @@ def test_the_owner_reads_it_afterwards(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_the_disk_refuses_go_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, refused = os.pwrite, []
 
     def refusing(descriptor: int, data: Any, at: int) -> int:
@@ -105,7 +107,7 @@ def test_what_the_disk_refuses_goes_through_the_cache(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("cached", "hasher"), [(False, None), (True, None), (True, hashlib.sha256())])
-def test_a_full_disk_is_said(tmp_path: Path, cached: bool, hasher: Any) -> None:
+def test_a_full_disk_is_an_error(tmp_path: Path, cached: bool, hasher: Any) -> None:
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(tmp_path)], check=True)
     try:
@@ -119,7 +121,7 @@ def test_a_full_disk_is_said(tmp_path: Path, cached: bool, hasher: Any) -> None:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_where_there_can_be_no_further_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_written_if_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -159,7 +161,7 @@ class SlowDisk:
         (False, 0.02, 0.02, "all"),  # the whole machine is slow: the disk is not to blame
     ],
 )
-def test_what_need_not_last_leaves_a_slow_disk_to_the_rest(
+def test_a_derived_file_does_not_wait_for_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, seconds: float, busy: float, around: str
 ) -> None:
     """1 MiB in 20 ms is behind: from then on the file goes through the cache, and so does the session's next one."""

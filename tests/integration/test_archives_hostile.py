@@ -93,7 +93,7 @@ def test_every_truncation_of_an_archive_is_our_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["oci-layout", "index.json"])
 @pytest.mark.parametrize("how", ["directory", "garbage", "fifo", "empty", "missing"])
-def test_layouts_that_are_none(tmp_path: Path, name: str, how: str) -> None:
+def test_a_directory_that_is_not_a_layout_is_refused(tmp_path: Path, name: str, how: str) -> None:
     write_layout(tmp_path / "l", "x", LAYERS)
     path = tmp_path / "l" / name
     path.unlink()
@@ -183,7 +183,9 @@ def test_an_index_keeps_its_digest_and_fetches_one_platform(tmp_path: Path) -> N
     assert len(list(DockerArchiveReader(str(tmp_path / "d.tar")).names())) == 1
 
 
-def test_xz_that_asks_for_much_memory_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xz_that_needs_too_much_memory_is_refused_as_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import lzma
 
     (tmp_path / "a.tar.xz").write_bytes(lzma.compress(tar_of([("a", b"one")])))
@@ -244,7 +246,7 @@ def test_images_of_a_large_docker_archive_are_looked_up(tmp_path: Path, monkeypa
     assert len(asked) <= 4 * count
 
 
-def test_artifacts_copy_but_have_nothing_to_look_into(tmp_path: Path) -> None:
+def test_an_artifact_can_be_copied_but_not_read_as_an_image(tmp_path: Path) -> None:
     from lamina.source.verify import BytesBlob
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.manifest import build_manifest
@@ -265,7 +267,7 @@ def test_artifacts_copy_but_have_nothing_to_look_into(tmp_path: Path) -> None:
     assert lamina("ls", "greeting", root=tmp_path / "s").returncode == 7
 
 
-def test_archive_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_archive_exists_complete_or_not_at_all(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "x", LAYERS)
     layer = json.loads(LayoutReader(str(tmp_path / "l")).manifest(LayoutReader(str(tmp_path / "l")).resolve("x")))[
         "layers"
@@ -278,7 +280,7 @@ def test_archive_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["l"]
 
 
-def test_unpack_gives_nothing_outside(tmp_path: Path) -> None:
+def test_unpack_writes_nothing_outside_its_directory(tmp_path: Path) -> None:
     """Links of a lower layer that lead out are replaced or kept as links, never followed."""
     out = tmp_path / "outside"
     out.mkdir()

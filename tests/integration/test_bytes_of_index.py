@@ -20,7 +20,7 @@ from lamina.union.path_history import path_history
 ENTRIES = 46_000
 
 
-def test_one_path_of_46000_entries_reads_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_in_46000_entries_reads_few_names(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = IndexBuilder()
     for number in range(ENTRIES):
         builder.add(

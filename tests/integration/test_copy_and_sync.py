@@ -132,7 +132,7 @@ def test_each_side_has_its_login(layout: Path, tmp_path: Path) -> None:
         assert done.returncode == 9
 
 
-def test_token_is_sent_as_it_is_and_to_its_registry_alone(layout: Path, tmp_path: Path) -> None:
+def test_a_token_is_sent_unchanged_and_only_to_its_registry(layout: Path, tmp_path: Path) -> None:
     with Unruly(layout) as storage, Unruly(layout) as source:
 
         def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -153,7 +153,7 @@ def test_token_is_sent_as_it_is_and_to_its_registry_alone(layout: Path, tmp_path
 
 
 @pytest.mark.parametrize("token", ["SECRET\n", "SECRET\nX: y", "SECRET two", "SECRET\u20ac"])
-def test_token_that_no_header_can_hold_is_not_told(layout: Path, tmp_path: Path, token: str) -> None:
+def test_a_token_that_is_invalid_in_a_header_is_not_printed(layout: Path, tmp_path: Path, token: str) -> None:
     with Unruly(layout) as source:
         done = lamina("digest", "--registry-token", token, source.image, root=tmp_path / "s")
         assert (done.returncode, done.stdout) == (2, b"")
@@ -162,7 +162,7 @@ def test_token_that_no_header_can_hold_is_not_told(layout: Path, tmp_path: Path,
         assert not source.seen
 
 
-def test_options_that_contradict_each_other() -> None:
+def test_contradictory_options_are_refused() -> None:
     assert credentials({"username": "me", "password": "secret"}) == "me:secret"
     assert credentials({"creds": "a:b", "tls_verify": "false"}) == "a:b"
     assert credentials({}) is None
@@ -172,12 +172,12 @@ def test_options_that_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("2", 2.0), ("2s", 2.0), ("500ms", 0.5), ("0s", 0.0), ("1m", 60.0)])
-def test_pauses(text: str, wanted: float) -> None:
+def test_the_pause_between_retries_is_as_requested(text: str, wanted: float) -> None:
     assert seconds(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "x", "2x", "-1s", "1h"])
-def test_pauses_that_are_none(text: str) -> None:
+def test_an_invalid_pause_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
 
@@ -223,7 +223,7 @@ def test_index_in_the_other_format(layout: Path, tmp_path: Path) -> None:
     assert one.media_type == mediatype.DOCKER_MANIFEST
 
 
-def test_format_that_changes_nothing_and_one_that_must_not(layout: Path, tmp_path: Path) -> None:
+def test_preserve_digests_refuses_only_a_format_that_changes_them(layout: Path, tmp_path: Path) -> None:
     source = LayoutReader(str(layout))
     assert Converted(source, False, platform=None, preserve=True).resolve("many") == source.resolve("many")
     with pytest.raises(Conflict, match="digest"):
@@ -289,7 +289,7 @@ class Nested:
 
 
 @pytest.mark.parametrize("platform", [None, HOST])
-def test_indexes_of_indexes_are_converted_once_and_not_without_end(platform: Platform | None) -> None:
+def test_nested_indexes_are_converted_once_and_to_a_limited_depth(platform: Platform | None) -> None:
     source = Nested(6, 60)
     made = Converted(source, True, platform=platform)
     assert mediatype.is_docker(made.resolve("").media_type)
@@ -324,7 +324,7 @@ def test_directory_and_back(layout: Path, tmp_path: Path, every: bool) -> None:
     assert len(list(Path(place).iterdir())) == 2 + 3
 
 
-def test_directory_that_a_killed_copy_left(layout: Path, tmp_path: Path) -> None:
+def test_a_directory_left_by_a_killed_copy_can_be_written_again(layout: Path, tmp_path: Path) -> None:
     """As SIGKILL leaves it: a file that is not whole, under a name of its own."""
     source, place = LayoutReader(str(layout)), tmp_path / "d"
     place.mkdir()
@@ -340,7 +340,7 @@ def test_directory_that_a_killed_copy_left(layout: Path, tmp_path: Path) -> None
         copy(source, DirectoryWriter(str(place)), [("app", "")])
 
 
-def test_two_write_to_one_directory_one_after_the_other(layout: Path, tmp_path: Path) -> None:
+def test_two_writers_of_one_directory_wait_for_each_other(layout: Path, tmp_path: Path) -> None:
     place = str(tmp_path / "d")
 
     def is_free() -> bool:
@@ -366,7 +366,7 @@ def test_directory_of_skopeo_and_for_skopeo(layout: Path, tmp_path: Path) -> Non
     assert not any(one.problem for one in validate(DirectoryReader(str(tmp_path / "theirs")), "", platform=HOST))
 
 
-def test_directories_that_are_none(layout: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_an_image_directory_is_refused(layout: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         DirectoryReader(str(tmp_path / "nothing"))
     (tmp_path / "full").mkdir()
@@ -449,7 +449,9 @@ def test_there_and_back_over_an_air_gap(layout: Path, tmp_path: Path) -> None:
         (("oci:LAYOUT", "docker-archive:HERE/a.tar"), 2),
     ],
 )
-def test_sync_that_can_not_be_meant(layout: Path, tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+def test_contradictory_arguments_of_sync_are_refused(
+    layout: Path, tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
     (tmp_path / "x.yaml").write_text("[]")
     meant = [word.replace("LAYOUT", str(layout)).replace("HERE", str(tmp_path)) for word in words]
     done = lamina("sync", *meant, root=tmp_path / "s")

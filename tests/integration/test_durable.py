@@ -56,7 +56,7 @@ def loaded(layout: Path, root: Path) -> Store:
     return store
 
 
-def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is_waited_for(
+def test_only_blobs_and_documents_are_synced_before_the_name(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(str(tmp_path / "s"))
@@ -82,7 +82,7 @@ def test_blobs_and_documents_are_on_the_disk_before_the_name_and_nothing_else_is
     assert waited & derived == set()
 
 
-def test_a_tar_that_is_all_that_is_kept_is_on_the_disk_before_its_name_and_before_the_blob_goes(
+def test_a_tar_that_is_the_only_copy_is_synced_before_the_blob_is_removed(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store.open(str(tmp_path / "s"))
@@ -103,7 +103,7 @@ def test_a_tar_that_is_all_that_is_kept_is_on_the_disk_before_its_name_and_befor
         assert derived.trust_level(store.paths.tar(layer.diff_id)) == derived.ON_DISK
 
 
-def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
+def test_prune_keep_tar_syncs_the_tar_before_it_removes_the_blob(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Unruly(layout) as server:
@@ -118,7 +118,7 @@ def test_prune_keep_tar_waits_for_the_tar_before_the_blob_goes(
     assert derived.trust_level(tar) == derived.ON_DISK
 
 
-def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
+def test_the_blob_is_kept_if_the_tar_can_not_be_synced(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Unruly(layout) as server:
@@ -134,7 +134,7 @@ def test_a_disk_that_fails_to_take_the_tar_keeps_the_blob(
     assert fsck(store) == []
 
 
-def test_a_blob_that_a_pull_brings_back_is_on_the_disk_before_the_pull_says_so(
+def test_a_blob_that_is_fetched_again_is_synced_before_the_pull_ends(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here no document is written after it."""
@@ -178,7 +178,7 @@ def test_a_blob_that_does_not_fit_is_refused_before_a_byte_moves(tmp_path: Path)
     assert os.listdir(store.paths.ingest) == []
 
 
-def test_no_file_stays_open_and_none_is_left_when_a_layer_has_come_in(layout: Path, tmp_path: Path) -> None:
+def test_after_a_layer_is_stored_no_file_is_open_and_no_temporary_file_is_left(layout: Path, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     store = loaded(layout, tmp_path / "s")
     assert len(os.listdir("/proc/self/fd")) == before
@@ -297,7 +297,7 @@ def test_a_tar_of_this_boot_is_not_hashed(layout: Path, tmp_path: Path, monkeypa
         assert stream.read(1)
 
 
-def test_a_note_of_another_file_is_not_believed(layout: Path, tmp_path: Path) -> None:
+def test_a_note_about_another_file_is_not_trusted(layout: Path, tmp_path: Path) -> None:
     store = loaded(layout, tmp_path / "s")
     tar = store.paths.tar(store.stack("app", Platform.host()).layers[0].diff_id)
     data = Path(tar).read_bytes()
@@ -332,7 +332,7 @@ def test_a_later_command_notes_that_the_tar_is_on_the_disk(
     assert (synced, derived.trust_level(tar)) == ([tar], derived.ON_DISK)
 
 
-def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
+def test_a_tar_whose_later_sync_fails_is_removed_with_an_error(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = loaded(layout, tmp_path / "s").stack("app", Platform.host()).layers[0]
@@ -349,7 +349,7 @@ def test_a_later_sync_that_fails_takes_the_tar_away_and_says_so(
         assert Digest.of(stream.read()) == layer.diff_id
 
 
-def test_where_nothing_tells_one_boot_from_another_tars_are_waited_for(
+def test_without_a_boot_id_tars_are_synced_at_once(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lamina.store.derived.boot_id", lambda: "")
@@ -408,7 +408,7 @@ class Cut(BytesBlob):
         (SystemFailure("full"), "registry.example/app", False),
     ],
 )
-def test_a_part_stays_only_where_it_saves_something(
+def test_a_part_file_is_kept_only_if_it_saves_a_download(
     tmp_path: Path, error: Exception, origin: str, kept: bool
 ) -> None:
     tar = make_tar(LAYER)
@@ -427,7 +427,7 @@ def test_a_part_stays_only_where_it_saves_something(
     assert os.listdir(store.paths.ingest) == []
 
 
-def test_a_part_that_became_a_blob_while_its_lock_was_waited_for_is_not_written_to(
+def test_a_part_file_that_became_a_blob_during_the_wait_for_its_lock_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock is had, but the path names another file, or none: look again."""

@@ -60,7 +60,7 @@ def found(root: Path, *words: str) -> Any:
     ]
 
 
-def test_hits_are_told_with_image_layer_and_state(root: Path) -> None:
+def test_each_hit_has_its_image_layer_and_state(root: Path) -> None:
     visible = [
         ("/etc/key.pem", [("base", 1, "visible")]),
         ("/srv/key.pem", [("app", 2, "visible"), ("top", 1, "visible")]),
@@ -79,7 +79,7 @@ def test_hits_are_told_with_image_layer_and_state(root: Path) -> None:
     assert found(root, "nothing") == []
 
 
-def test_attributes_and_contents_are_asked_for(root: Path) -> None:
+def test_files_are_found_by_attributes_and_by_content(root: Path) -> None:
     assert found(root, "--perm", "/6000") == [("/bin/su", [("app", 1, "visible"), ("base", 1, "visible")])]
     assert found(root, "--size", "+1k", "--type", "f", "--in", "app") == [("/bin/su", [("app", 1, "visible")])]
     assert [path for path, _ in found(root, "--type", "d", "--perm", "750", "--in", "app")] == ["/etc"]
@@ -117,7 +117,7 @@ def test_the_library_gives_values(root: Path) -> None:
     assert library.open_store(library.image.load_settings({"root": str(root)}), create=False).find("su").found
 
 
-def test_values_are_made_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hits_become_values_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamina.store.find._MANY_ROWS", 10)
     write_layout(tmp_path / "l", "app", [[(f"f{number:03}", b"%d" % number) for number in range(300)]])
     assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
@@ -173,7 +173,7 @@ def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> No
         ([""], 2, "a pattern has"),
     ],
 )
-def test_what_can_t_be_meant_is_said(root: Path, words: list[str], code: int, says: str) -> None:
+def test_invalid_searches_are_refused(root: Path, words: list[str], code: int, says: str) -> None:
     done = lamina("find", *words, root=root)
     assert (done.returncode, done.stdout) == (code, b"")
     assert says in done.stderr.decode()
@@ -236,7 +236,7 @@ def test_derived_data_is_made_again_and_counted(root: Path) -> None:
     assert found(root, "*.pem") == [("/etc/key.pem", [("base", 1, "visible")])]
 
 
-def test_images_that_are_not_whole_are_named(root: Path) -> None:
+def test_images_that_can_not_be_read_are_listed(root: Path) -> None:
     store = Store.open(str(root), create=False)
     manifest = store.resolve("top")
     os.chmod(store.blobs.path(manifest.digest), 0o644)
@@ -257,7 +257,7 @@ def test_images_that_are_not_whole_are_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("many", "at_hand"), [(1000, 500), (1, 500), (2, 1)])
-def test_places_are_those_of_the_whole_merge(many: int, at_hand: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_agree_with_the_whole_merge(many: int, at_hand: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where entries are made when they are asked for: ``many`` rows of a layer, ``at_hand`` such layers."""
     monkeypatch.setattr("lamina.store.find._MANY_ROWS", many)
     monkeypatch.setattr("lamina.store.find._MANY_OPEN", at_hand)

@@ -94,7 +94,7 @@ def at_point(monkeypatch: pytest.MonkeyPatch, name: str, work: object) -> None:
     monkeypatch.setattr(gc, "point", point)
 
 
-def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
+def test_a_pull_that_ends_between_the_two_marks_of_gc_loses_nothing(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first look finds a manifest that is listed in a root but not written yet: that must not be remembered."""
@@ -123,7 +123,7 @@ def test_a_pull_that_ends_between_the_two_looks_of_gc_loses_nothing(
     assert whole(ours)
 
 
-def test_only_what_was_read_whole_is_remembered(layout: Path, tmp_path: Path) -> None:
+def test_only_complete_documents_are_remembered_between_the_marks(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     manifest, sound = manifest_of(store, "app"), manifest_of(store, "app2").descriptor.digest
     change(store, manifest.config.digest, "lost")
@@ -153,7 +153,7 @@ def test_a_name_that_points_to_no_document_stops_gc(layout: Path, tmp_path: Path
 
 @pytest.mark.parametrize("how", ["cut", "other", "grown", "lost"])
 @pytest.mark.parametrize("part", ["manifest", "config"])
-def test_nothing_is_deleted_while_an_image_is_damaged_but_the_image_can_go(
+def test_nothing_is_deleted_while_an_image_is_damaged_except_that_image(
     layout: Path, tmp_path: Path, part: str, how: str
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
@@ -192,7 +192,7 @@ def test_prune_says_what_it_removed_though_an_image_is_damaged(layout: Path, tmp
     assert caught.value.message.endswith("is damaged")
 
 
-def test_another_name_can_go_beside_a_damaged_image_and_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
+def test_another_name_can_be_removed_beside_a_damaged_image_but_its_bytes_stay(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     change(store, manifest_of(store, "app").config.digest, "cut")
     before = everything(store)
@@ -227,7 +227,7 @@ def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path
 
 
 @pytest.mark.parametrize("how", ["other", "lost"])
-def test_a_containers_manifest_stops_gc_where_it_is_not_whole(layout: Path, tmp_path: Path, how: str) -> None:
+def test_a_damaged_manifest_of_a_container_stops_gc(layout: Path, tmp_path: Path, how: str) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     manifest = manifest_of(store, "app")
     contained(store, manifest.descriptor)
@@ -283,7 +283,7 @@ def test_a_damaged_config_of_what_a_process_works_with_stops_gc(layout: Path, tm
     assert everything(store) == before
 
 
-def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_path: Path) -> None:
+def test_an_image_with_an_invalid_config_keeps_its_blobs_and_does_not_stop_gc(tmp_path: Path) -> None:
     """Pushed to a registry by somebody else: its bytes are whole, and nobody can look into it."""
     store = Store.open(str(tmp_path / "s"))
     config, layer = b'{"some": "thing"}', b"no tar"
@@ -301,7 +301,7 @@ def test_an_image_whose_config_is_none_needs_its_blobs_and_stops_nothing(tmp_pat
     }
 
 
-def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_path: Path) -> None:
+def test_an_index_that_lists_other_things_than_documents_does_not_stop_gc(layout: Path, tmp_path: Path) -> None:
     """A layer, announced as a manifest: whole bytes that are no document need nothing. A child that was never fetched
     and is not here needs nothing either."""
     store = store_with(layout, tmp_path / "s", "app")
@@ -319,7 +319,7 @@ def test_what_an_index_lists_beside_documents_stops_nothing(layout: Path, tmp_pa
     assert list(store.blobs) == []
 
 
-def test_a_blob_that_came_after_the_first_look_stays_until_the_next_gc(
+def test_a_blob_written_after_the_first_mark_stays_until_the_next_gc(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if nothing protects it: the second defence."""
@@ -343,7 +343,7 @@ def test_a_blob_that_came_after_the_first_look_stays_until_the_next_gc(
     assert set(collect(store).deleted) == {late.digest, Digest.of(b"some layer")}
 
 
-def test_ages_are_the_file_systems_and_a_date_in_the_future_is_old(tmp_path: Path) -> None:
+def test_ages_use_the_clock_of_the_file_system_and_a_future_date_counts_as_old(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     file = tmp_path / "s/ingest/file"
     file.touch()
@@ -355,7 +355,9 @@ def test_ages_are_the_file_systems_and_a_date_in_the_future_is_old(tmp_path: Pat
     assert not clock.is_younger(now, 0, now)
 
 
-def test_a_blob_of_the_tick_in_which_gc_began_is_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_of_the_clock_tick_in_which_gc_began_is_not_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store.open(str(tmp_path / "s"))
     blob = Descriptor.of("application/octet-stream", b"x")
     store.blobs.write(blob, b"x")
@@ -423,7 +425,7 @@ def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None
     assert 0 <= before - usage(store).total - done.freed < index
 
 
-def test_a_blob_that_comes_while_gc_lists_them_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blob_written_while_gc_lists_blobs_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(str(tmp_path / "s"))
     late = Descriptor.of("application/octet-stream", b"x")
     before = type(store.blobs).__iter__
@@ -441,7 +443,7 @@ def test_a_blob_that_comes_while_gc_lists_them_is_a_new_one(tmp_path: Path, monk
     assert collect(store).deleted == (late.digest,)
 
 
-def test_derived_data_that_somebody_makes_meanwhile_goes_with_the_next_gc(
+def test_derived_data_made_during_gc_is_deleted_by_the_next_gc(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app")
@@ -486,7 +488,7 @@ def test_a_gc_that_is_killed_leaves_no_document_without_what_it_names(
         assert Digest.of(Path(store.paths.tar(diff_id)).read_bytes()) == diff_id
 
 
-def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> None:
+def test_gc_distinguishes_documents_from_other_blobs(layout: Path, tmp_path: Path) -> None:
     """They go first."""
     store = store_with(layout, tmp_path / "s", "app", "app2")
     manifests = [manifest_of(store, name) for name in ("app", "app2")]
@@ -501,14 +503,14 @@ def test_documents_are_told_from_other_blobs(layout: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_prune_says_which_names_went(layout: Path, tmp_path: Path, dry_run: bool) -> None:
+def test_prune_lists_the_removed_names(layout: Path, tmp_path: Path, dry_run: bool) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     store.untag("docker.io/library/app2:latest")
     assert prune(store, dry_run=dry_run).untagged == ()
     assert prune(store, all=True, dry_run=dry_run).untagged == ("docker.io/library/app:latest",)
 
 
-def test_a_tag_beside_an_rmi_names_nothing_that_is_gone(
+def test_a_tag_beside_an_rmi_never_names_a_deleted_image(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
@@ -537,9 +539,7 @@ def test_nothing_is_rewritten_where_no_name_changes(layout: Path, tmp_path: Path
     assert os.stat(store.paths.index).st_ino == before
 
 
-def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_layer(
-    tmp_path: Path, layout: Path
-) -> None:
+def test_rmi_counts_each_file_once_and_deletes_a_union_with_its_first_layer(tmp_path: Path, layout: Path) -> None:
     """An uncompressed layer's tar is its blob: two names of one file."""
     write_layout(tmp_path / "plain", "plain", [BASE, [("d", os.urandom(100_000))]], compress=False)
     store = store_with(tmp_path / "plain", tmp_path / "s", "plain")
@@ -558,7 +558,7 @@ def test_what_rmi_frees_is_counted_once_a_file_and_a_union_goes_with_its_first_l
     assert len(done.deleted) == len(set(done.deleted))
 
 
-def test_df_tells_what_is_held_from_what_prune_deletes(layout: Path, tmp_path: Path) -> None:
+def test_df_shows_held_bytes_and_bytes_that_prune_deletes(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app", "app2")
     contained(store, store.resolve("app"))
     store.refs.unset(["docker.io/library/app:latest", "docker.io/library/app2:latest"], keep_untagged=False)
@@ -590,7 +590,7 @@ def killed_maker(store: Store) -> Path:
     return Path(done.stdout.strip())
 
 
-def test_temporary_files_of_a_killed_process_go_with_the_next_session_and_with_prune(
+def test_temporary_files_of_a_killed_process_are_removed_by_the_next_session_and_by_prune(
     layout: Path, tmp_path: Path
 ) -> None:
     store = Store.open(str(tmp_path / "s"))
@@ -619,7 +619,7 @@ def test_a_temporary_file_of_a_living_process_stays_whatever_its_date(tmp_path: 
 
 
 @pytest.mark.parametrize(("date", "stays"), [(None, True), (1, False), (2**32, False)])
-def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
+def test_a_part_file_is_kept_for_an_hour_with_a_note_and_removed_by_prune_all(
     tmp_path: Path, date: int | None, stays: bool
 ) -> None:
     store = Store.open(str(tmp_path / "s"))
@@ -646,9 +646,7 @@ def test_a_part_stays_for_an_hour_and_is_said_to_but_goes_with_all(
     assert not part.exists()
 
 
-def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pull_waits_while_prune_removes_its_part_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = Store.open(str(tmp_path / "s")), Store.open(str(tmp_path / "s"))
     data = os.urandom(1 << 20)
     descriptor = Descriptor.of("application/octet-stream", data)
@@ -688,7 +686,7 @@ def test_a_pull_that_wants_a_part_waits_for_the_prune_that_removes_it(
     assert ours.blobs.read(descriptor) == data
 
 
-def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: Path, tmp_path: Path) -> None:
+def test_unknown_files_in_the_directories_of_the_store_are_ignored_and_kept(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     (tmp_path / "precious").write_text("mine")
     strange = []
@@ -711,7 +709,7 @@ def test_strange_things_in_the_stores_directories_stop_nothing_and_stay(layout: 
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_a_temporary_file_of_a_killed_maker_of_the_store_goes(tmp_path: Path) -> None:
+def test_a_temporary_file_left_when_the_store_was_made_is_removed(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     store.roots.create("work")
     for left in (tmp_path / "s/format.0123456789ab.tmp", tmp_path / "s/roots/1-2.0123456789ab.tmp"):
@@ -723,7 +721,9 @@ def test_a_temporary_file_of_a_killed_maker_of_the_store_goes(tmp_path: Path) ->
             assert not left.exists()
 
 
-def test_what_another_user_has_left_stays_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_another_user_are_kept_and_do_not_stop_prune(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store.open(str(tmp_path / "s"))
     left = tmp_path / "s/ingest/x.0123456789ab.tmp"
     left.write_bytes(b"x")
@@ -743,7 +743,7 @@ def test_what_another_user_has_left_stays_and_stops_nothing(tmp_path: Path, monk
     assert left.exists()
 
 
-def test_uploads_of_a_registry_that_runs_stay_for_an_hour_and_others_go_with_all(tmp_path: Path) -> None:
+def test_uploads_of_a_running_registry_are_kept_for_an_hour_and_others_removed_by_prune_all(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     upload = tmp_path / "s/ingest/upload-0"
     upload.write_bytes(b"x")
@@ -764,7 +764,7 @@ def test_uploads_of_a_registry_that_runs_stay_for_an_hour_and_others_go_with_all
 # Who lives
 
 
-def test_a_root_lives_as_long_as_it_is_held_whatever_its_number_and_date_say(layout: Path, tmp_path: Path) -> None:
+def test_a_root_is_alive_while_it_is_locked_whatever_its_pid_and_date(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     top = store.resolve("app").digest
     name = store.roots.create("work")
@@ -784,7 +784,7 @@ def test_a_root_lives_as_long_as_it_is_held_whatever_its_number_and_date_say(lay
     assert len(collect(store).deleted) == 6  # four blobs, two layers
 
 
-def test_what_a_killed_command_had_brought_in_stays_for_an_hour_and_goes_with_all(
+def test_objects_of_a_killed_command_are_kept_for_an_hour_and_removed_by_prune_all(
     layout: Path, tmp_path: Path
 ) -> None:
     store = Store.open(str(tmp_path / "s"))
@@ -804,7 +804,7 @@ def test_what_a_killed_command_had_brought_in_stays_for_an_hour_and_goes_with_al
     assert list(store.blobs) == list(store.layers.diff_ids()) == list(store.roots) == []
 
 
-def test_prune_removes_roots_that_no_longer_count_and_a_dry_run_does_not(tmp_path: Path) -> None:
+def test_prune_removes_ended_roots_and_a_dry_run_does_not(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     names = [store.roots.create("work") for _ in range(3)]
     for name in names[1:]:
@@ -819,7 +819,7 @@ def test_prune_removes_roots_that_no_longer_count_and_a_dry_run_does_not(tmp_pat
     assert [root.name for root in store.roots] == [names[0]]
 
 
-def test_a_file_that_is_gone_before_gc_comes_to_it_frees_nothing(
+def test_a_file_that_disappears_during_gc_frees_no_bytes(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app")
@@ -829,7 +829,7 @@ def test_a_file_that_is_gone_before_gc_comes_to_it_frees_nothing(
     assert remove_images(store, ["app"]).freed == expected
 
 
-def test_a_root_in_the_making_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_that_is_being_written_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lamina.store import roots
 
     store = Store.open(str(tmp_path / "s"))
@@ -891,7 +891,7 @@ def fill(place: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 @pytest.mark.parametrize("has_reserve", [True, False])
-def test_on_a_disk_without_a_free_byte_images_can_go_and_get_names(
+def test_on_a_full_disk_images_can_be_removed_and_named(
     layout: Path, tmp_path: Path, kind: str, has_reserve: bool
 ) -> None:
     with small_disk(tmp_path, kind) as place:
@@ -918,7 +918,7 @@ def test_on_a_disk_without_a_free_byte_images_can_go_and_get_names(
 
 
 @pytest.mark.parametrize("fails", [1, 2])
-def test_what_goes_first_on_a_full_disk(
+def test_on_a_full_disk_unneeded_files_are_deleted_before_indexes(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
     """What can be taken up again goes too, then what nothing needs; indexes only if that is not enough."""

@@ -144,7 +144,7 @@ def test_layers_compressed_otherwise_than_their_type_says(tmp_path: Path, said: 
 
 
 @pytest.mark.parametrize(("said", "real"), [("none", "gzip"), ("gzip", "none"), ("zstd", "gzip")])
-def test_diff_id_is_proved_whatever_the_type_says(tmp_path: Path, said: str, real: str) -> None:
+def test_the_diff_id_is_checked_whatever_the_media_type(tmp_path: Path, said: str, real: str) -> None:
     other = make_tar([("a", b"another")])
     source = layout_of(tmp_path / "l", PACKERS[real](other), TYPES[said])
     with pytest.raises(DigestMismatch):
@@ -173,7 +173,7 @@ def several(directory: Path, platforms: Sequence[str], stated: Sequence[bool]) -
 
 @pytest.mark.parametrize("stated", [(False, False, False), (True, False, False), (False, True, True)])
 @pytest.mark.parametrize("wanted", ["linux/arm64", "linux/s390x", "linux/amd64"])
-def test_entries_without_a_platform_are_told_by_their_configs(
+def test_an_entry_without_a_platform_is_selected_by_its_config(
     tmp_path: Path, stated: tuple[bool, ...], wanted: str
 ) -> None:
     source = several(tmp_path / "l", ["linux/s390x", "linux/arm64", "linux/amd64"], stated)
@@ -186,7 +186,7 @@ def test_entries_without_a_platform_are_told_by_their_configs(
     assert not any(one.problem for one in validate(source, "many", platform=platform))
 
 
-def test_stated_platform_that_fits_needs_no_look(tmp_path: Path) -> None:
+def test_a_matching_stated_platform_needs_no_config(tmp_path: Path) -> None:
     source = several(tmp_path / "l", ["linux/arm64", "linux/amd64"], [False, True])
     asked: list[Descriptor] = []
     manifest = source.manifest
@@ -339,7 +339,7 @@ def test_save_and_load_leave_one_image_with_one_manifest(saved: tuple[Store, Pat
     assert set(store.blobs) == blobs
 
 
-def test_image_that_is_not_whole_is_loaded(saved: tuple[Store, Path]) -> None:
+def test_loading_completes_an_incomplete_image(saved: tuple[Store, Path]) -> None:
     store, archive = saved
     layer = next(iter(store.stack("app", Platform.host()).layers)).descriptor
     Path(store.blobs.path(layer.digest)).unlink()
@@ -363,9 +363,7 @@ def test_name_that_is_an_index_stays_one(tmp_path: Path) -> None:
     assert store.resolve("new").digest == find_manifest(store, before[0], Platform.host(), "app").descriptor.digest
 
 
-def test_save_takes_the_tar_that_is_here(
-    saved: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_uses_the_stored_tar(saved: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, archive = saved
 
     def refuse(descriptor: Descriptor) -> Any:
@@ -382,7 +380,7 @@ def members(archive: Path) -> dict[str, bytes]:
         return {one.name: (tar.extractfile(one) or io.BytesIO()).read() for one in tar if one.isfile()}
 
 
-def test_save_proves_the_tar_that_it_takes(saved: tuple[Store, Path], tmp_path: Path) -> None:
+def test_save_verifies_the_tar_that_it_uses(saved: tuple[Store, Path], tmp_path: Path) -> None:
     store, _ = saved
     tar = Path(store.layers.tar_path(Digest.of(TAR)))
     tar.chmod(0o600)

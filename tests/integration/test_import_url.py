@@ -45,7 +45,7 @@ def test_a_root_file_system_comes_from_a_web_server(tmp_path: Path, pack: Callab
 
 
 @pytest.mark.parametrize("path", ["//a/rootfs.tar", "/a//rootfs.tar", "?a=//b"])
-def test_slashes_more_than_one_are_the_path_s(tmp_path: Path, path: str) -> None:
+def test_several_slashes_in_a_url_are_part_of_the_path(tmp_path: Path, path: str) -> None:
     with Unruly(rule=lambda server, seen: Answer(body=TAR)) as server:
         done = lamina("import", f"http://{server.name}{path}", "base", root=tmp_path / "s")
         assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ BAD = {
         ("/teapot", 8, "418"),
     ],
 )
-def test_what_web_servers_do_instead(tmp_path: Path, path: str, code: int, words: str) -> None:
+def test_unexpected_answers_of_web_servers_are_errors(tmp_path: Path, path: str, code: int, words: str) -> None:
     with Unruly(rule=serving(BAD)) as server:
         url = f"http://{server.name}{path}"
         done = lamina("import", url, "base", root=tmp_path / "s", LAMINA_MAX_LAYER="1000000")
@@ -117,7 +117,7 @@ def test_what_web_servers_do_instead(tmp_path: Path, path: str, code: int, words
     ],
     ids=ascii,
 )
-def test_addresses_that_are_none(tmp_path: Path, url: str, code: int, words: str) -> None:
+def test_invalid_urls_are_refused(tmp_path: Path, url: str, code: int, words: str) -> None:
     done = lamina("import", url.replace("PORT", str(free_port())), "base", root=tmp_path / "s")
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.decode().splitlines()

@@ -144,7 +144,7 @@ EXPECTED = {"blob+tar": {"blob", "tar"}, "blob": {"blob", "seek"}, "tar": {"tar"
 
 
 @pytest.mark.parametrize("keep", KEEPS)
-def test_what_comes_in_is_kept_so_and_reads_the_same(registry: Unruly, tmp_path: Path, keep: str) -> None:
+def test_a_pull_keeps_what_the_setting_says_and_reads_the_same(registry: Unruly, tmp_path: Path, keep: str) -> None:
     store = pulled(registry, tmp_path / "s", keep)
     assert what_is_kept(store) == EXPECTED[keep]
     check_content(store)
@@ -211,7 +211,7 @@ def test_command_line(registry: Unruly, tmp_path: Path, keep: str) -> None:
 
 
 @pytest.mark.parametrize("keep", KEEPS)
-def test_all_derived_data_can_go(registry: Unruly, tmp_path: Path, keep: str) -> None:
+def test_all_derived_data_can_be_deleted(registry: Unruly, tmp_path: Path, keep: str) -> None:
     """Derived is all but a tar whose blob is gone, and the note where that is."""
     store = pulled(registry, tmp_path / "s", keep)
     names = ("index", "seek") if keep == "tar" else ("index", "seek", "tar", "origins")
@@ -228,7 +228,9 @@ def test_all_derived_data_can_go(registry: Unruly, tmp_path: Path, keep: str) ->
 
 @pytest.mark.parametrize("after", KEEPS)
 @pytest.mark.parametrize("before", KEEPS)
-def test_from_one_to_another(registry: Unruly, tmp_path: Path, before: str, after: str) -> None:
+def test_prune_changes_from_each_setting_of_keep_to_each_other(
+    registry: Unruly, tmp_path: Path, before: str, after: str
+) -> None:
     root = tmp_path / "s"
     store = pulled(registry, root, before)
     total = usage(store).total
@@ -257,7 +259,7 @@ def test_from_one_to_another(registry: Unruly, tmp_path: Path, before: str, afte
     check_content(Store.open(str(root)))
 
 
-def test_serve_hands_on_what_is_not_kept(registry: Unruly, tmp_path: Path) -> None:
+def test_serve_passes_on_blobs_that_are_not_kept(registry: Unruly, tmp_path: Path) -> None:
     pulled(registry, tmp_path / "s", "tar")
     with running("serve", "--port", "0", root=tmp_path / "s") as process:
         assert process.stdout is not None
@@ -268,7 +270,7 @@ def test_serve_hands_on_what_is_not_kept(registry: Unruly, tmp_path: Path) -> No
             assert answer.read() == registry.blobs[layer]
 
 
-def test_a_blob_that_no_registry_has_stays(layout: Path, tmp_path: Path) -> None:
+def test_a_blob_that_no_registry_has_is_kept(layout: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     store = loaded(layout, tmp_path / "s", "tar", events)
     assert what_is_kept(store) == {"tar", "blob"}
@@ -284,7 +286,7 @@ def test_a_blob_that_no_registry_has_stays(layout: Path, tmp_path: Path) -> None
     check_content(store)
 
 
-def test_fsck_tells_not_kept_from_lost(registry: Unruly, tmp_path: Path) -> None:
+def test_fsck_distinguishes_not_kept_from_missing(registry: Unruly, tmp_path: Path) -> None:
     store = pulled(registry, tmp_path / "tar", "tar")
     found = fsck(store)
     assert {f.severity for f in found} == {"elsewhere"}
@@ -421,7 +423,7 @@ def test_every_point_is_tested() -> None:
 
 
 @pytest.mark.parametrize("keep", KEEPS)
-def test_gc_takes_nothing_from_who_reads(registry: Unruly, tmp_path: Path, keep: str) -> None:
+def test_a_reader_can_finish_after_its_image_was_removed(registry: Unruly, tmp_path: Path, keep: str) -> None:
     store = pulled(registry, tmp_path / "s", keep)
     stack = store.stack("", Platform.host())
     with stack.open_file(stack.tree().lookup(b"big")) as stream:
@@ -460,7 +462,7 @@ def test_changing_while_others_read_pull_and_collect(registry: Unruly, tmp_path:
     assert problems(store) == []
 
 
-def test_a_tar_that_another_image_lives_on_stays(registry: Unruly, tmp_path: Path) -> None:
+def test_a_tar_that_another_image_needs_is_kept(registry: Unruly, tmp_path: Path) -> None:
     """With keep=tar the same layer under another digest is known by its tar alone: keep=blob must not take that."""
     with Unruly(packed_otherwise(tmp_path / "m")) as other:
         store = pulled(registry, tmp_path / "s", "blob+tar")
@@ -537,7 +539,7 @@ def test_without_libz_files_are_read_from_the_start(
     assert fsck(store) == []
 
 
-def test_a_mount_makes_the_tar_and_prune_takes_it_when_nobody_has_it(layout: Path, tmp_path: Path) -> None:
+def test_a_mount_makes_the_tar_and_prune_removes_it_after_the_unmount(layout: Path, tmp_path: Path) -> None:
     require_root()
     root, target = tmp_path / "s", tmp_path / "mnt"
     store = loaded(layout, root, "blob")
@@ -567,7 +569,7 @@ def test_the_setting(tmp_path: Path) -> None:
         Settings.load(environ={"LAMINA_KEEP": "all", "HOME": str(tmp_path)}, system_file=str(tmp_path / "none"))
 
 
-def test_plan_says_what_the_disk_grows_by(registry: Unruly, tmp_path: Path) -> None:
+def test_plan_shows_the_growth_of_the_store(registry: Unruly, tmp_path: Path) -> None:
     found = {}
     for keep in KEEPS:
         done = lamina("plan", "pull", "--format", "json", registry.image, root=tmp_path / "s", LAMINA_KEEP=keep)
@@ -598,7 +600,7 @@ def test_another_compression_of_a_layer_is_fetched_and_not_inflated_again(
     }
 
 
-def test_a_doubtful_tar_does_not_stand_for_a_layer(registry: Unruly, tmp_path: Path) -> None:
+def test_a_doubtful_tar_is_verified_before_it_replaces_a_fetch(registry: Unruly, tmp_path: Path) -> None:
     """The blob is gone and the tar is of before a crash, with other bytes: the pull brings both anew."""
     store = pulled(registry, tmp_path / "s", "blob+tar")
     layer = store.stack("", Platform.host()).layers[0]
@@ -614,7 +616,7 @@ def test_a_doubtful_tar_does_not_stand_for_a_layer(registry: Unruly, tmp_path: P
     assert fsck(store) == []
 
 
-def test_a_tar_that_is_gone_is_made_by_the_next_pull_from_its_blob(registry: Unruly, tmp_path: Path) -> None:
+def test_the_next_pull_makes_a_missing_tar_from_its_blob(registry: Unruly, tmp_path: Path) -> None:
     store = pulled(registry, tmp_path / "s", "blob+tar")
     layer = store.stack("", Platform.host()).layers[0]
     Path(store.paths.tar(layer.diff_id)).unlink()

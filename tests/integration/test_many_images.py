@@ -83,7 +83,7 @@ def check_whole(store: Store) -> None:
                 assert Digest.of(stream.read()) == layer.diff_id
 
 
-def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
+def test_blobs_are_synced_before_they_are_moved_and_moved_before_the_names(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
@@ -110,7 +110,7 @@ def test_blobs_are_on_the_disk_before_their_places_and_these_before_the_names(
 
 
 @pytest.mark.parametrize("limit", ["of its own", "of the process"])
-def test_files_that_wait_are_few_and_images_of_more_come_in(
+def test_the_number_of_waiting_files_is_limited_and_larger_images_are_stored(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     if limit == "of its own":
@@ -124,7 +124,7 @@ def test_files_that_wait_are_few_and_images_of_more_come_in(
     check_whole(store)
 
 
-def test_names_are_given_as_time_passes(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_written_from_time_to_time(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "EVERY", 0.0)
     monkeypatch.setattr(batch, "_SHARE", 0)
     seen: list[list[str]] = []
@@ -137,7 +137,7 @@ def test_names_are_given_as_time_passes(layout: Path, store: Store, monkeypatch:
     assert seen == [NAMES[: count + 1] for count in range(len(NAMES))]
 
 
-def test_a_large_blob_waits_for_none(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_blob_does_not_join_the_batch(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "SMALL", 0)
     load(layout, store)
     assert named(store) == NAMES
@@ -145,7 +145,7 @@ def test_a_large_blob_waits_for_none(layout: Path, store: Store, monkeypatch: py
 
 
 @pytest.mark.parametrize("keep", ["blob", "tar"])
-def test_what_is_kept_of_a_layer_is_kept_of_many(layout: Path, tmp_path: Path, keep: str) -> None:
+def test_a_batch_keeps_of_each_layer_what_the_setting_says(layout: Path, tmp_path: Path, keep: str) -> None:
     store = Store.open(str(tmp_path / "s"), keep=keep)
     with Unruly(layout, NAMES[0]) as server:
         name = server.image
@@ -195,7 +195,7 @@ def test_where_there_are_no_hard_links_a_tar_beside_its_blob_is_not_noted_as_syn
     check_whole(store)
 
 
-def test_images_get_their_names_where_a_note_about_a_tar_can_not_be_written(
+def test_images_are_named_even_if_a_note_about_a_tar_can_not_be_written(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk without free inodes, for one."""
@@ -244,7 +244,7 @@ def test_images_before_an_interrupt_are_named(layout: Path, store: Store, error:
 
 
 @pytest.mark.parametrize("what", ["a file", "a directory"])
-def test_what_the_disk_did_not_take_gets_no_name_and_is_not_asked_for_again(
+def test_images_that_could_not_be_synced_get_no_name(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A second fsync of a file says nothing of what the first has lost."""
@@ -272,7 +272,7 @@ def test_what_the_disk_did_not_take_gets_no_name_and_is_not_asked_for_again(
     check_whole(store)
 
 
-def test_an_image_that_can_not_be_named_leaves_those_before_it_named(layout: Path, store: Store) -> None:
+def test_names_before_one_of_a_missing_document_are_written(layout: Path, store: Store) -> None:
     first, second = (LayoutReader(str(layout)).resolve(name) for name in NAMES[:2])
     nowhere = Descriptor(first.media_type, Digest.of(b"nowhere"), 7)
     load(layout, store, NAMES[:2])
@@ -284,7 +284,7 @@ def test_an_image_that_can_not_be_named_leaves_those_before_it_named(layout: Pat
     assert named(store) == [*NAMES[:2], "a"]
 
 
-def test_of_a_name_that_comes_twice_the_last_counts_and_the_first_stays_untagged(layout: Path, store: Store) -> None:
+def test_if_a_name_occurs_twice_the_last_image_gets_it(layout: Path, store: Store) -> None:
     load(layout, store, ["app0"])
     copy(LayoutReader(str(layout)), store, [("app1", "x"), ("app2", "app0"), ("app2", "x"), ("app1", "app0")])
     tops = {name: LayoutReader(str(layout)).resolve(name).digest for name in NAMES}
@@ -304,7 +304,7 @@ def test_processes_that_bring_in_the_same_images_lose_nothing(layout: Path, stor
     check_whole(store)
 
 
-def test_a_blob_that_waits_is_read_and_its_layer_is_made_of_it(store: Store) -> None:
+def test_a_waiting_blob_can_be_read_and_its_layer_made(store: Store) -> None:
     tar = make_tar([("file", b"x")])
     data = gzip.compress(tar)
     descriptor, diff_id = Descriptor.of(OCI_LAYER_GZIP, data), Digest.of(tar)
@@ -320,7 +320,7 @@ def test_a_blob_that_waits_is_read_and_its_layer_is_made_of_it(store: Store) -> 
     assert Path(store.paths.tar(diff_id)).read_bytes() == tar
 
 
-def test_a_directory_that_a_kill_left_in_ingest_goes_and_one_that_is_held_stays(layout: Path, store: Store) -> None:
+def test_a_batch_directory_of_a_killed_process_is_removed_and_a_locked_one_kept(layout: Path, store: Store) -> None:
     left = Path(store.paths.ingest, f"many.{'0' * 12}.tmp")
     left.mkdir()
     (left / "1-x").write_bytes(b"x" * 5000)
@@ -394,7 +394,7 @@ def test_names_of_a_docker_archive_are_found_as_written_as_docker_reads_them_and
         reader.resolve("old/app20:1")
 
 
-def test_an_image_of_a_registry_has_its_name_before_the_next_one_is_asked_for(layout: Path, store: Store) -> None:
+def test_an_image_from_a_registry_is_named_before_the_next_one_is_requested(layout: Path, store: Store) -> None:
     """The next one may take minutes."""
     seen: list[list[str]] = []
 
@@ -408,7 +408,7 @@ def test_an_image_of_a_registry_has_its_name_before_the_next_one_is_asked_for(la
     assert seen == [["one"], ["one", "two"]]
 
 
-def test_images_that_wait_are_named_before_a_large_layer_moves(
+def test_waiting_images_are_named_before_a_large_layer_is_copied(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[str]] = {}
@@ -446,14 +446,14 @@ def test_sync_that_keeps_going_names_all_but_the_damaged_image(damaged: Path, tm
     check_whole(store)
 
 
-def test_sync_that_keeps_going_says_in_silence_too_what_it_left_out(damaged: Path, tmp_path: Path) -> None:
+def test_sync_keep_going_warns_about_what_it_left_out_even_if_quiet(damaged: Path, tmp_path: Path) -> None:
     done = lamina("sync", f"oci:{damaged}", "--keep-going", "-q", root=tmp_path / "s")
     assert (done.returncode, done.stdout) == (1, b"")
     (line,) = done.stderr.decode().splitlines()
     assert re.match(rf"lamina: warning: docker.io/library/{NAMES[3]}:latest was left out: blob sha256:", line)
 
 
-def test_what_comes_after_the_disk_failed_is_refused(
+def test_after_a_failed_sync_a_batch_refuses_further_images(
     layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `sync --keep-going` the next image begins all the same."""
@@ -472,9 +472,7 @@ def test_what_comes_after_the_disk_failed_is_refused(
     assert os.listdir(store.paths.ingest) == []
 
 
-def test_fsck_reads_where_blobs_are_to_be_had_once(
-    layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fsck_reads_the_origins_of_blobs_once(layout: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for each image: that is a file of each layer."""
     load(layout, store)
     asked: list[int] = []

@@ -9,7 +9,7 @@ import power_cut
 from support import require_root, require_tool, rounds
 
 
-def test_no_image_is_lost_or_wrong_after_a_power_cut(tmp_path: Path) -> None:
+def test_after_a_power_cut_no_named_image_is_lost_or_damaged(tmp_path: Path) -> None:
     require_root()
     require_tool("mkfs.xfs", "mkfs.ext4", "losetup", "unshare")
     seed = random.randrange(1 << 30)

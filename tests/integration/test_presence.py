@@ -49,7 +49,7 @@ def lose(store: Store, layer: StoredLayer) -> None:
         os.unlink(path)
 
 
-def test_only_here_is_true() -> None:
+def test_only_presence_here_is_true() -> None:
     assert HERE
     assert not ABSENT
     assert not elsewhere(ORIGIN)

@@ -55,7 +55,7 @@ ASKED = [one for one in ASKED if one[0] not in LARGE or where(one[0])]
 
 
 @pytest.mark.parametrize(("program", "question", "name", "answer"), ASKED, ids=[one[0] for one in ASKED])
-def test_a_program_is_told_by_the_version_that_it_says_itself(
+def test_the_version_of_a_program_is_the_one_that_it_prints(
     program: str, question: str, name: str, answer: str
 ) -> None:
     found = where(program)

@@ -59,7 +59,7 @@ def patches(server: Unruly) -> list[Seen]:
     return server.requests("PATCH", "/uploads/")
 
 
-def test_plain_push_then_nothing_to_do(layout: Path) -> None:
+def test_a_second_push_sends_nothing(layout: Path) -> None:
     with Unruly() as server:
         give(layout, server)
         check_there(layout, server)
@@ -74,7 +74,7 @@ def test_plain_push_then_nothing_to_do(layout: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 100_000, SIZE - 1])
-def test_cut_upload_goes_on_from_what_the_registry_has(layout: Path, at: int) -> None:
+def test_a_cut_upload_resumes_after_the_bytes_that_the_registry_has(layout: Path, at: int) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(cut=at) if seen.method == "PATCH" and len(patches(server)) == 1 else None
 
@@ -89,7 +89,7 @@ def test_cut_upload_goes_on_from_what_the_registry_has(layout: Path, at: int) ->
             assert sent[1].headers["content-range"].startswith(f"{at}-")
 
 
-def test_cut_again_and_again_without_progress(layout: Path) -> None:
+def test_an_upload_cut_repeatedly_without_progress_is_an_error(layout: Path) -> None:
     with Unruly(rule=lambda server, seen: Answer(cut=0) if seen.method == "PATCH" else None) as server:
         with pytest.raises(RemoteFailure):
             give(layout, server)
@@ -111,14 +111,14 @@ def test_413_falls_back_to_chunks(layout: Path) -> None:
         assert [headers["content-range"].partition("-")[0] for headers in taken] == ["0", "1048576", "2097152"]
 
 
-def test_proxy_that_takes_nothing(layout: Path) -> None:
+def test_a_proxy_that_accepts_no_chunk_is_an_error(layout: Path) -> None:
     with Unruly(rule=lambda server, seen: Answer(413) if seen.method == "PATCH" else None) as server:
         with pytest.raises(RemoteFailure, match="does not accept 1048576 bytes in one request"):
             give(layout, server)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_what_passes_is_tried_again(layout: Path, status: int) -> None:
+def test_temporary_errors_are_retried(layout: Path, status: int) -> None:
     counts: dict[str, int] = {}
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -157,7 +157,7 @@ def test_rate_limit_of_an_hour_is_not_waited_for(layout: Path) -> None:
         assert len(patches(server)) == 1
 
 
-def test_416_asks_where_to_go_on(layout: Path) -> None:
+def test_after_a_416_the_upload_asks_for_the_offset(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method != "PATCH":
             return None
@@ -171,7 +171,7 @@ def test_416_asks_where_to_go_on(layout: Path) -> None:
         assert patches(server)[2].headers["content-range"].startswith("500000-")
 
 
-def test_session_that_is_gone_begins_anew(layout: Path) -> None:
+def test_an_upload_restarts_if_its_session_is_unknown(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method == "PATCH" and len(patches(server)) == 1:
             server.uploads.clear()
@@ -183,7 +183,7 @@ def test_session_that_is_gone_begins_anew(layout: Path) -> None:
         check_there(layout, server)
 
 
-def test_lost_answer_to_the_last_put_is_no_failure(layout: Path) -> None:
+def test_a_lost_answer_to_the_last_put_is_not_an_error(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method == "PUT" and "digest=" in seen.path and int(seen.headers["content-length"]) == 0:
             ident = seen.path.partition("?")[0].rpartition("/")[2]
@@ -197,7 +197,7 @@ def test_lost_answer_to_the_last_put_is_no_failure(layout: Path) -> None:
         check_there(layout, server)
 
 
-def test_registry_that_finds_another_digest(layout: Path) -> None:
+def test_a_registry_that_rejects_the_digest_is_an_error(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method == "PUT" and "digest=" in seen.path:
             return Answer(400, {}, b'{"errors":[{"code":"DIGEST_INVALID","message":"no"}]}')
@@ -207,7 +207,7 @@ def test_registry_that_finds_another_digest(layout: Path) -> None:
         give(layout, server)
 
 
-def test_damaged_source_is_found_here(tmp_path: Path) -> None:
+def test_a_damaged_local_blob_is_reported_as_such(tmp_path: Path) -> None:
     write_layout(tmp_path, "app", [[("a", random.Random(4).randbytes(SIZE))]])
     large = max((tmp_path / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(large.read_bytes())
@@ -261,7 +261,7 @@ def test_mount_from_another_repository_and_what_is_refused(layout: Path) -> None
         assert len(mounts) == 3
 
 
-def test_upload_that_is_sent_elsewhere_has_no_credential_of_ours(layout: Path) -> None:
+def test_an_upload_redirected_to_another_host_has_no_credential(layout: Path) -> None:
     with Unruly() as other:
 
         def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -281,7 +281,7 @@ def test_upload_that_is_sent_elsewhere_has_no_credential_of_ours(layout: Path) -
 
 
 @pytest.mark.parametrize("location", ["ftp://x/y", "http://u:p@127.0.0.1/x", "https://[::1", "http://x:99999/", None])
-def test_upload_at_no_place(layout: Path, location: str | None) -> None:
+def test_an_upload_without_a_valid_location_is_an_error(layout: Path, location: str | None) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(202, {"Location": location} if location else {}) if seen.method == "POST" else None
 
@@ -295,7 +295,7 @@ def test_refused_push(layout: Path) -> None:
             give(layout, server)
 
 
-def test_manifest_that_the_registry_does_not_take(layout: Path) -> None:
+def test_a_rejected_manifest_is_an_error(layout: Path) -> None:
     body = b'{"errors":[{"code":"MANIFEST_INVALID","message":"no thanks"}]}'
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -334,7 +334,7 @@ def test_referrers_without_the_api_are_kept_by_tag() -> None:
         ]
 
 
-def test_two_pushes_of_one_image_have_a_session_each(tmp_path: Path) -> None:
+def test_two_pushes_of_one_image_use_separate_uploads(tmp_path: Path) -> None:
     layout, root = tmp_path / "l", tmp_path / "s"
     write_layout(layout, "app", [[("a", random.Random(6).randbytes(SIZE))]])
     assert lamina("load", "-i", str(layout), root=root).returncode == 0
@@ -358,7 +358,7 @@ def test_two_pushes_of_one_image_have_a_session_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_killed_push_goes_on_where_it_stopped(tmp_path: Path, number: int) -> None:
+def test_a_killed_push_resumes_where_it_stopped(tmp_path: Path, number: int) -> None:
     size = 60_000_000  # more than the buffers between the two hold
     layout, root = tmp_path / "l", tmp_path / "s"
     write_layout(layout, "app", [[("a", random.Random(5).randbytes(size))]], compress=False)

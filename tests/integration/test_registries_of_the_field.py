@@ -77,7 +77,7 @@ def test_push_where_head_is_refused(layout: Path, status: int) -> None:
         assert "1" in server.manifests
 
 
-def test_refusal_of_get_stands(layout: Path) -> None:
+def test_a_refused_get_is_an_error(layout: Path) -> None:
     with Unruly(layout, rule=lambda server, seen: Answer(403) if "/manifests/" in seen.path else None) as server:
         with pytest.raises(AccessDenied):
             repository(server).head(server.image)
@@ -115,7 +115,7 @@ def bare_deflate(data: bytes) -> bytes:
     ],
 )
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/", "/tags/"])
-def test_content_encoding_is_undone(layout: Path, tmp_path: Path, coding: str, pack: object, part: str) -> None:
+def test_a_content_encoding_is_decoded(layout: Path, tmp_path: Path, coding: str, pack: object, part: str) -> None:
     with Unruly(layout, rule=encoded(coding, pack, part)) as server:
         remote = repository(server)
         store = Store.open(str(tmp_path / "s"))
@@ -126,13 +126,13 @@ def test_content_encoding_is_undone(layout: Path, tmp_path: Path, coding: str, p
             assert list(remote.tags()) == ["1", "2"]
 
 
-def test_content_encoding_that_only_labels_the_blob(layout: Path, tmp_path: Path) -> None:
+def test_a_content_encoding_that_only_names_the_blobs_compression_is_ignored(layout: Path, tmp_path: Path) -> None:
     """Some file servers take a .tar.gz for an encoded tar."""
     with Unruly(layout, rule=encoded("gzip", bytes, "/blobs/")) as server:
         copy(repository(server), Store.open(str(tmp_path / "s")), [(server.image, "app")])
 
 
-def test_encoded_blob_goes_on_after_a_cut(layout: Path, tmp_path: Path) -> None:
+def test_an_encoded_blob_resumes_after_a_cut(layout: Path, tmp_path: Path) -> None:
     cuts = [1]
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -171,7 +171,7 @@ def test_mirror_whose_answers_are_encoded_otherwise_is_passed_over(layout: Path,
         assert home.requests(part=part)
 
 
-def test_error_whose_words_are_encoded_is_still_that_error(layout: Path) -> None:
+def test_an_encoded_error_body_is_decoded(layout: Path) -> None:
     missing = Answer(404, {"Content-Encoding": "br"}, b"\x0b\x02\x80")
     with Unruly(layout, rule=lambda server, seen: missing if "/manifests/" in seen.path else None) as server:
         with pytest.raises(NotFound):
@@ -181,13 +181,13 @@ def test_error_whose_words_are_encoded_is_still_that_error(layout: Path) -> None
 @pytest.mark.parametrize(
     "body", [b"x", zlib.compress(b"{}")[:-3], zlib.compress(b"{}") + b"more", b"\x78\x9c" + b"\xff" * 50]
 )
-def test_damaged_deflate_data_are_no_document(layout: Path, body: bytes) -> None:
+def test_damaged_deflate_data_is_an_error(layout: Path, body: bytes) -> None:
     with Unruly(layout, rule=encoded("deflate", lambda _: body, "/manifests/")) as server:
         with pytest.raises(RemoteFailure, match="deflate"):
             repository(server, attempts=1).resolve(server.image)
 
 
-def test_encodings_that_are_bombs(layout: Path) -> None:
+def test_decompression_bombs_in_encodings_are_refused(layout: Path) -> None:
     inflated = zlib.compress(bytes(64 << 20), 9)
     with (
         Unruly(layout, rule=encoded("deflate", lambda body: inflated, "/manifests/")) as server,
@@ -240,7 +240,7 @@ def test_signed_redirect_is_sent_byte_for_byte(layout: Path, tmp_path: Path, pat
         assert [seen.path for seen in storage.seen] == [f"{path}?{query}"]
 
 
-def test_page_of_a_registry_behind_a_proxy_is_asked_of_the_proxy() -> None:
+def test_the_next_page_is_requested_from_the_proxy_of_the_registry() -> None:
     """It names itself as it is known inside."""
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -256,7 +256,7 @@ def test_page_of_a_registry_behind_a_proxy_is_asked_of_the_proxy() -> None:
 
 
 @pytest.mark.parametrize("link", ["</v2/app/tags/list", "<" * 60_000, ";;;"])
-def test_list_is_never_cut_short_in_silence(link: str) -> None:
+def test_an_incomplete_list_is_an_error(link: str) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(200, {"Link": link}, b'{"tags":["a"]}') if "/tags/" in seen.path else None
 
@@ -264,7 +264,7 @@ def test_list_is_never_cut_short_in_silence(link: str) -> None:
         list(repository(server).tags())
 
 
-def test_list_of_pages_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_list_of_pages_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page is another one, and all of them are large."""
     monkeypatch.setattr("lamina.remote.list.MAX_BYTES", 1 << 20)
     page = json.dumps({"tags": [f"{number:0>100}" for number in range(1000)]}).encode()

@@ -69,7 +69,7 @@ def test_pages_are_followed_by_their_link(absolute: bool) -> None:
 
 
 @pytest.mark.parametrize("link", ["</v2/app/tags/list>", "<http://192.0.2.1/v2/app/tags/list>", "<https://[::1>"])
-def test_pages_that_lead_in_circles_or_away(link: str) -> None:
+def test_pages_that_loop_or_lead_to_another_host_are_errors(link: str) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(200, {"Link": f'{link}; rel="next"'}, b'{"tags": ["a"]}') if "/tags/" in seen.path else None
 
@@ -99,7 +99,7 @@ def test_digest_is_a_head_alone(layout: Path) -> None:
         assert len(server.requests("GET", "/manifests/")) == 1
 
 
-def test_stated_digest_is_proved(layout: Path) -> None:
+def test_a_stated_digest_is_verified(layout: Path) -> None:
     algorithm = ["sha256"]
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -116,7 +116,7 @@ def test_stated_digest_is_proved(layout: Path) -> None:
         assert repository(server).resolve(server.image).digest.algorithm == "sha512"
 
 
-def test_mount_asks_for_both_scopes_and_a_202_goes_on(layout: Path) -> None:
+def test_a_mount_requests_both_scopes_and_a_202_continues_as_an_upload(layout: Path) -> None:
     scopes: list[str] = []
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -165,7 +165,7 @@ def test_least_chunk_of_the_registry_is_kept(layout: Path) -> None:
         assert sizes[0] == least
 
 
-def test_bad_bytes_of_ours_end_the_session_there(tmp_path: Path) -> None:
+def test_a_damaged_local_blob_cancels_the_upload(tmp_path: Path) -> None:
     write_layout(tmp_path, "app", [[("a", random.Random(4).randbytes(2_000_000))]])
     large = max((tmp_path / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(large.read_bytes())
@@ -265,7 +265,7 @@ def test_proxy_of_the_environment_is_asked_and_loopback_is_not(layout: Path, tmp
 @pytest.mark.parametrize(
     "place", ["host:SECRET", "[::1", "", ":3128", "127.0.0.1:99999", "me:SECRET@host:80:90", "me:SECRET@"]
 )
-def test_proxy_that_is_no_address(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_an_invalid_proxy_url_is_an_error(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{place}")
     with pytest.raises(UsageError, match="HTTPS_PROXY") as raised:
         Client("registry.invalid", Access()).request("GET", "/v2/")
@@ -310,7 +310,7 @@ def test_socks_proxy_is_gone_through_and_resolves_names(
         ("socks5://127.0.0.1:1", None, "the proxy fails: Connection refused"),
     ],
 )
-def test_failures_of_a_socks_proxy_are_told_as_its_own(
+def test_failures_of_a_socks_proxy_name_the_proxy(
     monkeypatch: pytest.MonkeyPatch, address: str, login: tuple[str, str] | None, said: str
 ) -> None:
     pytest.importorskip("socks")
@@ -405,7 +405,7 @@ def test_end_of_an_upload_is_tried_again(size: int, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])
-def test_mount_that_is_not_done_is_sent(status: int) -> None:
+def test_a_blob_that_can_not_be_mounted_is_sent(status: int) -> None:
     body = b'{"errors":[{"code":"UNSUPPORTED","message":"no"}]}'
     with Unruly(rule=lambda server, seen: Answer(status, {}, body) if "mount=" in seen.path else None) as server:
         descriptor, blob = blob_of(1000)
@@ -416,7 +416,7 @@ def test_mount_that_is_not_done_is_sent(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 500, 501])
-def test_noted_session_that_is_no_good_is_forgotten(tmp_path: Path, status: int) -> None:
+def test_a_recorded_upload_that_is_unknown_is_forgotten(tmp_path: Path, status: int) -> None:
     store = Store.open(str(tmp_path))
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -444,7 +444,7 @@ def test_first_answer_of_a_blob_that_can_not_be_used(layout: Path) -> None:
             ).open().read()
 
 
-def test_lists_that_are_none(layout: Path) -> None:
+def test_answers_that_are_not_lists_are_errors(layout: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if "/referrers/" in seen.path:
             return Answer(200, {}, b'{"schemaVersion":2,"manifests":5}')
@@ -494,7 +494,7 @@ def test_index_that_calls_a_layer_a_manifest_does_not_have_it_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize("header", ["Retry-After", "OCI-Chunk-Min-Length", "Content-Length"])
-def test_digits_that_are_none(layout: Path, header: str) -> None:
+def test_invalid_numbers_in_headers_are_ignored(layout: Path, header: str) -> None:
     """str.isdigit takes a superscript, int does not."""
 
     def rule(server: Unruly, seen: Seen) -> Answer | None:
@@ -524,7 +524,7 @@ def test_bad_addresses_have_an_answer(layout: Path, path: str) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_others_write_while_a_server_does(layout: Path, tmp_path: Path) -> None:
+def test_other_processes_can_write_while_a_server_runs(layout: Path, tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     with RegistryServer(store, writable=True):
         thread = threading.Thread(target=copy, args=(LayoutReader(str(layout)), store, [("app", "app")]), daemon=True)

@@ -73,12 +73,12 @@ def test_a_root_whose_first_line_is_damaged_protects_what_it_lists(store: Store,
     assert store.roots.protected() == {ONE}
 
 
-def test_a_root_that_nobody_holds_is_dead_though_the_process_that_it_names_lives(store: Store) -> None:
+def test_a_root_without_a_lock_has_ended_even_if_its_pid_exists(store: Store) -> None:
     assert not written(store, head()).alive
     assert written(store, head()).pid == os.getpid()
 
 
-def test_a_root_of_an_older_lamina_which_held_none_lives_as_long_as_its_process(store: Store) -> None:
+def test_a_root_of_an_older_lamina_is_alive_while_its_process_is(store: Store) -> None:
     assert written(store, head(held=False)).alive
     assert not written(store, head(held=False, started="1")).alive
     assert not written(store, head(held=False, boot="another")).alive
@@ -105,7 +105,7 @@ def test_what_is_mounted_while_the_roots_are_read_is_alive(store: Store, monkeyp
     assert next(reading).alive
 
 
-def test_a_root_counts_while_it_is_held_or_for_the_grace_time(store: Store) -> None:
+def test_a_root_is_effective_while_locked_and_for_the_grace_time(store: Store) -> None:
     name = store.roots.create("work")
     store.roots.extend(name, [ONE])
     other = store.roots.create("other")
@@ -150,7 +150,7 @@ def test_a_root_that_cant_be_written_leaves_nothing_and_no_lock(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_is_being_made_is_skipped_and_what_comes_after_it_is_not(store: Store) -> None:
+def test_a_root_that_is_being_written_is_skipped(store: Store) -> None:
     for name in ("0.0123456789ab.tmp", "1.held"):
         Path(store.paths.roots, name).write_bytes(b"")
     os.mkdir(Path(store.paths.roots, "2"))
@@ -158,13 +158,13 @@ def test_what_is_being_made_is_skipped_and_what_comes_after_it_is_not(store: Sto
     assert [root.name for root in store.roots] == [name]
 
 
-def test_what_follows_a_line_about_the_view_or_a_torn_one_counts(store: Store) -> None:
+def test_digests_after_a_view_line_or_a_torn_line_are_read(store: Store) -> None:
     path = Path(store.paths.roots, "1-a")
     path.write_bytes(head() + f"\nview erofs\n{ONE}\nsha256:torn\n{TWO}\n".encode())
     assert [(root.view, root.digests) for root in store.roots] == [("erofs", {ONE, TWO})]
 
 
-def test_a_root_that_goes_while_they_are_read_is_skipped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_that_is_removed_during_the_listing_is_skipped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     name = store.roots.create("work")
     before = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: ["0-gone", *before(path)])
@@ -223,7 +223,7 @@ def test_a_pin_keeps_its_objects_without_a_process_until_it_is_removed(store: St
         (None, 1000 * DAY, False, True),
     ],
 )
-def test_a_pin_counts_while_it_is_used_often_enough(
+def test_a_pin_is_effective_while_it_is_used_in_time(
     store: Store, lasts: float | None, age: float, used: bool, counts: bool
 ) -> None:
     store.roots.pin("cache", "build cache", [ONE], lasts=lasts)
@@ -247,14 +247,14 @@ def test_a_pin_that_is_made_again_lists_only_what_it_is_given(store: Store) -> N
 
 
 @pytest.mark.parametrize("name", ["", "../x", "A", "a.b", "-a", "a/b", "x" * 101])
-def test_a_strange_name_of_a_pin_is_refused(store: Store, name: str) -> None:
+def test_an_invalid_name_for_a_pin_is_refused(store: Store, name: str) -> None:
     for ask in (store.roots.use, store.roots.unpin, lambda name: store.roots.pin(name, "test", [])):
         with pytest.raises(UsageError, match="name for a pin"):
             ask(name)
     assert list(store.roots) == []
 
 
-def test_what_calls_itself_a_pin_under_another_name_is_none(store: Store) -> None:
+def test_a_pin_whose_file_has_another_name_is_not_a_pin(store: Store) -> None:
     root = written(store, head(pid=0, held=False, pin="cache"))
     assert (root.pin, root.alive) == ("", False)
 

@@ -109,7 +109,7 @@ def test_reading(server: RegistryServer, store: Store) -> None:
         ("PUT", "/v2/", 405),
     ],
 )
-def test_what_is_refused(server: RegistryServer, method: str, path: str, status: int) -> None:
+def test_invalid_requests_are_refused(server: RegistryServer, method: str, path: str, status: int) -> None:
     found, _, body = ask(server, method, path)
     assert found == status
     assert json.loads(body)["errors"][0]["code"]
@@ -270,7 +270,9 @@ def test_gc_leaves_what_was_uploaded_but_not_named(writable: RegistryServer, tmp
     assert ask(writable, "HEAD", f"/v2/new/app/blobs/{digest}")[0] == 200
 
 
-def test_gc_takes_what_had_a_name_while_the_server_goes_on(writable: RegistryServer, tmp_path: Path) -> None:
+def test_gc_deletes_images_that_lost_their_name_while_the_server_runs(
+    writable: RegistryServer, tmp_path: Path
+) -> None:
     """A name protects what was pushed; the server itself protects only what waits for one, also for somebody else."""
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
     store = Store.open(str(tmp_path / "w"))
@@ -303,7 +305,7 @@ def test_a_push_that_has_its_name_succeeds_where_the_root_cant_be_renewed(
     assert len(root.digests) == 3
 
 
-def test_only_loopback_and_only_what_can_be_written(store: Store, tmp_path: Path) -> None:
+def test_only_loopback_addresses_and_only_a_writable_place_with_writable(store: Store, tmp_path: Path) -> None:
     for host in ("0.0.0.0", "192.0.2.1", "example.com", "::"):
         with pytest.raises(UsageError, match="loopback"):
             RegistryServer(store, host=host)
@@ -321,7 +323,7 @@ def test_a_layout_can_be_served(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_command_line_ends_at_once_with_a_client_on_it(store: Store, tmp_path: Path, number: int) -> None:
+def test_the_command_ends_at_once_with_an_open_connection(store: Store, tmp_path: Path, number: int) -> None:
     with running("serve", "--port", "0", root=tmp_path / "s") as process:
         assert process.stdout is not None
         line = process.stdout.readline().decode()

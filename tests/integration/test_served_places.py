@@ -145,7 +145,7 @@ def repository(server: RegistryServer) -> Repository:
     return Repository(f"{server.name}/app", Access(first_wait=0.001), Registries())
 
 
-def test_a_place_that_is_no_directory_takes_a_push_and_gives_it_again(tmp_path: Path) -> None:
+def test_a_place_in_memory_can_be_pushed_to_and_pulled_from(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", LAYERS)
     place = Objects()
     with RegistryServer(place, writable=True) as server:  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_uploads_are_kept_for_a_server_that_runs(tmp_path: Path) -> None:
     assert list(store.roots) == []
 
 
-def test_a_place_that_only_gives_is_not_written_to(tmp_path: Path) -> None:
+def test_a_read_only_place_refuses_pushes(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", LAYERS)
     with pytest.raises(UsageError, match="can't be written to"):
         RegistryServer(LayoutReader(str(tmp_path / "l")), writable=True)
@@ -219,7 +219,7 @@ def test_a_tag_is_swapped_only_where_it_points_to_what_was_expected(place: Serve
         place.tags.swap(NEW, None, nowhere)
 
 
-def test_what_is_forgotten_goes_with_its_names_and_no_other(place: Served) -> None:
+def test_forget_removes_only_the_given_names_of_a_document(place: Served) -> None:
     app = place.resolve("app")
     place.tags.swap(NEW, None, app)
     place.tags.forget([APP], app.digest)
@@ -239,7 +239,7 @@ def test_blobs_are_listed_read_in_ranges_and_deleted(place: Served) -> None:
     assert place.blobs.size(app.digest) is None
 
 
-def test_an_upload_becomes_a_blob_or_is_gone(place: Served) -> None:
+def test_a_finished_upload_becomes_a_blob_or_is_removed(place: Served) -> None:
     uploads, data = place.uploads, b"some bytes"
     with place.session("serve") as session:
         ident = uploads.create()

@@ -65,7 +65,7 @@ def test_a_session_that_has_ended_writes_nothing(store: Store) -> None:
     assert list(store.blobs) == []
 
 
-def test_what_waits_in_one_session_is_not_seen_by_another(store: Store) -> None:
+def test_waiting_blobs_of_one_session_are_invisible_to_another(store: Store) -> None:
     descriptor, data = blob(b"waits")
     with store.session("one") as one, store.session("two") as two:
         with one.batch():
@@ -77,7 +77,7 @@ def test_what_waits_in_one_session_is_not_seen_by_another(store: Store) -> None:
         assert two.has(descriptor)
 
 
-def test_the_files_that_wait_in_all_sessions_are_no_more_than_one_may_have(
+def test_all_batches_together_have_no_more_open_files_than_one_may_have(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "MOST", 6)
@@ -103,7 +103,7 @@ def test_an_error_in_one_session_leaves_the_other_alone(store: Store) -> None:
     assert store.blobs.read(descriptor) == b"good"
 
 
-def test_sessions_that_bring_in_the_same_layer_at_once_bring_it_in_once(store: Store) -> None:
+def test_two_sessions_fetch_the_same_layer_once(store: Store) -> None:
     tar = make_tar([("file", b"x" * 100_000)])
     data = gzip.compress(tar)
     descriptor, diff_id = Descriptor.of(OCI_LAYER_GZIP, data), Digest.of(tar)
@@ -138,7 +138,7 @@ def test_copies_at_once_into_one_store(tmp_path: Path, store: Store) -> None:
     assert list(store.roots) == []
 
 
-def test_a_collection_between_sessions_of_one_process_takes_nothing_of_theirs(tmp_path: Path, store: Store) -> None:
+def test_gc_deletes_nothing_of_open_sessions_of_the_same_process(tmp_path: Path, store: Store) -> None:
     names = [f"app{number}" for number in range(4)]
     for number, name in enumerate(names):
         write_layout(tmp_path / "l", name, [*LAYERS, [("own", b"%d" % number)]])

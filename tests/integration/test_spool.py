@@ -55,7 +55,7 @@ def test_an_archive_that_fills_the_disk_is_given_up_in_time(
     assert len(Members(str(tmp_path / "a.tar")).names()) == 3
 
 
-def test_the_free_space_is_looked_at_again_while_the_archive_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_again_while_an_archive_is_decompressed(monkeypatch: pytest.MonkeyPatch) -> None:
     room = Room(monkeypatch, 10 << 20)
     file = spool.Spool("it")
     with file.file:
@@ -66,7 +66,7 @@ def test_the_free_space_is_looked_at_again_while_the_archive_is_inflated(monkeyp
             file.write(bytes(1 << 20))
 
 
-def test_a_tar_for_import_is_looked_at_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_checks_free_space_while_it_decompresses(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     Room(monkeypatch, 1 << 20)
@@ -78,7 +78,7 @@ def test_a_tar_for_import_is_looked_at_the_same_way(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("call", ["write", "flush"])
-def test_a_disk_that_is_full_all_the_same_is_said_the_same_way(call: str) -> None:
+def test_a_write_that_fails_on_a_full_disk_gives_the_same_error(call: str) -> None:
     """Others have filled it since, or a quota ends."""
 
     class Full:
@@ -137,7 +137,7 @@ def test_a_file_on_standard_input_is_read_in_place(tmp_path: Path, start: int, s
 
 
 @pytest.mark.parametrize(("dictionary", "taken"), [(64 << 20, True), (256 << 20, True), (512 << 20, False)])
-def test_xz_may_ask_for_what_real_packers_do(tmp_path: Path, dictionary: int, taken: bool) -> None:
+def test_xz_may_need_as_much_memory_as_common_packers_use(tmp_path: Path, dictionary: int, taken: bool) -> None:
     """`xz -9` has a dictionary of 64 MiB, 7-Zip's highest level one of 256 MiB. The header is changed, not made: no
     encoder has to fill it."""
     packed = bytearray(lzma.compress(TAR, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0}]))

@@ -49,7 +49,7 @@ def layout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("keep", ["blob+tar", "tar"])
-def test_a_manifest_protects_all_that_it_names_before_it_looks(
+def test_put_manifest_protects_all_blobs_before_it_checks_them(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
     """A registry's client asks whether blobs are there and sends a manifest alone; a gc comes before that is written.
@@ -198,7 +198,7 @@ def test_a_large_blob_that_a_manifest_calls_its_config_is_not_read_into_memory(
     assert read == [manifest.descriptor.size]
 
 
-def test_what_an_older_lamina_works_with_stays_while_it_lives(layout: Path, tmp_path: Path) -> None:
+def test_objects_of_a_running_older_lamina_are_kept(layout: Path, tmp_path: Path) -> None:
     """It held no locks: it put the number of its process into the names of its temporary files."""
     store = store_with(layout, tmp_path / "s", "app")
     ours, gone, old = (
@@ -215,7 +215,7 @@ def test_what_an_older_lamina_works_with_stays_while_it_lives(layout: Path, tmp_
     assert not old.exists()
 
 
-def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
+def test_a_dry_run_beside_an_rmi_shows_the_new_state(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds no lock: what it finds lost was removed with its name meanwhile."""
@@ -236,7 +236,7 @@ def test_a_dry_run_that_meets_an_rmi_says_what_is_so_then(
 
 
 @pytest.mark.parametrize("keep", ["blob", "tar", "blob+tar"])
-def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
+def test_prune_keep_continues_if_an_image_is_removed_meanwhile(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
     store, other = store_with(layout, tmp_path / "s", "app", "app2"), Store.open(str(tmp_path / "s"))
@@ -260,7 +260,7 @@ def test_keep_goes_on_where_an_image_is_removed_while_its_layers_are_prepared(
     assert list(store.blobs) == list(store.layers.diff_ids()) == []
 
 
-def test_where_a_name_stays_and_its_image_is_lost_a_dry_run_says_so(layout: Path, tmp_path: Path) -> None:
+def test_a_dry_run_fails_if_a_named_image_is_missing(layout: Path, tmp_path: Path) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     Path(store.blobs.path(store.resolve("app").digest)).unlink()
     with pytest.raises(StoreDamaged, match="missing"):
@@ -289,9 +289,7 @@ def tick(store: Store) -> None:
         pass
 
 
-def test_an_upload_that_is_written_to_while_prune_looks_is_not_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_upload_written_to_during_prune_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(str(tmp_path / "s"))
     store.roots.create(leftovers.SERVING)
     upload = Path(store.paths.ingest, "upload-" + "0" * 32)
@@ -308,7 +306,7 @@ def test_an_upload_that_is_written_to_while_prune_looks_is_not_old(
     assert upload.exists()
 
 
-def test_a_root_whose_process_is_killed_while_gc_looks_is_not_old(
+def test_a_root_whose_process_is_killed_during_gc_is_effective(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_with(layout, tmp_path / "s", "app")

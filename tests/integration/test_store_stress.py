@@ -27,7 +27,7 @@ def content(number: int) -> bytes:
     return b"image %d " % number * 3000
 
 
-def test_every_name_is_whole_after_much_at_once(tmp_path: Path) -> None:
+def test_after_many_concurrent_commands_every_named_image_is_complete(tmp_path: Path) -> None:
     root, layout = tmp_path / "s", tmp_path / "l"
     digests = {}
     for number in range(IMAGES):

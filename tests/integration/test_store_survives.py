@@ -177,7 +177,7 @@ def test_gc_while_others_copy_loses_nothing(layout: Path, tmp_path: Path) -> Non
     assert errors(store) == []
 
 
-def test_all_derived_data_can_go(layout: Path, tmp_path: Path) -> None:
+def test_all_derived_data_can_be_deleted(layout: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = loaded(layout, root)
     shutil.rmtree(root / "layers")
@@ -278,7 +278,7 @@ def test_full_disk_is_one_clear_line_and_changes_nothing(tmp_path: Path) -> None
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_no_part_stays_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_part_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though it could be gone on with: what fills the disk has to go."""
     data = os.urandom(5 << 20)
     blob = BytesBlob(Descriptor("application/octet-stream", Digest.of(data), len(data)), data)
@@ -317,7 +317,7 @@ class HaltedBlob(BytesBlob):
         return Halted(self._data)
 
 
-def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(tmp_path: Path) -> None:
+def test_on_a_full_disk_part_files_of_the_session_are_removed_unless_locked(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "s"))
     blobs = [HaltedBlob(bytes([number]) * (3 << 20)) for number in (1, 2)]
     parts = [Path(store.paths.part(blob.descriptor.digest)) for blob in blobs]
@@ -342,7 +342,7 @@ def test_on_a_full_disk_the_parts_of_siblings_go_too_but_none_that_somebody_has(
     assert os.listdir(store.paths.ingest) == []
 
 
-def test_a_part_that_another_began_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_file_that_another_process_has_begun_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = tmp_path / "part"
     part.write_bytes(b"ours")
 
@@ -359,7 +359,7 @@ def test_a_part_that_another_began_meanwhile_stays(tmp_path: Path, monkeypatch: 
     assert part.read_bytes() == b"theirs"
 
 
-def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
+def test_a_tar_that_a_thread_still_syncs_is_removed_after_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`each` waits for its threads, but not for ever."""
@@ -397,7 +397,7 @@ def test_a_tar_that_a_thread_still_syncs_goes_with_an_interrupt(
     assert errors(store) == []
 
 
-def test_a_store_of_format_1_is_raised_to_what_an_older_lamina_refuses(tmp_path: Path) -> None:
+def test_a_store_of_format_1_becomes_format_2_which_older_versions_refuse(tmp_path: Path) -> None:
     """An older lamina believes a tar without a note: after a crash it would read what was never synced."""
     Store.open(str(tmp_path / "s"))
     (tmp_path / "s/format").write_text("1\n")
@@ -405,7 +405,7 @@ def test_a_store_of_format_1_is_raised_to_what_an_older_lamina_refuses(tmp_path:
     assert (tmp_path / "s/format").read_text() == "2\n"
 
 
-def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no store"):
         Store.open(str(tmp_path / "none"), create=False)
     (tmp_path / "photos").mkdir()
@@ -418,7 +418,7 @@ def test_frame_refuses_what_is_no_store(tmp_path: Path) -> None:
         Store.open(str(tmp_path / "s"))
 
 
-def test_names_move_and_what_they_named_stays_untagged(layout: Path, tmp_path: Path) -> None:
+def test_an_image_whose_name_moves_stays_untagged(layout: Path, tmp_path: Path) -> None:
     store = loaded(layout, tmp_path / "s", "app", "app2")
     first, second = store.resolve("app"), store.resolve("app2")
     store.tag("app", second)
@@ -459,7 +459,7 @@ def test_layer_bytes_stay_as_they_were(layout: Path, tmp_path: Path) -> None:
     assert make_tar(BASE) == store.stack("app", Platform.host()).layers[0].open().read()
 
 
-def test_a_damaged_manifest_is_never_taken_for_garbage(layout: Path, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_never_deleted_as_garbage(layout: Path, tmp_path: Path) -> None:
     """One flipped byte in a named image's manifest must not make prune delete its layers, nor hide other images."""
     root = tmp_path / "s"
     store = loaded(layout, root, "app", "app2")
@@ -478,7 +478,7 @@ def test_a_damaged_manifest_is_never_taken_for_garbage(layout: Path, tmp_path: P
     assert lamina("fsck", root=root).returncode == 1
 
 
-def test_what_fsck_moved_aside_outlives_prune(layout: Path, tmp_path: Path) -> None:
+def test_blobs_that_fsck_moved_aside_are_kept_by_prune(layout: Path, tmp_path: Path) -> None:
     store = loaded(layout, tmp_path / "s")
     blob = Path(store.blobs.path(store.stack("app", Platform.host()).layers[0].descriptor.digest))
     os.chmod(blob, 0o600)
@@ -497,7 +497,7 @@ def test_a_range_numbers_its_layers_as_the_whole_image_does(layout: Path, tmp_pa
 
 @pytest.mark.parametrize("keep", ["blob+tar", "blob"])
 @pytest.mark.parametrize("which", ["manifest", "config", "layer"])
-def test_the_hint_of_a_damaged_object_mends_the_store(tmp_path: Path, which: str, keep: str) -> None:
+def test_following_the_hint_for_a_damaged_object_repairs_the_store(tmp_path: Path, which: str, keep: str) -> None:
     """That it is to be fetched again would lead in a circle: a pull finds it "already here"."""
     root, layout = tmp_path / "s", str(tmp_path / "l")
     content = random.Random(1).randbytes(200_000)

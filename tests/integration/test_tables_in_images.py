@@ -117,7 +117,7 @@ def test_pandas_reads_open_files(root: Path) -> None:
         assert pandas.read_csv(file)["size"].sum() == 6
 
 
-def test_what_is_not_there_is_said(root: Path) -> None:
+def test_a_missing_path_is_a_clear_error(root: Path) -> None:
     import pandas
 
     options = {"root": str(root)}

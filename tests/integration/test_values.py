@@ -87,7 +87,7 @@ def test_copies_are_equal_and_count_once(image: lamina.Image) -> None:
     assert copy.deepcopy(image).stack is image.stack
 
 
-def test_what_was_deleted_or_replaced_is_not_mistaken(tmp_path: Path) -> None:
+def test_a_deleted_or_replaced_image_is_not_mistaken_for_another(tmp_path: Path) -> None:
     image = opened_from("store", tmp_path, [BASE, TOP])
     other = pickle.dumps(image)
     write_layout(tmp_path / "m", "app", [BASE])
@@ -115,7 +115,7 @@ def test_a_difference_with_a_directory_is_pickled_as_what_it_says(image: lamina.
         again.text(changed)
 
 
-def test_values_are_told_in_json(image: lamina.Image) -> None:
+def test_values_are_written_as_json(image: lamina.Image) -> None:
     told = json.loads(json.dumps(image.to_json()))
     assert (told["name"], told["digest"], told["id"]) == (image.name, str(image.digest), str(image.id))
     assert (told["cmd"], told["size"], told["range"]) == (["/bin/sh"], image.size, [1, 2])
@@ -246,7 +246,7 @@ def test_universal_pathlib_finds_it_by_its_entry_point(stored: lamina.Image) -> 
         (path / "t.csv").open("w")
 
 
-def test_links_are_links_for_what_walks(tmp_path: Path) -> None:
+def test_walkers_see_symlinks_as_symlinks(tmp_path: Path) -> None:
     layer = [
         ("d/", None),
         ("d/f", b"12345"),

@@ -88,7 +88,7 @@ def test_a_shared_child_comes_before_all_that_list_it() -> None:
     assert found.index(shared.digest) < found.index(second.digest)
 
 
-def test_what_is_told_apart() -> None:
+def test_known_absent_damaged_and_unrecognized_documents_are_classified() -> None:
     place = Place()
     image = place.image("image")
     assert classify(place.manifest, image) == Known(
@@ -117,7 +117,7 @@ def test_what_is_told_apart() -> None:
     assert isinstance(error.error, DigestMismatch)
 
 
-def test_a_document_announced_as_another_is_read_only_where_that_does_not_count() -> None:
+def test_a_document_with_another_media_type_than_stated_is_unrecognized_unless_unchecked() -> None:
     place = Place()
     image = place.image("image")
     other = Descriptor(mediatype.OCI_INDEX, image.digest, image.size)
@@ -152,7 +152,7 @@ def test_nesting_has_a_limit_and_what_is_not_there_leads_nowhere() -> None:
     assert [type(one) for one in walk(classifier(place), [deeper], children=listed_documents)] == [Known, Absent]
 
 
-def test_nothing_is_read_ahead_of_who_takes_it() -> None:
+def test_documents_are_read_only_when_the_walk_reaches_them() -> None:
     place = Place()
     image = place.image("image")
     found = walk(classifier(place), [place.index(image)], children=listed_documents)

@@ -28,7 +28,7 @@ def test_a_directory_that_cannot_be_opened_is_an_error(
 @pytest.mark.parametrize(
     ("number", "told"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False), (errno.ENOTSUP, False)]
 )
-def test_a_file_system_that_syncs_no_directories_is_none(
+def test_a_file_system_that_can_not_sync_directories_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: bool
 ) -> None:
     def fsync(descriptor: int) -> None:

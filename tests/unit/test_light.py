@@ -72,7 +72,7 @@ def test_made_as_a_dataclass_is(given: tuple[Any, ...], named: dict[str, Any]) -
     assert hash(point) == hash(twin)
 
 
-def test_equal_by_the_fields_that_count() -> None:
+def test_values_are_compared_by_their_compared_fields() -> None:
     assert Point(1, raw=[1]) == Point(1, raw=[2])
     assert Point(1, known={"a": 1}) != Point(1)
     assert hash(Point(1, known={"a": 1})) == hash(Point(1))
@@ -81,7 +81,7 @@ def test_equal_by_the_fields_that_count() -> None:
     assert len({Point(1), Point(1, 2), Point(2)}) == 2
 
 
-def test_nothing_is_shared_and_nothing_changes() -> None:
+def test_defaults_are_not_shared_and_values_are_immutable() -> None:
     point = Point(1)
     assert point.known is not Point(1).known
     with pytest.raises(AttributeError):
@@ -125,7 +125,7 @@ def test_pickled_whole() -> None:
     assert as_dict(again) == as_dict(point)
 
 
-def test_a_pattern_is_res() -> None:
+def test_a_pattern_behaves_like_one_of_re() -> None:
     found = pattern(r"(\d+)-(\d+)")
     assert found.fullmatch("12-3")[2] == "3"  # type: ignore[index]
     assert found.fullmatch("x") is None

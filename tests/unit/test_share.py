@@ -69,7 +69,7 @@ assert nobody_left()
     script(text, f"{tmp_path}/x")
 
 
-def test_a_killed_process_is_told(tmp_path: object) -> None:
+def test_a_killed_worker_process_is_an_error(tmp_path: object) -> None:
     text = """
 def work(numbers):
     for number in numbers:
@@ -108,7 +108,7 @@ assert nobody_left()
     script(text, f"{tmp_path}/x")
 
 
-def test_who_has_threads_works_alone(tmp_path: object) -> None:
+def test_a_process_with_threads_does_not_fork_workers(tmp_path: object) -> None:
     text = """
 stop = threading.Event()
 threading.Thread(target=stop.wait).start()

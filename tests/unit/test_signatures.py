@@ -34,7 +34,7 @@ CALLS = dict(public())
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_no_argument_hides_behind_stars(name: str) -> None:
+def test_public_functions_have_no_star_arguments(name: str) -> None:
     function = CALLS[name]
     if getattr(function, "__name__", "") in REFUSING or name.rpartition(".")[2] in LISTS:
         return

@@ -149,7 +149,7 @@ def descriptor(media: str = mediatype.OCI_CONFIG) -> dict[str, Any]:
         (b'{"schemaVersion":1,"fsLayers":[]}', None, "schema 1"),
     ],
 )
-def test_documents_that_mislead_are_refused(raw: bytes, media_type: str | None, word: str) -> None:
+def test_inconsistent_documents_are_refused(raw: bytes, media_type: str | None, word: str) -> None:
     with pytest.raises(LaminaError) as caught:
         parse(raw, media_type, "manifest of x")
     assert isinstance(caught.value, (InvalidDocument, Unsupported)) or caught.value.exit_code == 4
@@ -330,7 +330,7 @@ def test_chain_ids() -> None:
     assert chain_ids([one, two]) == (one, Digest.of(f"{one} {two}".encode()))
 
 
-def test_built_documents_are_what_they_say() -> None:
+def test_built_documents_parse_to_the_same_values() -> None:
     config = ImageConfig.build(Platform.parse("linux/arm64/v8"), diff_ids=[Digest.of(b"")])
     layer = Descriptor.of(mediatype.OCI_LAYER_GZIP, b"x")
     for docker in (False, True):

@@ -39,7 +39,7 @@ def test_a_file_is_held_until_it_is_put_or_closed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_a_killed_makers_files_are_free_at_once(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, os, signal\n"
         "from lamina.host.temporary import Temporary, TemporaryDirectory\n"
@@ -60,7 +60,7 @@ def test_a_killed_makers_files_are_free_at_once(tmp_path: Path) -> None:
     assert [is_free(str(tmp_path / name)) for name in names] == [True, True]
 
 
-def test_what_is_free_cannot_be_taken_while_it_is_looked_at(tmp_path: Path) -> None:
+def test_a_file_that_is_checked_for_a_lock_can_not_be_locked_meanwhile(tmp_path: Path) -> None:
     path = str(tmp_path / "part")
     taken = threading.Event()
 
@@ -164,7 +164,7 @@ def test_names_stay_below_the_file_systems_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no umask")
-def test_a_users_file_gets_the_users_rights(tmp_path: Path) -> None:
+def test_an_output_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
         with whole_file(str(tmp_path / "out")) as file:

@@ -38,7 +38,7 @@ def test_the_threads_that_run_do_all_the_work(few: None) -> None:
 
 
 @pytest.mark.parametrize("few", [0], indirect=True)
-def test_work_that_no_thread_does_is_refused(few: None) -> None:
+def test_it_is_an_error_if_no_thread_can_be_started(few: None) -> None:
     with pytest.raises(SystemFailure, match="no more threads"):
         for_each(range(9), lambda *_: None, Cancel())
 

@@ -27,7 +27,7 @@ VALUE = st.recursive(
 
 @given(VALUE)
 @example({"a": ("b", 1), "é": "\ud800"})
-def test_json_of_our_own(value: Any) -> None:
+def test_json_is_written_as_the_standard_library_writes_it(value: Any) -> None:
     text = spec_json.write_own(value)
     assert text == json.dumps(value)
     assert repr(spec_json.read_own(f" {text}\n")) == repr(json.loads(text))
@@ -78,7 +78,7 @@ TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 @example("host.example:5000")
 @example("-")
 @example("")
-def test_parts_of_names_as_distribution_has_them(text: str) -> None:
+def test_components_of_names_follow_the_grammar_of_distribution(text: str) -> None:
     assert is_domain(text) == bool(re.fullmatch(DOMAIN, text))
     assert is_path(text) == bool(re.fullmatch(PATH, text))
     assert is_tag(text) == bool(re.fullmatch(TAG, text))

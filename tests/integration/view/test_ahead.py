@@ -90,7 +90,7 @@ def test_an_interrupt_ends_both(held: Held, tmp_path: Path) -> None:
     assert len(trees(root)) == 2
 
 
-def test_who_can_not_be_unpacked_ahead_is_unpacked_in_the_end(tmp_path: Path) -> None:
+def test_layers_that_can_not_be_unpacked_ahead_are_unpacked_at_the_end(tmp_path: Path) -> None:
     """A hardlink into a lower layer makes one part of all."""
     require_root()
     for name, layers in (("one", LAYERS[:1]), ("link", [[("a", b"a")], [("b", "= a")]])):

@@ -115,7 +115,7 @@ def test_a_block_ends_well_where_somebody_else_has_unmounted_all(store: Store) -
     assert list(store.roots) == []
 
 
-def test_a_union_is_made_whole_for_a_collection(store: Store) -> None:
+def test_gc_never_sees_a_half_made_union(store: Store) -> None:
     """A collection that comes between the directory and its record would take the directory away."""
     stack = store.stack("a", Platform.host())
     stop = threading.Event()
@@ -142,7 +142,7 @@ def test_a_union_is_made_whole_for_a_collection(store: Store) -> None:
     assert len(os.listdir(store.paths.unions)) == 300
 
 
-def test_a_place_of_a_mount_that_was_killed_early_goes_with_the_next_collection(store: Store) -> None:
+def test_the_mount_point_of_a_killed_mount_is_removed_by_the_next_gc(store: Store) -> None:
     with ExitStack() as left:
         image = library.open("a", root=store.paths.root)
         place = left.enter_context(image.mount())

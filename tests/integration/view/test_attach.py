@@ -221,7 +221,7 @@ def test_devices_are_read_only_and_show_the_file(tmp_path: Path) -> None:
     assert gone(tmp_path)
 
 
-def test_what_no_loop_device_can_show(tmp_path: Path) -> None:
+def test_files_that_a_loop_device_can_not_show_are_refused(tmp_path: Path) -> None:
     odd = tmp_path / "odd"
     odd.write_bytes(bytes(1000))
     with pytest.raises(Unsupported, match="whole number of blocks"), loop.attached([str(odd)]):
@@ -231,7 +231,7 @@ def test_what_no_loop_device_can_show(tmp_path: Path) -> None:
     assert gone(tmp_path)
 
 
-def test_words_where_both_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_both_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("image", "tar"):
         (tmp_path / name).write_bytes(bytes(4096))
     paths = (str(tmp_path / "image"), [str(tmp_path / "tar")], str(tmp_path))

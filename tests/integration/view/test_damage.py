@@ -158,7 +158,7 @@ def test_fsck_finds_what_a_tree_hides(tmp_path: Path) -> None:
     assert finding.what.startswith(f"{upper}: /d/x is n")
 
 
-def test_a_tree_of_before_a_crash_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_unpacked_before_a_crash_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_root()
     store = loaded(tmp_path, LAYERS)
     stack = stack_of(store)
@@ -197,7 +197,7 @@ def test_a_tree_without_a_note_is_made_again(tmp_path: Path) -> None:
     assert Path(tree, "a").read_bytes() == b"1"
 
 
-def test_a_tree_that_a_mount_shows_is_not_taken_from_under_it(tmp_path: Path) -> None:
+def test_a_mounted_tree_is_not_unpacked_again(tmp_path: Path) -> None:
     """A lamina that left no notes has mounted it, and was replaced since."""
     require_root()
     store = loaded(tmp_path, LAYERS)

@@ -109,7 +109,7 @@ def test_many_readers_at_once(place: Path, target: Path) -> None:
     unmount(store, str(target))
 
 
-def test_who_has_a_file_open_keeps_it(place: Path, target: Path) -> None:
+def test_an_open_file_can_be_read_after_umount(place: Path, target: Path) -> None:
     before = servers()
     big = bytes(range(256)) * 4096
     store = loaded(place, [[("a", big)]])
@@ -139,7 +139,7 @@ def ended(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("words", [["--all"], []])
-def test_killed_server_is_told_and_cleared(place: Path, target: Path, words: list[str]) -> None:
+def test_a_killed_server_is_listed_as_dead_and_unmounted(place: Path, target: Path, words: list[str]) -> None:
     before = servers()
     store = loaded(place, [[("a", b"1")]])
     mounted(store, target)
@@ -172,7 +172,7 @@ def test_terminated_server_takes_its_mount_along(place: Path, target: Path) -> N
     assert mounts(store) == []
 
 
-def test_nothing_of_the_caller_is_held(place: Path, target: Path) -> None:
+def test_the_server_holds_no_files_of_its_caller(place: Path, target: Path) -> None:
     """A shell's $(lamina mount ...) waits until its pipes are closed."""
     loaded(place, [[("a", b"1")]])
     ours, theirs = os.pipe()
@@ -209,7 +209,7 @@ def test_image_that_is_in_no_store(place: Path, target: Path) -> None:
     assert lamina("umount", str(target), root=root).returncode == 0
 
 
-def test_gc_leaves_what_is_mounted(place: Path, target: Path) -> None:
+def test_gc_keeps_a_mounted_image(place: Path, target: Path) -> None:
     store = loaded(place, [[("a", b"content")]])
     mounted(store, target)
     assert lamina("rmi", "app", root=place / "s").returncode == 0
@@ -338,7 +338,7 @@ def test_a_plain_user_sees_the_union(place: Path) -> None:
 
 
 @pytest.mark.usefixtures("device_for_all")
-def test_a_plain_user_comes_to_fuse_by_itself(place: Path, target: Path) -> None:
+def test_a_plain_user_gets_fuse_if_nothing_else_works(place: Path, target: Path) -> None:
     loaded(place, [[("a", b"1", {"mode": 0o600, "uid": 0})]])  # type: ignore[list-item]
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", place / "s"], check=True)
     words = ["--root", str(place / "s"), "mount", "app", str(target)]

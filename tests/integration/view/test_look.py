@@ -123,7 +123,9 @@ def test_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert image[:1].listdir("/") != image.listdir("/")
 
 
-def test_written_after_a_long_merge_and_gone_with_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_union_is_stored_after_a_long_merge_and_removed_with_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, stack = stored(tmp_path)
     path = image_of(store, merged_part(stack))
     asked = replace(stack, open_union=partial(open_union, store), _cache={})
@@ -149,7 +151,7 @@ def test_a_deep_stack_is_merged_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_image_is_not_believed(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_stored_union_is_not_used(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store, stack = stored(tmp_path)
     write_merged(store, stack, stack.tree())
     path = image_of(store, merged_part(stack))
@@ -163,7 +165,7 @@ def test_a_damaged_image_is_not_believed(tmp_path: Path, damage: str, monkeypatc
     assert isinstance(replace(asked, _cache={}).union(), StoredUnion)  # made again
 
 
-def test_what_can_not_be_kept_is_answered_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_union_that_can_not_be_stored_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, stack = stored(tmp_path)
     monkeypatch.setattr("lamina.view.erofs.open_stored.MANY", 5)
     os.rmdir(store.paths.unions)

@@ -423,7 +423,7 @@ def bytes_of_files(top: Path) -> int:
     return sum(found.values())
 
 
-def test_parts_of_a_mount_that_went_away_are_taken_away(tmp_path: Path, target: Path) -> None:
+def test_parts_of_a_mount_that_has_ended_are_unmounted(tmp_path: Path, target: Path) -> None:
     store = two_images(tmp_path)
     mount(store, stack_of(store), str(target))
     subprocess.run(["umount", str(target)], check=True)
@@ -473,7 +473,7 @@ def test_a_view_that_the_kernel_refuses_leads_to_the_next(
         mount(store, stack_of(store), str(target), view="erofs")
 
 
-def test_a_disk_that_failed_to_write_once_takes_containers_that_need_not_last(
+def test_after_a_write_error_of_the_disk_volatile_containers_still_mount(
     tmp_path: Path, target: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel refuses overlay's "volatile" there (EIO) until somebody has synced the file system."""
@@ -528,7 +528,7 @@ def test_copy_up_leaves_the_lower_layer_as_it_was(
             (place / "upper" / name).unlink()
 
 
-def test_gc_leaves_what_is_mounted(tmp_path: Path, target: Path) -> None:
+def test_gc_keeps_a_mounted_image(tmp_path: Path, target: Path) -> None:
     store = loaded(tmp_path, [[("a", BIG)]])
     mount(store, stack_of(store), str(target))
     assert lamina("rmi", "app", root=tmp_path / "s").returncode == 0
@@ -565,7 +565,7 @@ def test_a_mount_after_a_killed_one_at_the_same_place(tmp_path: Path, target: Pa
     assert list(store.roots) == []
 
 
-def test_a_process_with_the_number_of_a_holder_that_is_gone_is_let_live(tmp_path: Path) -> None:
+def test_umount_does_not_kill_a_process_that_reuses_the_pid_of_a_holder(tmp_path: Path) -> None:
     store = loaded(tmp_path, [[("a", b"1")]])
     with subprocess.Popen(["sleep", "infinity"]) as other:
         try:
@@ -581,7 +581,7 @@ def test_a_process_with_the_number_of_a_holder_that_is_gone_is_let_live(tmp_path
             other.kill()
 
 
-def test_targets_that_are_in_use(tmp_path: Path, target: Path) -> None:
+def test_a_mount_point_in_use_is_refused(tmp_path: Path, target: Path) -> None:
     store = loaded(tmp_path, [[("a", b"1")]])
     target.mkdir()
     (target / "something").touch()
@@ -640,7 +640,7 @@ def test_umount_takes_the_name_of_an_image(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_is_no_directory_is_no_place_for_a_mount(tmp_path: Path, kind: str) -> None:
+def test_a_file_is_refused_as_a_mount_point(tmp_path: Path, kind: str) -> None:
     loaded(tmp_path, [[("a", b"1")]])
     (tmp_path / "file").write_bytes(b"mine")
     (tmp_path / "link").symlink_to("file")
@@ -665,7 +665,7 @@ def test_checksum_is_castagnolis() -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_umount_leaves_what_somebody_else_has_mounted_over_an_image(
+def test_umount_keeps_a_foreign_mount_over_an_image(
     tmp_path: Path, target: Path, other: Path, view: str, layers: int
 ) -> None:
     if view == "overlay" and refusal(str(tmp_path)):

@@ -86,7 +86,7 @@ def test_importlib_takes_it(image: lamina.Image) -> None:
         pass
 
 
-def test_it_tells_what_the_file_system_tells(image: lamina.Image, real: Path) -> None:
+def test_stat_agrees_with_the_file_system(image: lamina.Image, real: Path) -> None:
     for text in EVERYTHING:
         ours, theirs = image.path(text), real / text.lstrip("/")
         if text in ("/motd", "/up"):  # absolute and upward links mean the image's root, not this machine's
@@ -176,7 +176,7 @@ def test_text_is_changed_as_pathlib_changes_it(image: lamina.Image) -> None:
     assert not image.path("/" + "a/" * 2000).full_match("**/*" * 500 + "/b")
 
 
-def test_what_is_there_is_told_as_pathlib_tells_it(image: lamina.Image, real: Path) -> None:
+def test_tests_of_existence_and_kind_agree_with_pathlib(image: lamina.Image, real: Path) -> None:
     link, etc = image.path("/dangling"), image.path("/etc")
     assert (link.exists(), link.exists(follow_symlinks=False)) == (False, True)
     assert (image.path("/lib").is_dir(), image.path("/lib").is_dir(follow_symlinks=False)) == (True, False)
@@ -258,7 +258,7 @@ WRITING = {
 
 
 @pytest.mark.parametrize("name", WRITING)
-def test_what_writes_says_that_an_image_is_read_only(image: lamina.Image, name: str) -> None:
+def test_methods_that_write_raise_read_only(image: lamina.Image, name: str) -> None:
     with pytest.raises(OSError, match=r"read-only \(make a new image with image\.append") as refused:
         getattr(image.path("/etc/os-release"), name)(*WRITING[name])
     assert (refused.value.errno, isinstance(refused.value, LaminaError)) == (errno.EROFS, True)
@@ -305,7 +305,7 @@ def test_files_are_read_as_open_reads_them(image: lamina.Image) -> None:
         file.read()
 
 
-def test_what_can_not_be_is_said_in_both_languages(image: lamina.Image) -> None:
+def test_errors_are_lamina_errors_and_oserrors(image: lamina.Image) -> None:
     for error in (PathNotFound, FileNotFoundError):
         with pytest.raises(error, match="etc has no none"):
             image.path("/etc/none").read_bytes()
@@ -401,7 +401,7 @@ def test_many_questions_are_answered_by_one_merge(image: lamina.Image, monkeypat
     assert len(glances) == MANY_QUESTIONS
 
 
-def test_two_links_upwards_are_no_bomb(tmp_path: Path) -> None:
+def test_two_symlinks_upwards_do_not_explode_a_glob(tmp_path: Path) -> None:
     write_layout(tmp_path / "l", "app", [make_tar([("d/", None), ("d/a", "-> ."), ("d/b", "-> /d"), ("d/f", b"f")])])
     image = lamina.open(f"oci:{tmp_path}/l:app", root=tmp_path / "none")
     assert [str(path) for path in image.path("/").rglob("*")] == ["/d", "/d/a", "/d/b", "/d/f"]

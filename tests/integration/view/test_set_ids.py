@@ -42,7 +42,7 @@ def stack_of(where: Path, members: list[Any]) -> Stack:
 
 
 @pytest.mark.parametrize("verb", ["load", "import", "ls", "unpack"])
-def test_no_way_in_takes_the_owner_that_means_unchanged(tmp_path: Path, verb: str) -> None:
+def test_every_way_in_refuses_the_owner_that_chown_takes_as_unchanged(tmp_path: Path, verb: str) -> None:
     member = ("su", b"#!", {"mode": 0o4755, "uid": MAX_ID + 1, "gid": MAX_ID + 1})
     write_layout(tmp_path / "l", "app", [[member]])
     (tmp_path / "layer.tar").write_bytes(make_tar([member]))
@@ -58,7 +58,7 @@ def test_no_way_in_takes_the_owner_that_means_unchanged(tmp_path: Path, verb: st
     assert not (tmp_path / "out").exists()
 
 
-def test_an_index_of_before_gives_no_owner_that_means_unchanged(
+def test_an_older_index_never_gives_the_owner_that_chown_takes_as_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can write it today; what was written once is still read."""
@@ -87,7 +87,7 @@ def test_root_keeps_the_owners_and_their_bits(tmp_path: Path) -> None:
     }
 
 
-def test_what_becomes_roots_makes_nobody_root(tmp_path: Path) -> None:
+def test_a_file_that_becomes_owned_by_root_loses_its_set_id_bits(tmp_path: Path) -> None:
     require_root()
     unpack(stack_of(tmp_path, SET_IDS), os.fsencode(tmp_path / "out"), same_owner=False)
     assert seen(tmp_path / "out") == {

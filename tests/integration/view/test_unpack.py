@@ -174,7 +174,7 @@ def test_corners(tmp_path: Path) -> None:
     assert report.warnings == []
 
 
-def test_nothing_is_taken_from_where_it_stands(tmp_path: Path) -> None:
+def test_modes_do_not_depend_on_umask_setgid_or_default_acls(tmp_path: Path) -> None:
     """Neither the umask, nor a group, nor an access list that new files get there."""
     require_root()
     place = tmp_path / "place"
@@ -333,7 +333,7 @@ def test_kill_9_leaves_a_store_that_works(tmp_path: Path) -> None:
     assert not [name for name in left if name.endswith(".tmp")]
 
 
-def test_pull_unpacks_what_the_overlay_view_takes(tmp_path: Path) -> None:
+def test_pull_unpack_makes_the_trees_of_the_overlay_view(tmp_path: Path) -> None:
     require_root()
     layers: list[Any] = [[("base/a", b"a"), ("gone", b"g")], [("base/b", b"b"), (".wh.gone", b"")]]
     write_layout(tmp_path / "l", "app", layers)

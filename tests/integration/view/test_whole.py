@@ -34,7 +34,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ErofsImage, "load", refuse)
 
 
-def test_looked_at_once(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_file_is_verified_once(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
     found = intact.lengths(str(image))
     blocks = [count for count, _ in ErofsImage.load(str(image)).devices]
@@ -45,7 +45,7 @@ def test_looked_at_once(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert intact.lengths(str(image)) == found
 
 
-def test_a_file_of_this_moment_is_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_just_written_is_verified_again(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intact, "_SETTLED", 3600.0)
     assert intact.lengths(str(image)) is not None
     assert os.listdir(image.parent) == ["erofs"]
@@ -54,7 +54,7 @@ def test_a_file_of_this_moment_is_looked_at_again(image: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("how", ["boot", "byte", "size", "another", "note", "no note"])
-def test_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_changed_or_unnoted_file_is_verified_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     settle(monkeypatch)
     found = intact.lengths(str(image))
     data = image.read_bytes()
@@ -88,5 +88,5 @@ def test_looked_at_again(image: Path, monkeypatch: pytest.MonkeyPatch, how: str)
     assert asked == [str(image)]
 
 
-def test_not_there(tmp_path: Path) -> None:
+def test_a_missing_image_file_is_not_intact(tmp_path: Path) -> None:
     assert intact.lengths(str(tmp_path / "erofs")) is None

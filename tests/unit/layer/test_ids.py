@@ -16,7 +16,7 @@ MEMBERS = [("file", b"x"), ("dir/", None), ("link", "-> file"), ("char", "c 1 3"
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member[0][:5])
-def test_ids_end_where_chown_takes_them_for_unchanged(form: int, member: tuple[str, object]) -> None:
+def test_the_id_that_chown_takes_as_unchanged_is_refused(form: int, member: tuple[str, object]) -> None:
     for uid, gid in ((MAX_ID, 0), (0, MAX_ID), (MAX_ID, MAX_ID)):
         (entry,) = index_of(make_tar([(*member, {"uid": uid, "gid": gid})], form))
         assert (entry.uid, entry.gid) == (uid, gid)
@@ -37,7 +37,7 @@ def test_negative_ids_of_pax_records(key: str) -> None:
             index_of(make_tar([("file", b"x", {"pax_headers": {key: text}})]))
 
 
-def test_device_numbers_are_no_ids() -> None:
+def test_device_numbers_are_not_limited_like_ids() -> None:
     (entry,) = index_of(make_tar([("c", f"c {MAX_ID + 1} {MAX_ID + 1}")], tarfile.GNU_FORMAT))
     assert entry.rdev == (MAX_ID + 1, MAX_ID + 1)
     with pytest.raises(InvalidLayer, match="has the invalid device number"):

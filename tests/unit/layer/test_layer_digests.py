@@ -10,7 +10,7 @@ from lamina.layer.file_digests import MAX_HOLES, LayerDigests
 from lamina.layer.index import IndexBuilder
 
 
-def test_by_row_are_those_of_the_files_and_of_what_can_be_known() -> None:
+def test_digests_by_row_are_those_of_regular_files_with_known_content() -> None:
     contents = {b"a": b"one", b"d/empty": b"", b"d/z": b"x" * 3000}
     builder, tar = IndexBuilder(), b""
     for path in (b"a", b"d", b"d/empty", b"huge", b"d/z"):

@@ -100,7 +100,7 @@ def test_sparse_files_of_every_kind_read_whole(tmp_path: Path, flags: list[str])
 
 
 @pytest.mark.parametrize("wrap", [bytes, lambda raw: gzip.compress(raw, mtime=0)])
-def test_every_truncation_is_an_error_or_whole(wrap: object) -> None:
+def test_a_truncated_archive_is_an_error_or_complete(wrap: object) -> None:
     tar = make_tar(MEMBERS)
     blob = wrap(tar)  # type: ignore[operator]
     compression = "none" if wrap is bytes else "gzip"
@@ -138,7 +138,7 @@ def entries(archive: bytes) -> list[tuple[bytes, Kind, int]]:
     return [(entry.path, entry.kind, entry.size) for entry in index_of(archive + bytes(1024))]
 
 
-def test_one_block_of_zeros_is_no_end_of_the_archive() -> None:
+def test_one_block_of_zeros_does_not_end_the_archive() -> None:
     one = make_tar([("a", b"1")])[:1024]
     for chunk in (1 << 20, 512, 100):
         with pytest.raises(InvalidLayer, match="invalid tar header"):
@@ -151,7 +151,7 @@ def test_one_block_of_zeros_is_no_end_of_the_archive() -> None:
 
 @pytest.mark.parametrize("flag", [b"1", b"2", b"3", b"4", b"5", b"6", b"0/", b"\0/"])
 @pytest.mark.parametrize("extended", [False, True])
-def test_what_has_no_content_has_none_whatever_size_it_states(flag: bytes, extended: bool) -> None:
+def test_directories_and_links_have_no_content_whatever_size_they_state(flag: bytes, extended: bool) -> None:
     """The next header stands right behind it."""
     slash = flag.endswith(b"/")
     if flag == b"0/":
@@ -168,7 +168,7 @@ def test_what_has_no_content_has_none_whatever_size_it_states(flag: bytes, exten
 
 
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) -> None:
+def test_a_dumpdir_of_gnu_tar_is_skipped_as_content_of_its_directory(extended: bool) -> None:
     record = b"21 SCHILY.xattr.k=12\n"
     before = tar_header("x", b"x", len(record)) + record.ljust(512, b"\0") if extended else b""
     names = (b"Ya\0Yb\0\0").ljust(512, b"\0")
@@ -179,7 +179,7 @@ def test_a_directory_of_gnu_tars_has_a_list_of_names_as_content(extended: bool) 
 @pytest.mark.parametrize(
     ("flag", "payload"), [(b"x", b"21 SCHILY.xattr.k=12\n"), (b"L", b"name\0"), (b"K", b"link\0")]
 )
-def test_an_extension_header_wants_a_member_behind_it(flag: bytes, payload: bytes) -> None:
+def test_an_extension_header_without_a_member_is_refused(flag: bytes, payload: bytes) -> None:
     whole = tar_header("member") + tar_header("x", flag, len(payload)) + payload.ljust(512, b"\0")
     for end in (b"", bytes(512), bytes(1024)):
         with pytest.raises(InvalidLayer, match=r"ends too early|no member after it"):
@@ -208,7 +208,7 @@ def test_a_checksum_may_be_of_signed_bytes() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_schilys_xattrs_count_where_libarchives_are_there_too(order: int) -> None:
+def test_schily_xattrs_take_precedence_over_those_of_libarchive(order: int) -> None:
     records = {"LIBARCHIVE.xattr.user.%61": "b25l", "SCHILY.xattr.user.a": "two", "LIBARCHIVE.xattr.user.b": "Yg"}
     headers = dict(list(records.items())[::order])
     (entry,) = index_of(make_tar([("f", b"", {"pax_headers": headers})]))
@@ -232,7 +232,7 @@ def test_names_are_relative_and_bounded() -> None:
         normalise(b"/".join([b"y" * 100] * 41))
 
 
-def test_bombs_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = gzip.compress(bytes(64 << 20), 9)
     reader = LayerReader("gzip", max_layer=1 << 20)
     with pytest.raises(LimitExceeded, match="bomb"):
@@ -272,7 +272,7 @@ def test_a_zstd_layer_of_zeros_is_read_up_to_max_layer() -> None:
         list(LayerReader("zstd", max_layer=len(tar) - 1).feed(blob))
 
 
-def test_index_is_small_and_refuses_damage(tmp_path: Path) -> None:
+def test_an_index_is_small_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     index = index_of(make_tar([(f"some/where/file-{n:05}", b"") for n in range(20_000)]))
     assert len(index.buffer) / len(index) < 100
     path = tmp_path / "index"

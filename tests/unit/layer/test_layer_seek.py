@@ -68,7 +68,7 @@ BLOBS = {
 
 @pytest.mark.parametrize("step", [1000, 1 << 20])
 @pytest.mark.parametrize("how", BLOBS)
-def test_every_checkpoint_leads_to_the_rest(how: str, step: int) -> None:
+def test_from_each_checkpoint_the_rest_of_the_tar_can_be_read(how: str, step: int) -> None:
     data = words(400_000)
     blob = BLOBS[how](data)
     out, checkpoints = marked(blob, step)
@@ -81,7 +81,7 @@ def test_every_checkpoint_leads_to_the_rest(how: str, step: int) -> None:
     assert marked(blob, 1 << 20)[1] == checkpoints  # how it arrived makes no difference
 
 
-def test_blocks_end_at_every_bit() -> None:
+def test_a_checkpoint_may_be_at_any_bit_of_a_byte() -> None:
     data = words(3_000_000)
     blob = gzip(data)
     _, checkpoints = marked(blob, 1 << 20)
@@ -91,7 +91,7 @@ def test_blocks_end_at_every_bit() -> None:
 
 
 @pytest.mark.parametrize("shift", range(8))
-def test_empty_blocks_in_front_change_nothing(shift: int) -> None:
+def test_empty_deflate_blocks_before_a_checkpoint_add_no_bytes(shift: int) -> None:
     raw = zlib.compressobj(6, zlib.DEFLATED, -15)
     text = raw.compress(b"hello hello hello") + raw.flush()
     moved = (int.from_bytes(text, "little") << shift).to_bytes(len(text) + 1, "little")
@@ -101,7 +101,9 @@ def test_empty_blocks_in_front_change_nothing(shift: int) -> None:
 
 @settings(max_examples=rounds(30), deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=60), st.integers(1, 500), st.integers(1, 3000), st.integers(0, 9))
-def test_any_members_any_cut(parts: list[bytes], step: int, spacing: int, level: int) -> None:
+def test_members_of_any_size_cut_anywhere_have_correct_checkpoints(
+    parts: list[bytes], step: int, spacing: int, level: int
+) -> None:
     data = b"".join(part * 20 for part in parts)
     blob = b"".join(gzip(part * 20, level) for part in parts) or gzip(b"")
     out, checkpoints = marked(blob, step, spacing)
@@ -111,7 +113,7 @@ def test_any_members_any_cut(parts: list[bytes], step: int, spacing: int, level:
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_garbage_and_truncation_are_seen(members: int) -> None:
+def test_garbage_or_truncation_is_an_error(members: int) -> None:
     blob = gzip(words(50_000)) * members
     flipped = blob[:-6] + bytes([blob[-6] ^ 1]) + blob[-5:]  # the checksum
     for bad in (blob + b"garbage.", blob[:-1], b"no gzip", flipped):
@@ -119,7 +121,7 @@ def test_garbage_and_truncation_are_seen(members: int) -> None:
             marked(bad, 100)
 
 
-def test_many_tiny_blocks_are_few_checkpoints() -> None:
+def test_many_tiny_blocks_give_few_checkpoints() -> None:
     made = zlib.compressobj(6, zlib.DEFLATED, 31)
     blob = b"".join(made.compress(b"x") + made.flush(zlib.Z_FULL_FLUSH) for _ in range(3000)) + made.flush()
     out, checkpoints = marked(blob, 1 << 20, 1000)
@@ -139,7 +141,7 @@ def test_zstd_frames() -> None:
             assert from_mark(blob, mark, "zstd") == data[mark.at :]
 
 
-def test_the_file_gives_back_what_was_noted(tmp_path: Path) -> None:
+def test_the_checkpoint_file_returns_what_was_written(tmp_path: Path) -> None:
     data = words(400_000)
     _, checkpoints = marked(gzip(data), 1 << 20)
     path = tmp_path / "seek"
@@ -151,7 +153,7 @@ def test_the_file_gives_back_what_was_noted(tmp_path: Path) -> None:
         assert index.before(at) == max([0, *(mark.at for mark in checkpoints if mark.at <= at)])
 
 
-def test_damage_of_the_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
+def test_damage_anywhere_in_the_checkpoint_file_is_detected(tmp_path: Path) -> None:
     _, checkpoints = marked(gzip(words(100_000)), 1 << 20)
     good = b"".join(dump(BLOB, "gzip", 100_000, checkpoints))
     path = tmp_path / "seek"

@@ -15,7 +15,7 @@ from lamina.layer.tarheader import checksum_fits
 from support import index_of, make_tar, pax_record, tar_extension, tar_header
 
 
-def test_a_checksum_that_is_not_octal_fits_nothing() -> None:
+def test_a_checksum_that_is_not_octal_never_matches() -> None:
     block = tar_header("f")
     assert checksum_fits(block, block[148:156])
     for stated in (b"", bytes(8), b" " * 8, b"nothing\0", b"-00001\0 ", b"000008\0 ", b"9999999\0"):
@@ -48,7 +48,7 @@ def test_a_checksum_may_be_as_large_as_a_header_can_make_it() -> None:
 
 
 @pytest.mark.parametrize("cut", [512, 700, 1024])
-def test_a_block_of_zeros_at_the_end_of_a_chunk_is_no_end_of_the_archive(cut: int) -> None:
+def test_a_block_of_zeros_at_the_end_of_a_chunk_does_not_end_the_archive(cut: int) -> None:
     """What is fed after it is looked at, and at the end what is not whole is an error."""
     member = tar_header("a")
     parser = TarParser(IndexBuilder())
@@ -176,7 +176,7 @@ def test_a_sparse_map_of_text_may_be_as_large_as_an_extension_header(monkeypatch
         index_of(text_sparse(numbers, 1023) + bytes(1024))
 
 
-def test_a_sparse_map_of_text_may_promise_no_more_entries_than_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sparse_map_of_text_with_more_entries_than_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MAX_PAX", 1024)
     with pytest.raises(InvalidLayer, match="a sparse map has 1025 entries"):
         index_of(text_sparse(b"1025\n".ljust(512, b"\0"), 512) + bytes(1024))

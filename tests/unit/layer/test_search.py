@@ -67,14 +67,14 @@ def naive(index: LayerIndex, pattern: Pattern) -> list[int]:
 
 @settings(max_examples=rounds(500), deadline=None)
 @given(layers, globs)
-def test_globs_find_the_rows_that_fit(found: list[str], text: str) -> None:
+def test_a_glob_finds_the_matching_rows(found: list[str], text: str) -> None:
     index = index_of(found)
     assert list(rows_that_fit(index, glob(text.encode()))) == naive(index, glob(text.encode()))
 
 
 @settings(max_examples=rounds(500), deadline=None)
 @given(layers, regexes)
-def test_expressions_find_the_rows_that_fit(found: list[str], text: str) -> None:
+def test_a_regular_expression_finds_the_matching_rows(found: list[str], text: str) -> None:
     index = index_of(found)
     try:
         pattern = expression(text.encode())
@@ -97,13 +97,13 @@ def test_globs_mean_what_fnmatch_means(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("é", "??"), ("€", "*??"), ("€", "*?"), ("a€", "?*??"), ("é", "[!b]?"), ("éé", "??")]
 )
-def test_a_character_of_several_bytes_is_one(name: str, text: str) -> None:
+def test_a_question_mark_matches_one_character_of_several_bytes(name: str, text: str) -> None:
     assert glob(text.encode()).fits(name.encode()) == fnmatch.fnmatchcase(name, text)
 
 
 @settings(max_examples=rounds(300), deadline=None)
 @given(layers, st.sampled_from([b"a", b"ab", b"aa", b"ba", b"\xc3\xa9", b"-"]))
-def test_text_in_names_is_found_but_not_across_their_borders(found: list[str], text: bytes) -> None:
+def test_text_is_found_inside_a_name_but_not_across_two_names(found: list[str], text: bytes) -> None:
     index = index_of(found)
     assert list(rows_holding(index, text)) == [row for row in range(len(index)) if text in index.basename(row)]
 
@@ -128,18 +128,18 @@ def test_a_pattern_with_a_slash_means_the_path() -> None:
 
 
 @pytest.mark.parametrize("text", ["(", "[", "*a", "a{2,1}", "(?P<", "\\"])
-def test_what_is_no_expression_is_said(text: str) -> None:
+def test_an_invalid_regular_expression_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not a regular expression"):
         expression(text.encode())
 
 
 @pytest.mark.parametrize("text", [b"", b"a" * 5000, b"a\0b", "[\u1000-\uffff]".encode()])
-def test_what_is_no_pattern_is_said(text: bytes) -> None:
+def test_an_invalid_pattern_is_refused(text: bytes) -> None:
     with pytest.raises(UsageError):
         glob(text)
 
 
-def test_sizes_permissions_owners_and_types_are_read_as_find_reads_them() -> None:
+def test_sizes_permissions_owners_and_types_are_parsed_like_find_does() -> None:
     assert parse_size("+10M") == (10 * (1 << 20) + 1, 1 << 64)
     assert parse_size("-4k") == (0, 4095)
     assert parse_size("1k") == (1, 1024)
@@ -186,7 +186,7 @@ filters = st.builds(
 
 @settings(max_examples=rounds(400), deadline=None)
 @given(rows_of, filters)
-def test_columns_are_filtered_as_each_row_is(entries: Any, wanted: Filter) -> None:
+def test_filtering_columns_gives_the_same_rows_as_filtering_entries(entries: Any, wanted: Filter) -> None:
     builder = IndexBuilder()
     for kind, mode, uid, gid, size in entries:
         builder.add(b"x", int(kind), mode, uid, gid, size)

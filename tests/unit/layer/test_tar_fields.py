@@ -185,7 +185,7 @@ def test_only_padding_may_be_missing_at_the_end(size: int, chunk: int) -> None:
         index_of(tar[:-1], chunk)
 
 
-def test_what_is_behind_the_last_whole_block_must_be_zeros_of_an_end_mark() -> None:
+def test_bytes_after_the_last_whole_block_must_be_zeros() -> None:
     one = tar_header("f")
     for tail in (bytes(512), bytes(612), bytes(1023)):
         assert rows(one + tail) == [(b"f", Kind.FILE, 0)]
@@ -231,7 +231,7 @@ def test_a_long_name_ends_at_its_first_zero_byte(junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("flag", [b"x", b"X"])
-def test_a_pax_header_of_suns_counts_as_one_of_posix(flag: bytes) -> None:
+def test_a_pax_header_of_solaris_is_read_like_one_of_posix(flag: bytes) -> None:
     entry = single(tar_extension(flag, pax_record(b"path", b"meant")), tar_header("stated"))
     assert entry.path == b"meant"
 
@@ -301,7 +301,7 @@ def test_a_whiteout_of_nothing_is_refused(hidden: bytes) -> None:
         classify(b".wh." + hidden)
 
 
-def test_marks_stand_in_the_directory_that_they_mean() -> None:
+def test_an_opaque_mark_applies_to_its_own_directory() -> None:
     assert (opaque_path_for(b""), opaque_path_for(b"a/b")) == (b".wh..wh..opq", b"a/b/.wh..wh..opq")
     assert (path_for(b"x"), path_for(b"a/x")) == (b".wh.x", b"a/.wh.x")
 
@@ -367,7 +367,7 @@ def test_a_malformed_record_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("stated", [0, 3, 700, 5000])
-def test_a_size_of_a_pax_record_counts_whatever_the_header_says(stated: int) -> None:
+def test_a_size_in_a_pax_record_replaces_that_of_the_header(stated: int) -> None:
     tar = pax(("size", "600")) + tar_header("f", b"0", stated) + padded(b"c" * 600) + tar_header("behind") + END
     assert rows(tar) == [(b"f", Kind.FILE, 600), (b"behind", Kind.FILE, 0)]
     empty = pax(("size", "0")) + tar_header("f", b"0", stated) + tar_header("behind") + END
@@ -426,7 +426,7 @@ def test_an_xattrs_name_has_no_zero_byte(key: bytes) -> None:
         xattrs_of([(key, b"")])
 
 
-def test_only_overlays_own_xattrs_are_dropped_and_told_of() -> None:
+def test_only_overlay_xattrs_are_dropped_with_a_note() -> None:
     index = index_of(pax(("SCHILY.xattr.user.k", "v")) + tar_header("f") + END)
     assert (next(iter(index)).xattrs, index.warnings) == ({b"user.k": b"v"}, ())
     both = pax(("SCHILY.xattr.user.k", "v"), ("SCHILY.xattr.trusted.overlay.opaque", "y"))

@@ -38,7 +38,7 @@ def through(decoder: Decoder, data: bytes, step: int) -> bytes:
 
 @pytest.mark.parametrize("name", PACKERS)
 @pytest.mark.parametrize("step", [1, 777, 1 << 20])
-def test_archive_by_any_compression_is_unwrapped(name: str, step: int) -> None:
+def test_an_archive_in_any_known_compression_is_decompressed(name: str, step: int) -> None:
     packed = PACKERS[name](TAR)
     assert sniff_archive(packed[:512]) == name
     decoder = archive_decoder(packed[:512])
@@ -55,7 +55,7 @@ def test_streams_follow_each_other_and_zeros_pad_the_last(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bzip2", "xz", "lzma"])
 @pytest.mark.parametrize("harm", ["cut", "garbage", "flipped"])
-def test_damaged_archives_are_told(name: str, harm: str) -> None:
+def test_a_damaged_compressed_archive_is_an_error(name: str, harm: str) -> None:
     packed = bytearray(PACKERS[name](TAR))
     if harm == "cut":
         del packed[-9:]
@@ -90,7 +90,7 @@ def test_layer_whose_first_name_begins_as_bzip2_data_do_is_plain() -> None:
 
 
 @pytest.mark.parametrize("empty", [bz2.compress(b""), lzma.compress(b"")])
-def test_empty_layer_of_an_odd_compression_is_empty(empty: bytes) -> None:
+def test_an_empty_layer_in_bzip2_or_xz_is_empty(empty: bytes) -> None:
     assert through(SniffingDecoder("none"), empty, 1) == b""
 
 
@@ -113,7 +113,7 @@ def test_tiny_layer_is_decoded_by_its_first_bytes(said: str, real: str) -> None:
     ("said", "data"),
     [("gzip", b""), ("gzip", b"\x1f"), ("gzip", b"no tar"), ("zstd", b"abc"), ("zstd", b"x" * 600), ("none", b"abc")],
 )
-def test_what_is_no_layer_at_all_is_told(said: str, data: bytes) -> None:
+def test_a_blob_that_is_not_a_layer_is_an_error(said: str, data: bytes) -> None:
     with pytest.raises(InvalidLayer):
         through(SniffingDecoder(said), data, 1 << 20)
 

@@ -105,7 +105,7 @@ class TestRealms:
         assert web.sent("auth.other.org") == []
 
     @pytest.mark.parametrize("credential", [ME, TOKEN])
-    def test_it_gets_the_login_where_the_user_says_so(
+    def test_a_token_server_of_another_site_gets_the_login_if_the_setting_allows_it(
         self, monkeypatch: pytest.MonkeyPatch, credential: Credential
     ) -> None:
         web = Web(reg_example_com=registry("https://auth.other.org/token"), auth_other_org=token_server)
@@ -141,7 +141,7 @@ class TestRealms:
         assert web.sent("auth.example.com") == []
 
     @pytest.mark.parametrize("status", [404, 405])
-    def test_an_identity_token_where_the_server_knows_none(
+    def test_an_identity_token_falls_back_to_get_if_the_server_does_not_support_post(
         self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         def old(method: str, url: str, headers: Mapping[str, str]) -> Answer:
@@ -183,7 +183,7 @@ class TestTokenServersThatRedirect:
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @pytest.mark.parametrize("target", ["https://new.example.com/token?x=y", "//new.example.com/token?x=y"])
-    def test_within_the_site_the_login_goes_along(
+    def test_a_token_request_redirected_within_the_site_keeps_the_login(
         self, monkeypatch: pytest.MonkeyPatch, status: int, target: str
     ) -> None:
         web = Web(
@@ -196,7 +196,9 @@ class TestTokenServersThatRedirect:
         assert [url for _, url, _, _ in web.seen if "//new." in url] == ["https://new.example.com/token?x=y"]
 
     @pytest.mark.parametrize("credential", [ME, TOKEN])
-    def test_elsewhere_nothing_goes(self, monkeypatch: pytest.MonkeyPatch, credential: Credential) -> None:
+    def test_a_token_request_redirected_to_another_site_has_no_login(
+        self, monkeypatch: pytest.MonkeyPatch, credential: Credential
+    ) -> None:
         web = Web(
             reg_example_com=registry("https://auth.example.com/token"),
             auth_example_com=leads_to("https://auth.other.org/token"),
@@ -222,7 +224,9 @@ class TestTokenServersThatRedirect:
             client(web, monkeypatch, given=TOKEN).request("GET", "/v2/x", scopes=PULL)
         assert web.sent("new.example.com") == []
 
-    def test_plain_http_and_circles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_token_requests_do_not_follow_plain_http_or_endless_redirects(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         web = Web(
             reg_example_com=registry("https://auth.example.com/token"),
             auth_example_com=leads_to("http://auth.example.com/token"),
@@ -239,7 +243,7 @@ class TestTokenServersThatRedirect:
             client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
 
     @pytest.mark.parametrize("status", [200, 201, 203, 299])
-    def test_a_token_with_any_word_of_success(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    def test_a_token_is_accepted_with_any_success_status(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
         web = Web(
             reg_example_com=registry("https://auth.example.com/token"),
             auth_example_com=lambda method, url, headers: answer(url, status, b'{"token":"good"}'),
@@ -248,7 +252,7 @@ class TestTokenServersThatRedirect:
 
 
 class TestRedirects:
-    def test_who_is_redirected_to_gets_neither_login(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_target_of_a_redirect_gets_no_login(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Not the registry's, and not the one that the user has there: the registry chose where we are sent."""
         for target in ("cdn.other.org", "cdn.example.com"):
             web = Web(
@@ -261,7 +265,7 @@ class TestRedirects:
             assert web.sent(target) == [""]
 
     @pytest.mark.parametrize("stored", [("reg.example.com",), ("reg.example.com", "cdn.other.org")])
-    def test_it_gets_a_login_where_the_user_says_so(
+    def test_the_target_of_a_redirect_gets_a_login_if_the_setting_allows_it(
         self, monkeypatch: pytest.MonkeyPatch, stored: tuple[str, ...]
     ) -> None:
         web = Web(reg_example_com=leads_to("https://cdn.other.org/v2/x"), cdn_other_org=needs_login)
@@ -295,7 +299,7 @@ class TestRedirects:
         web = Web(**hosts)  # and without any login, it is asked like every other one
         assert client(web, monkeypatch).request("GET", "/v2/x").status == 200
 
-    def test_a_registry_that_refuses_later_is_not_taken_for_who_it_redirects_to(
+    def test_a_later_refusal_of_the_registry_is_not_blamed_on_the_redirect_target(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         web = Web(
@@ -351,7 +355,7 @@ def test_a_token_is_renewed_before_its_end_and_not_earlier(monkeypatch: pytest.M
     assert 5 <= auth.MARGIN <= DEFAULT_LIFE / 2  # long enough for a request, and shorter than the shortest life
 
 
-def test_a_token_is_of_its_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_used_only_for_its_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(monkeypatch)
     given: list[str] = []
 

@@ -55,7 +55,7 @@ def test_challenges(headers: list[str], expected: list[tuple[str, dict[str, str]
 
 
 @given(st.text(alphabet=' ,="\\aB/:\x00é', max_size=60))
-def test_garbage_never_raises(text: str) -> None:
+def test_a_malformed_challenge_never_raises(text: str) -> None:
     for challenge in parse_challenges([text]):
         assert challenge.scheme == challenge.scheme.lower()
 
@@ -79,7 +79,7 @@ def test_tokens(body: bytes, value: str, life: float) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"{}", b'{"token":""}', b'{"token":"a b"}', b'{"token":"\\n"}']
 )
-def test_no_tokens(body: bytes) -> None:
+def test_answers_without_a_token_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidDocument, match="the answer"):
         parse_token(body, 0.0, "the answer")
 
@@ -121,7 +121,7 @@ def test_lives_of_tokens(stated: object, life: int) -> None:
     assert parse_token(body, 5.0, "t").expires == 5.0 + life
 
 
-def test_what_was_read_does_not_change() -> None:
+def test_challenges_and_tokens_are_immutable() -> None:
     (challenge,) = parse_challenges(["Basic"])
     for value, field in ((challenge, "scheme"), (parse_token(b'{"token":"a"}', 0.0, "t"), "expires")):
         with pytest.raises(AttributeError):

@@ -230,7 +230,7 @@ def test_logout_of_all_asks_the_helpers_too(home: dict[str, str]) -> None:
     assert not list(own.iterdir())
 
 
-def test_a_helper_that_says_nothing_knows_nothing(home: dict[str, str]) -> None:
+def test_a_helper_without_output_has_no_credential(home: dict[str, str]) -> None:
     helper(home, "empty", 'echo \'{"Username":"","Secret":""}\'')
     write(Path(home["HOME"]) / ".docker/config.json", {"credsStore": "empty"})
     assert find("h", environ=home) is None
@@ -238,7 +238,7 @@ def test_a_helper_that_says_nothing_knows_nothing(home: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("key", ["auths", "credHelpers"])
 @pytest.mark.parametrize("value", [[], [1], "x", 5])
-def test_no_object_where_one_must_be(home: dict[str, str], key: str, value: Any) -> None:
+def test_a_credential_file_with_a_wrong_type_is_refused(home: dict[str, str], key: str, value: Any) -> None:
     path = write(Path(home["HOME"]) / ".docker/config.json", {key: value})
     before = path.read_bytes()
     for action in (
@@ -300,7 +300,7 @@ def test_two_logins_at_once_keep_both(home: dict[str, str], monkeypatch: pytest.
     assert sorted(path.name for path in (Path(home["HOME"]) / ".docker").iterdir()) == ["config.json"]
 
 
-def test_a_lock_that_was_left_is_told(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_stale_lock_file_names_it(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     lock = write(Path(home["HOME"]) / ".docker/config.json.lock", "")
     monkeypatch.setattr(credentials, "_PATIENCE", -1)
     with pytest.raises(Conflict, match=r"config\.json\.lock"):
@@ -315,7 +315,7 @@ def test_login_takes_the_place_of_an_older_one_that_is_found_first(home: dict[st
     assert save("other", Credential("new", "2"), environ=home).endswith("config.json")
 
 
-def test_lock_of_a_killed_login_is_nobodys(home: dict[str, str]) -> None:
+def test_an_old_lock_of_a_killed_login_is_removed(home: dict[str, str]) -> None:
     path = write(Path(home["HOME"]) / ".docker/config.json", {})
     lock = Path(f"{path}.lock")
     lock.touch()

@@ -32,7 +32,7 @@ def errors(status: int, code: str, message: str) -> Callable[[str, str, Mapping[
         (400, "NOT_UNSUPPORTED", "no", RemoteFailure),
     ],
 )
-def test_what_a_registry_does_not_do(
+def test_status_and_code_of_an_answer_decide_the_kind_of_error(
     monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str, kind: type[LaminaError]
 ) -> None:
     web = Web(**{HOST: errors(status, code, message)})

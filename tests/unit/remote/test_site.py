@@ -117,19 +117,19 @@ def test_what_registries_need_works_by_default(registry: str, server: str) -> No
 
 
 @pytest.mark.parametrize(("registry", "server"), STRANGERS)
-def test_strangers_get_no_login_but_where_the_user_says_so(registry: str, server: str) -> None:
+def test_other_sites_get_no_login_unless_the_setting_allows_it(registry: str, server: str) -> None:
     assert not same_site(registry, server)
     assert not may_have_login(registry, server, ())
     assert not may_have_login(registry, server, {(server, registry), ("other", server), (registry, "other")})
     assert may_have_login(registry, server, {(registry, server)})
 
 
-def test_no_host_gets_nothing() -> None:
+def test_an_invalid_host_gets_no_login() -> None:
     assert not may_have_login("", "", {("", "")})
     assert not may_have_login("example.com", "", {("example.com", "")})
 
 
-def test_what_the_user_says_is_of_one_registry_and_of_a_port_where_it_names_one() -> None:
+def test_the_setting_allows_one_registry_and_only_the_port_that_it_names() -> None:
     login_hosts = {("reg.example:5000", "auth.other"), ("reg.example", "auth.other:8443")}
     assert is_login_host("reg.example:5000", "auth.other", login_hosts)
     assert is_login_host("reg.example:5000", "Auth.Other:99", login_hosts)

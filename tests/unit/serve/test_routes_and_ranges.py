@@ -50,7 +50,7 @@ def test_routes(target: str, kind: str, name: str, rest: str) -> None:
         (f"/v2/{'a' * 300}/manifests/1", 400),
     ],
 )
-def test_no_routes(target: str, status: int) -> None:
+def test_unknown_paths_have_no_route(target: str, status: int) -> None:
     with pytest.raises(ApiError) as caught:
         parse_target(target)
     assert caught.value.status == status

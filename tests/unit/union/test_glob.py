@@ -38,7 +38,7 @@ def names(path: bytes) -> Names:
 
 @example([[(Kind.FILE, b"a", b"a", 0o600)]], [b"*", b"**"])
 @given(stacks, st.lists(st.sampled_from([b"*", b"**", b"?", b"a", b"b", b"[ab]", b"[!a]"]), min_size=1, max_size=4))
-def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -> None:
+def test_a_glob_finds_exactly_the_matching_paths(stack: Any, parts: list[bytes]) -> None:
     plain = [[entry for entry in layer if entry[0] != Kind.SYMLINK] for layer in stack]
     try:
         union = merge([build(layer) for layer in numbered(plain)])
@@ -50,7 +50,7 @@ def test_glob_finds_exactly_the_paths_that_fit(stack: Any, parts: list[bytes]) -
     assert glob(union, 0, parts) == [b"/".join(at) for at in expected]
 
 
-def test_symlinks_to_directories_are_gone_through_and_stay_in_the_path() -> None:
+def test_a_glob_follows_symlinks_to_directories_and_keeps_their_names() -> None:
     made = [
         (Kind.FILE, b"d/f", b"", 0o600),
         (Kind.SYMLINK, b"l", b"d", 0o777),

@@ -36,7 +36,7 @@ def told(tree: Tree, path: bytes) -> Any:
 
 @settings(max_examples=rounds(1500), deadline=None)
 @given(stacks, st.lists(paths, min_size=1, max_size=3))
-def test_a_glance_equals_the_whole_merge(stack: Any, wanted: list[bytes]) -> None:
+def test_a_partial_merge_equals_the_whole_merge(stack: Any, wanted: list[bytes]) -> None:
     layers = [build(layer) for layer in numbered(stack)]
     try:
         whole = merge(layers)
@@ -160,7 +160,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_glance_at_each_path_equals_the_whole_merge(case: str) -> None:
+def test_a_partial_merge_of_each_path_equals_the_whole_merge(case: str) -> None:
     stack = [[(kind, path, b"c" if kind == L else b"", 0o644) for kind, path in layer] for layer in CASES[case]]
     layers = [build(layer) for layer in numbered(stack)]
     whole = merge(layers)
@@ -197,7 +197,7 @@ def linked(count: int) -> LayerIndex:
     return builder.finish(0)
 
 
-def test_links_in_great_number_are_left_to_the_whole_merge() -> None:
+def test_many_hard_links_are_counted_by_the_whole_merge() -> None:
     layer = linked(MANY + 10)
     tree, node = PartialMerge().lookup([layer], b"h%d" % (MANY + 10), follow=True)
     assert (tree.entry(node).size, len(tree)) == (5, 2 * MANY + 22)

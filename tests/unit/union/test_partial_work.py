@@ -101,7 +101,7 @@ def test_a_lookup_does_not_follow_a_symlink_at_its_end_if_not_told_to() -> None:
 
 
 @pytest.mark.parametrize(("count", "all_of_it"), [(MANY - 1, False), (MANY, False), (MANY + 1, True)])
-def test_the_whole_is_merged_for_more_than_many_paths(count: int, all_of_it: bool) -> None:
+def test_above_a_number_of_paths_the_whole_union_is_merged(count: int, all_of_it: bool) -> None:
     paths = [b"d/f%d" % number for number in range(MANY + 5)]
     tree = PartialMerge().tree([layer([(F, path) for path in paths])], paths[:count])
     assert len(tree) == 1 + (len(paths) if all_of_it else count)
@@ -150,7 +150,7 @@ def test_a_layer_is_read_once_for_each_path(monkeypatch: pytest.MonkeyPatch) -> 
         (b"", []),
     ],
 )
-def test_only_layers_that_have_something_of_the_way_are_merged(
+def test_only_layers_with_an_entry_on_the_path_are_merged(
     monkeypatch: pytest.MonkeyPatch, path: bytes, speaking: list[int]
 ) -> None:
     marks: list[Rows] = [[(W, b"c/d")], [(W, b"n")]]
@@ -202,7 +202,7 @@ def test_only_layers_that_have_something_of_the_way_are_merged(
         ([(F, b"a/x"), (D, b"a"), (F, b"a/y")], b"", True, [(0, b"a")]),
     ],
 )
-def test_rows_pass_through_a_directory_only_where_that_may_be_news(
+def test_rows_pass_through_a_directory_only_if_they_may_change_it(
     rows: Rows, path: bytes, inside: bool, expected: list[tuple[int, bytes]]
 ) -> None:
     index = layer(rows)
@@ -223,7 +223,9 @@ def test_rows_pass_through_a_directory_only_where_that_may_be_news(
         ([(F, b"a")], [(F, b"b")], b"b", True),
     ],
 )
-def test_a_layer_is_plain_that_finds_its_way_and_leaves_it(below: Rows, rows: Rows, path: bytes, plain: bool) -> None:
+def test_a_layer_is_plain_if_it_changes_no_directory_on_the_path(
+    below: Rows, rows: Rows, path: bytes, plain: bool
+) -> None:
     assert partial_module._Trace(layer(rows), path).is_plain(merge([layer(below)])) is plain
 
 
@@ -237,7 +239,9 @@ def test_a_layer_is_plain_that_finds_its_way_and_leaves_it(below: Rows, rows: Ro
         ([(F, b"a/x")], b"a/x", [b"", b"a", b"a/x"]),
     ],
 )
-def test_a_tree_inside_a_path_has_what_stands_in_it_and_no_more(rows: Rows, path: bytes, known: list[bytes]) -> None:
+def test_a_tree_inside_a_path_has_the_entries_below_it_and_no_others(
+    rows: Rows, path: bytes, known: list[bytes]
+) -> None:
     tree = PartialMerge().tree([layer(rows)], (), inside=[path])
     assert [tree.path(node) for node in tree.walk()] == known
 
@@ -305,7 +309,7 @@ def looked_up(look: Callable[[], Any]) -> tuple[Any, tuple[str, str | None] | No
 
 
 @pytest.mark.parametrize("above", range(1, len(STACK) + 1))
-def test_paths_of_all_sorts_lead_where_the_whole_has_them(above: int) -> None:
+def test_lookups_of_all_kinds_of_paths_agree_with_the_whole_union(above: int) -> None:
     layers = [layer(rows) for rows in STACK[:above]]
     whole, merger = merge(layers), PartialMerge()
     paths = {b"/".join(parts) for size in range(4) for parts in product(WALKED, repeat=size)}

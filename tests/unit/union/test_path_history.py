@@ -26,7 +26,7 @@ def stack(*layers: list[Entry]) -> list[LayerIndex]:
     return [index_of(layer) for layer in layers]
 
 
-def test_a_trail_tells_every_state_and_what_ended_it() -> None:
+def test_a_history_has_every_state_and_what_ended_it() -> None:
     first, second, third = of(F, b"a/b", size=1), of(F, b"a/b", size=2), of(F, b"a/b", size=2, uid=5)
     tree = merge(stack([first], [second], [of(W, b"a")], [third]))
     assert path_history(tree, b"a/b") == PathHistory(
@@ -84,7 +84,9 @@ FOLDER = of(D, b"d", 0o700)
         ([[of(F, b"d/x")], [FOLDER], [of(F, b"d")]], [(b"d", 0, 3), (b"d/x", 1, 1)]),
     ],
 )
-def test_summaries_are_trails_in_short(layers: list[list[Entry]], expected: list[tuple[bytes, int, int]]) -> None:
+def test_a_summary_agrees_with_the_full_history(
+    layers: list[list[Entry]], expected: list[tuple[bytes, int, int]]
+) -> None:
     tree = merge(stack([of(F, b"c"), of(F, b"e")], *layers))
     found = list(summaries_under(tree, b"d"))
     assert [(one.path, one.hidden, one.states) for one in found] == expected
@@ -162,7 +164,7 @@ def test_a_state_names_what_differs_from_the_one_below(below: Entry, above: Entr
         (b"a/b", ()),
     ],
 )
-def test_a_whiteout_is_idle_where_it_hid_nothing(path: bytes, idle: tuple[int, ...]) -> None:
+def test_a_whiteout_that_hid_nothing_is_listed_as_without_effect(path: bytes, idle: tuple[int, ...]) -> None:
     known = [of(F, name) for name in (b"f", b"a/b/f", b"b/g")]
     added = [of(F, b"g"), of(F, b"a/b/g")]
     tree = merge(
@@ -177,7 +179,7 @@ def test_a_whiteout_is_idle_where_it_hid_nothing(path: bytes, idle: tuple[int, .
 
 
 @pytest.mark.parametrize("read", [path_history, lambda tree, path: list(histories_under(tree, path))])
-def test_a_path_that_no_layer_has_is_named_as_it_is(read: Any) -> None:
+def test_the_error_for_an_unknown_path_quotes_the_path(read: Any) -> None:
     with pytest.raises(PathNotFound) as caught:
         read(merge(stack([of(F, b"a")])), b"d/\xff\xc3\xa4")
     assert (caught.value.message, caught.value.hint) == (

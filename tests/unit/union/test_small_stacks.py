@@ -46,7 +46,7 @@ def test_a_node_has_the_layer_that_states_it_and_none_if_it_is_implied() -> None
     assert [tree.layer(tree.lookup(path)) for path in (b"", b"a", b"d", b"d/f")] == [None, 0, None, 1]
 
 
-def test_a_mark_below_what_is_no_directory_hides_nothing() -> None:
+def test_a_whiteout_below_a_file_hides_nothing() -> None:
     tree = merge([layer((F, b"d")), layer((W, b"d/x"), (W, b"d/e/x"), (OPQ, b"d"), (OPQ, b"d/e"))])
     assert [tree.path(node) for node in tree.walk()] == [b"", b"d"]
     assert tree.endings == []
@@ -69,7 +69,7 @@ def test_what_was_replaced_names_the_row_that_did_it_if_one_stands_in_its_place(
     ]
 
 
-def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() -> None:
+def test_the_warning_for_a_file_that_becomes_a_directory_names_layer_path_and_kind() -> None:
     tree = merge(
         [
             layer((F, b"a")),
@@ -98,7 +98,7 @@ def test_a_file_that_becomes_a_directory_is_told_by_its_layer_name_and_kind() ->
         ),
     ],
 )
-def test_a_hardlink_to_nothing_or_to_a_directory_is_told_with_its_layer(
+def test_the_error_for_an_invalid_hard_link_names_its_layer(
     rows: list[tuple[Any, ...]], message: str, hint: str
 ) -> None:
     with pytest.raises(InvalidLayer) as caught:
@@ -154,7 +154,7 @@ def test_a_lookup_follows_forty_symlinks_and_no_more(count: int) -> None:
         (b"d/" + b"n" * 400, "d/" + "n" * 298, "/d has no " + "n" * 300),
     ],
 )
-def test_a_lookup_of_nothing_says_how_far_it_came(path: bytes, shown: str, hint: str) -> None:
+def test_the_error_of_a_lookup_names_the_nearest_existing_directory(path: bytes, shown: str, hint: str) -> None:
     with pytest.raises(PathNotFound) as caught:
         merge([layer((F, b"d/f"))]).lookup(path)
     assert (caught.value.message, caught.value.hint) == (f"/{shown} was not found in the image", hint)
@@ -164,7 +164,7 @@ def test_a_lookup_of_nothing_says_how_far_it_came(path: bytes, shown: str, hint:
     ("target", "found"),
     [(b"f", b"d/f"), (b"/f", b"f"), (b"//./f", b"f"), (b"../f", b"f"), (b"../../f", b"f"), (b"/d/../d/f", b"d/f")],
 )
-def test_a_symlink_leads_on_from_where_it_stands_or_from_the_root(target: bytes, found: bytes) -> None:
+def test_a_symlink_is_relative_to_its_directory_or_to_the_root(target: bytes, found: bytes) -> None:
     tree = merge([layer((F, b"f"), (F, b"d/f"), (L, b"d/l", target))])
     assert tree.path(tree.lookup(b"d/l", follow=True)) == found
 
@@ -172,7 +172,7 @@ def test_a_symlink_leads_on_from_where_it_stands_or_from_the_root(target: bytes,
 # trails
 
 
-def test_trails_go_in_the_order_of_components_and_stay_below_their_path() -> None:
+def test_histories_are_sorted_by_path_components_and_stay_below_the_path() -> None:
     """``-`` and ``.`` come before ``/``: by bytes, ``a-b`` would stand between ``a`` and ``a/b``."""
     paths = [b"a/b", b"a/c/d", b"a-b", b"a.b/c", b"ab"]
     tree = merge([layer(*[(F, path) for path in paths]), layer((W, b"a/b"), (W, b"nothing"))])
@@ -255,7 +255,7 @@ def test_a_pattern_may_lead_upwards_but_not_out() -> None:
     assert glob(union, 0, [b"..", b"..", b"d", b"g"]) == [b"../../d/g"]
 
 
-def test_a_name_that_is_no_text_fits_a_pattern_by_its_bytes() -> None:
+def test_a_name_that_is_not_utf8_is_matched_by_its_bytes() -> None:
     union = merge([layer((F, b"\xff"), (F, "\u00e9".encode()), (F, b"ab"))])
     assert glob(union, 0, [b"?"]) == ["\u00e9".encode(), b"\xff"]
     assert glob(union, 0, [b"[\xff]"]) == [b"\xff"]

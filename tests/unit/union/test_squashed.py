@@ -93,7 +93,7 @@ def written(entries: list[Entry], *, ordered: bool) -> bytes:
 
 @settings(max_examples=rounds(400), deadline=None)
 @given(stacks, st.data())
-def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) -> None:
+def test_squashing_any_range_does_not_change_the_union(stack: Any, data: Any) -> None:
     layers = original(stack)
     try:
         before = merge(layers)
@@ -112,7 +112,7 @@ def test_any_range_squashed_leaves_the_union_as_it_was(stack: Any, data: Any) ->
 
 @settings(max_examples=rounds(150), deadline=None)
 @given(stacks)
-def test_flat_is_only_what_the_union_shows(stack: Any) -> None:
+def test_a_flattened_image_has_only_the_entries_of_the_union(stack: Any) -> None:
     layers = original(stack)
     try:
         tree = merge(layers)
@@ -133,7 +133,7 @@ def test_flat_is_only_what_the_union_shows(stack: Any) -> None:
 
 @settings(max_examples=rounds(400), deadline=None)
 @given(stacks, paths)
-def test_erased_paths_are_in_no_layer_and_all_else_stays(stack: Any, gone: bytes) -> None:
+def test_erased_paths_are_in_no_layer_and_other_paths_are_unchanged(stack: Any, gone: bytes) -> None:
     layers = original(stack)
     try:
         before = merge(layers)
@@ -182,7 +182,7 @@ def test_marks_are_left_out_only_where_their_path_is() -> None:
     assert [(entry.kind, entry.path) for entry in found] == [(Kind.OPAQUE, b"e"), (Kind.WHITEOUT, b"f")]
 
 
-def test_what_came_and_went_inside_the_range_leaves_nothing() -> None:
+def test_a_path_added_and_removed_inside_the_range_leaves_no_entry() -> None:
     layers = [
         index_of([Entry(b"base", Kind.FILE)]),
         index_of([Entry(b"tmp", Kind.FILE)]),

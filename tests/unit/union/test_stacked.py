@@ -146,7 +146,7 @@ def one(*rows: tuple[Kind, bytes, int]) -> LayerIndex:
     return build([(kind, path, b"", mode, 1) for kind, path, mode in rows])
 
 
-def test_context_is_what_came_from_below() -> None:
+def test_the_context_of_a_layer_is_what_it_takes_from_lower_layers() -> None:
     base = one((Kind.DIRECTORY, b"etc", 0o700), (Kind.FILE, b"etc/a", 0o644))
     other = one((Kind.DIRECTORY, b"etc", 0o755), (Kind.FILE, b"etc/a", 0o644))
     layer = one((Kind.FILE, b"etc/b", 0o644))

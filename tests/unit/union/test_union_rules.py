@@ -85,7 +85,7 @@ def test_unstated_directory_keeps_what_it_has_below_or_is_0755_with_its_parents_
     assert tree.origin(tree.lookup(b"d/e")) is None
 
 
-def test_hardlink_binds_at_its_moment_and_survives_the_other_name() -> None:
+def test_a_hard_link_binds_to_the_file_of_that_moment_and_outlives_the_other_name() -> None:
     tree = union([("a", b"one")], [("b", "= a")], [("a", b"other")], [(".wh.a", b"")])
     entry = tree.entry(tree.lookup(b"b"))
     assert (entry.kind, entry.size) == (Kind.FILE, 3)
@@ -105,7 +105,7 @@ def test_a_link_to_a_link_is_the_file_itself() -> None:
         assert tree.entry(tree.lookup(b"d")).size == 3
 
 
-def test_the_story_of_the_root_begins_where_a_layer_states_it() -> None:
+def test_the_history_of_the_root_begins_with_the_first_layer_that_states_it() -> None:
     layers = [[("a", b"1")], [("./", None, {"mode": 0o711})], [("./", None, {"mode": 0o700})]]
     states = path_history(union(*layers), b"").states
     assert [(state.layer, state.entry.mode, state.stated) for state in states] == [(2, 0o700, True), (1, 0o711, True)]
@@ -209,14 +209,14 @@ def test_a_hardlink_to_what_aufs_did_not_keep_names_both_paths(layer: list[tuple
         union(layer or [("d/.wh..wh.plnk/1.2", b"elsewhere"), ("x", "= .wh..wh.plnk/1.2")])
 
 
-def test_what_lies_below_a_whiteouts_name_is_skipped_and_said() -> None:
+def test_entries_below_a_whiteout_name_are_skipped_with_a_warning() -> None:
     index = layer_index(("d/", None), ("d/.wh.x/", None), ("d/.wh.x/y", b"1"), ("d/.wh..wh.plnk/z", b"2"))
     assert paths(merge([index])) == ["d"]
     assert len(index.warnings) == 2
     assert "'d/.wh.x/y' is below a whiteout name" in index.warnings[0]
 
 
-def test_too_many_files_that_aufs_keeps_are_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_aufs_link_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamina.layer.tar.MAX_AUFS_LINKS", 2)
     layer_index(*AUFS)
     with pytest.raises(LimitExceeded, match=r"more than 2 files in \.wh\.\.wh\.plnk"):
@@ -256,14 +256,14 @@ def test_two_thousand_levels_deep() -> None:
 @pytest.mark.parametrize(
     "first", [("d/.wh.x", b""), ("./", None), ("d/", None), ("h", "= d/x"), ("d/x", "= d/x"), ("d/.wh..wh..opq", b"")]
 )
-def test_what_follows_an_entry_that_makes_no_node_counts(first: tuple[object, ...]) -> None:
+def test_entries_after_one_that_makes_no_node_are_applied(first: tuple[object, ...]) -> None:
     tree = union([*DIR, ("h", "= d/x")], [first, ("new", b"1"), ("d/.wh.y", b"")])
     assert "new" in paths(tree)
     assert "d/y" not in paths(tree)
     assert [tree.origin(tree.lookup(b"new"))] == [(1, 1)]
 
 
-def test_whiteouts_of_nothing_are_no_end_of_the_marks() -> None:
+def test_a_whiteout_of_nothing_does_not_stop_later_whiteouts() -> None:
     """Neither one in no directory, nor one in a file, nor one of a name that is not there."""
     for nothing in ("none/.wh.x", "d/x/.wh.y", "d/.wh.none", "none/.wh..wh..opq", "d/x/.wh..wh..opq"):
         assert paths(union(DIR, [(nothing, b""), ("d/.wh.y", b""), ("d/.wh.x", b"")])) == ["d"]

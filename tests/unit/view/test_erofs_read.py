@@ -103,7 +103,7 @@ def test_pieces_are_the_image_whatever_their_size(monkeypatch: pytest.MonkeyPatc
     assert b"".join(pieces) == whole
 
 
-def test_layers_above_the_byte_are_told_as_deep() -> None:
+def test_an_image_of_300_layers_is_read_as_it_was_written() -> None:
     tree = merge([attributed([(Kind.FILE, b"f%d" % number, b"", 0o644, number)]) for number in range(300)])
     check(tree, ErofsImage(write_erofs(tree)))
 
@@ -140,7 +140,7 @@ def test_cut_or_changed_images_are_refused(tmp_path: Path) -> None:
 
 @given(st.integers(0, 1 << 32))
 @settings(max_examples=rounds(300), deadline=None)
-def test_damage_further_in_is_an_error_of_ours(seed: int) -> None:
+def test_damage_inside_an_image_raises_a_lamina_error(seed: int) -> None:
     """With a right superblock and anything behind it: no other exception, and no endless walk."""
     source = random.Random(seed)
     changed = bytearray(SMALL)

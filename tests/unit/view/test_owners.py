@@ -25,7 +25,7 @@ def test_the_callers_id_is_kept(own: int, further: int, expected: object) -> Non
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
-def test_every_id_has_one_place(own: int, further: int) -> None:
+def test_the_mapping_of_ids_is_one_to_one(own: int, further: int) -> None:
     ranges = keep_id_ranges(own, further)
     pairs = [(inside + n, outside + n) for inside, outside, count in ranges for n in range(count)]
     assert sorted(outside for _, outside in pairs) == list(range(further + 1))
@@ -36,7 +36,7 @@ def test_every_id_has_one_place(own: int, further: int) -> None:
         assert owners.inside(outside, owners.root[1]) == (inside, 0)
 
 
-def test_what_has_no_place_is_roots() -> None:
+def test_an_id_that_can_not_be_mapped_becomes_root() -> None:
     owners = Owners(((0, 100, 10),), ((0, 200, 10),))
     assert owners.root == owners.outside(10, 4711) == (100, 200)
     assert owners.inside(5, 205) == (0, 5)
@@ -76,7 +76,7 @@ def test_ids_of_its_own_are_high_up() -> None:
     assert (first, outside, count) == (0, 0x70000000 + 0xF3 * 65536, 65536)
 
 
-def test_the_caller_gets_a_line() -> None:
+def test_the_caller_gets_a_line_in_passwd_and_group() -> None:
     passwd, group = b"root:x:0:0::/root:/bin/sh\nann:x:7:8::/:/bin/sh", b"root:x:0:\n"
     assert add_caller(passwd, group, (1000, 100), "bob", "/w") == (
         passwd + b"\nbob:*:1000:100::/w:/bin/sh\n",

@@ -61,7 +61,7 @@ def test_reading_by_position(tmp_path: Path, kind: type[FileLayer]) -> None:
     union.release(None, handle)
 
 
-def test_tars_that_stay_open_are_few(tmp_path: Path) -> None:
+def test_the_number_of_open_tars_is_limited(tmp_path: Path) -> None:
     layers = [FileLayer(tmp_path / f"{n}", make_tar([(f"f{n}", b"%d" % n * 100)])) for n in range(20)]
     union = ServedUnion(merge([layer.index() for layer in layers]), layers)  # type: ignore[arg-type]
     union._tars = Tars(layers, limit=4)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_refusals(tmp_path: Path, what: Any, code: int) -> None:
     assert caught.value.errno == code
 
 
-def test_attributes_of_the_trusted_namespace_are_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trusted_xattrs_are_listed_only_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pax = {"SCHILY.xattr.trusted.t": "1", "SCHILY.xattr.user.u": "2"}
     layer = FileLayer(tmp_path / "t", make_tar([("f", b"", {"pax_headers": pax})]))
     for user, names in ((0, ["trusted.t", "user.u"]), (1000, ["user.u"])):
