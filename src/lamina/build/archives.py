@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
 from lamina.build.target import Path, Rule, Target
-from lamina.build.trees import FileTree, hashed
+from lamina.build.trees import FileTree, described, hashed
 from lamina.errors import InvalidLayer, LimitExceeded, UsageError
 from lamina.host.files import CHUNK, SharedRange
 from lamina.host.spool import Spool
@@ -101,6 +101,9 @@ class ArchiveFiles:
     def digest(self, node: int) -> bytes:
         return _digest(self._archive.content(node))
 
+    def described(self, node: int) -> bytes:
+        return described(self, node)
+
 
 class ArchiveTree:
     """An archive as a tree: later members replace earlier ones, hard links are resolved. Names that would be
@@ -143,6 +146,9 @@ class ArchiveTree:
 
     def digest(self, node: int) -> bytes:
         return _digest(self.content(node))
+
+    def described(self, node: int) -> bytes:
+        return described(self, node)
 
 
 def opened(tree: FileTree[Any], node: Any) -> Archive | None:

@@ -3,6 +3,9 @@
 A file counts as unchanged if device, inode, size, mtime and ctime are the same. A file that was written in the last
 moments before it was hashed could change again within the same tick of the clock, so its digest is not kept. The
 records are derived data: without them, or with damaged ones, all files are read.
+
+Records are grouped by directory, because a context is read directory by directory: only one group is unpacked at a
+time.
 """
 
 from __future__ import annotations
@@ -11,69 +14,82 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterable
 
 from lamina.host.files import make_directory, replace_file
 
-_MAGIC = b"LAMCTXH1"
-_HEADER = struct.Struct("=8sQI")  # magic, records, crc
-_KEY = struct.Struct("=QQQqq")
-_WIDTH = _KEY.size + 33  # the key, the sha256, whether it has extended attributes
+_MAGIC = b"LAMCTXH2"
+_HEADER = struct.Struct("=8sQI")  # magic, size of the body, crc
+_GROUP = struct.Struct("=QQI")  # device and inode of a directory, number of its records
+STATE = struct.Struct("=QQQqq")
+"""What identifies a file's content: device, inode, size, mtime and ctime."""
+_WIDTH = STATE.size + 33  # the state, the sha256, whether it has extended attributes
 _TICK, _COARSE_TICK = 100_000_000, 2_100_000_000  # nanoseconds
 _SECOND = 1_000_000_000
 
+Records = dict[bytes, bytes]
+"""State to digest and flag."""
+
 
 class ContentHashes:
-    """The digests known for one directory. ``path``: the file that keeps them, "" for none."""
+    """The digests known for one directory and all below. ``path``: the file that keeps them, "" for none."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._known: dict[bytes, bytes] = _load(path) if path else {}
-        self._used: dict[bytes, bytes] = {}
-        self._new = False
+        self._body = _load(path) if path else b""
+        self._groups = _groups(self._body)
 
-    def get(self, state: os.stat_result) -> tuple[bytes, bool] | None:
-        """(sha256, whether the file has extended attributes) if the file has not changed."""
-        key = _key(state)
-        found = self._known.get(key)
-        if found is None:
-            return None
-        self._used[key] = found
-        return found[:32], found[32] != 0
+    def group(self, device: int, inode: int) -> Records:
+        """What is known of the files in one directory."""
+        place = self._groups.get((device, inode))
+        if place is None:
+            return {}
+        start, count = place
+        body, size = self._body, STATE.size
+        ends = range(start, start + count * _WIDTH, _WIDTH)
+        return {body[at : at + size]: body[at + size : at + _WIDTH] for at in ends}
 
-    def note(self, state: os.stat_result, digest: bytes, has_xattrs: bool) -> None:
-        """Keep the digest of a file that was just read. ``state``: from before it was read."""
-        changed = max(state.st_mtime_ns, state.st_ctime_ns)
-        coarse = not state.st_mtime_ns % _SECOND and not state.st_ctime_ns % _SECOND
-        if time.time_ns() - changed > (_COARSE_TICK if coarse else _TICK):
-            key = _key(state)
-            self._known[key] = self._used[key] = digest + bytes([has_xattrs])
-            self._new = True
-
-    def save(self) -> None:
-        """Write the records that were used. Raises OSError."""
-        if not self._path or not (self._new or len(self._used) * 2 < len(self._known)):
+    def save(self, groups: Iterable[tuple[int, int, list[bytes]]]) -> None:
+        """Write all that is known now: (device, inode, records) of each directory. Raises OSError."""
+        if not self._path:
             return
-        body = b"".join([key + value for key, value in self._used.items()])
+        pieces = []
+        for device, inode, records in groups:
+            pieces.append(_GROUP.pack(device, inode, len(records)))
+            pieces += records
+        body = b"".join(pieces)
         make_directory(os.path.dirname(self._path))
-        head = _HEADER.pack(_MAGIC, len(self._used), zlib.crc32(body))
-        replace_file(self._path, [head, body], lasting=False)
+        replace_file(self._path, [_HEADER.pack(_MAGIC, len(body), zlib.crc32(body)), body], lasting=False)
 
 
-def _key(state: os.stat_result) -> bytes:
-    return _KEY.pack(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+def record(state: bytes, digest: bytes, has_xattrs: bool) -> bytes:
+    return b"%b%b%c" % (state, digest, has_xattrs)
 
 
-def _load(path: str) -> dict[bytes, bytes]:
+def is_settled(mtime: int, ctime: int) -> bool:
+    """Whether a change from now on would change the times too (nanoseconds)."""
+    coarse = not mtime % _SECOND and not ctime % _SECOND
+    return time.time_ns() - max(mtime, ctime) > (_COARSE_TICK if coarse else _TICK)
+
+
+def _load(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            head = file.read(_HEADER.size)
+            body = file.read()
     except OSError:
-        return {}
-    if len(data) < _HEADER.size:
-        return {}
-    magic, records, crc = _HEADER.unpack_from(data)
-    body = data[_HEADER.size :]
-    if magic != _MAGIC or len(body) != records * _WIDTH or zlib.crc32(body) != crc:
-        return {}
-    size = _KEY.size
-    return {body[at : at + size]: body[at + size : at + _WIDTH] for at in range(0, len(body), _WIDTH)}
+        return b""
+    if len(head) < _HEADER.size:
+        return b""
+    magic, size, crc = _HEADER.unpack(head)
+    return body if magic == _MAGIC and len(body) == size and zlib.crc32(body) == crc else b""
+
+
+def _groups(body: bytes) -> dict[tuple[int, int], tuple[int, int]]:
+    found, at = {}, 0
+    while at + _GROUP.size <= len(body):
+        device, inode, count = _GROUP.unpack_from(body, at)
+        at += _GROUP.size
+        found[device, inode] = (at, count)
+        at += count * _WIDTH
+    return found

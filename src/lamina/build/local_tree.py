@@ -12,45 +12,72 @@ import os
 import stat
 import threading
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn, Self
 
-from lamina.errors import NotFound, UsageError
+from lamina.build.content_hashes import STATE, ContentHashes, Records, is_settled, record
+from lamina.build.trees import described
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.host.files import CHUNK, failure, reported
 from lamina.layer.entry import FORMATS, Entry, Kind
 
 if TYPE_CHECKING:
-    from lamina.build.content_hashes import ContentHashes
     from lamina.build.ignore import Above, Patterns
     from lamina.events import Cancel
     from lamina.layer.tar_write import Content
 
 _KINDS = {form: kind for kind, form in FORMATS.items()}
+_KINDS[stat.S_IFSOCK] = Kind.FILE  # an empty file, as in BuildKit
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 32
 _SMALL = 128 << 10  # bytes; a file up to this size is read at once
-_KEPT = 32 << 20  # bytes of small files that stay in memory between hashing and writing
+_KEPT = 16 << 20  # bytes of small files that stay in memory between hashing and writing
 _LEFT_OUT = ("trusted.overlay.", "user.overlay.", "security.selinux", "system.nfs4_acl", "com.apple.")
+_EMPTY = hashlib.sha256().digest()
+_SECOND = 1_000_000_000
 
 
 class LocalNode:
-    """A file or directory as it was when its directory was listed. ``hidden``: an ignored directory, which is shown
-    only if something in it is."""
+    """A file or directory as it was when its directory was listed. ``state``: what identifies it and its content
+    (``content_hashes.STATE``). ``hidden``: an ignored directory, which is shown only if something in it is. ``more``:
+    (device, inode) of a file with several names, the device number of a device."""
 
-    __slots__ = ("above", "children", "digest", "has_xattrs", "hidden", "kept", "name", "parent", "state")
+    __slots__ = (
+        "above",
+        "children",
+        "digest",
+        "has_xattrs",
+        "hidden",
+        "is_noted",
+        "kept",
+        "kind",
+        "mode",
+        "more",
+        "name",
+        "parent",
+        "state",
+    )
 
-    def __init__(
-        self, parent: LocalNode | None, name: str, state: os.stat_result, above: Above | None, *, hidden: bool = False
-    ) -> None:
+    def __init__(self, parent: LocalNode | None, name: bytes, state: os.stat_result) -> None:
+        mode = state.st_mode
         self.parent = parent
         self.name = name
-        self.state = state
-        self.above = above
-        self.hidden = hidden
+        self.state = _state(state)
+        self.mode = mode
+        self.kind = kind = _KINDS[stat.S_IFMT(mode)]
+        self.more: tuple[int, int] | int | None = None
+        if kind is not Kind.DIRECTORY:
+            if state.st_nlink > 1:
+                self.more = (state.st_dev, state.st_ino)
+            elif kind is Kind.CHAR or kind is Kind.BLOCK:
+                self.more = state.st_rdev
+        self.above: Above | None = None
+        self.hidden = False
         self.children: dict[bytes, LocalNode] | None = None
         self.digest: bytes | None = None
         self.has_xattrs = True
+        self.is_noted = False
         self.kept: bytes | None = None
 
     @property
@@ -61,7 +88,12 @@ class LocalNode:
         while node.parent is not None:
             parts.append(node.name)
             node = node.parent
-        return "/".join(reversed(parts))
+        return os.fsdecode(b"/".join(reversed(parts)))
+
+    @property
+    def size(self) -> int:
+        size: int = STATE.unpack(self.state)[2]
+        return size
 
 
 class LocalTree:
@@ -83,9 +115,12 @@ class LocalTree:
         self.path = path
         self._ignored = ignored if ignored else None
         self._hashes = hashes
+        self._group: tuple[LocalNode | None, Records] = (None, {})
+        self._news = False  # whether a digest is new
         self._cancel = cancel
         self._guard = threading.RLock()
         self._open: dict[LocalNode, int] = {}
+        self._last: tuple[LocalNode | None, int] = (None, -1)
         self._left = _KEPT
         try:
             self._top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -93,19 +128,21 @@ class LocalTree:
             raise NotFound(f"{path!r:.300} is not a directory", hint="check the path") from None
         except OSError as error:
             raise failure(error, path) from error
-        self.root = LocalNode(None, "", os.fstat(self._top), None)
+        self.root = LocalNode(None, b"", os.fstat(self._top))
 
     def close(self) -> None:
         with self._guard:
+            if self._top < 0:
+                return
             for descriptor in self._open.values():
                 os.close(descriptor)
             self._open.clear()
-            if self._top >= 0:
-                os.close(self._top)
-                self._top = -1
-        if self._hashes is not None:
+            self._last = (None, -1)
+            os.close(self._top)
+            self._top = -1
+        if self._hashes is not None and self._news:
             with suppress(OSError):  # without the records all files are read again
-                self._hashes.save()
+                self._hashes.save(_noted(self.root))
 
     def __enter__(self) -> Self:
         return self
@@ -120,56 +157,64 @@ class LocalTree:
         return sorted(self._listed(node).items())
 
     def kind(self, node: LocalNode) -> Kind:
-        # a socket is an empty file, as in BuildKit
-        return _KINDS.get(stat.S_IFMT(node.state.st_mode), Kind.FILE)
+        return node.kind
 
     def link(self, node: LocalNode) -> bytes:
-        with self._guard, self._reported(node):
-            return os.fsencode(os.readlink(node.name, dir_fd=self._directory_of(node)))
+        try:
+            with self._guard:
+                return os.fsencode(os.readlink(node.name, dir_fd=self._directory_of(node)))
+        except OSError as error:
+            self._fail(node, error)
 
     def entry(self, node: LocalNode, path: bytes) -> Entry:
-        state = node.state
-        kind = self.kind(node)
-        return Entry(
-            path,
-            kind,
-            0o777 if kind == Kind.SYMLINK else stat.S_IMODE(state.st_mode),
-            size=state.st_size if kind == Kind.FILE and stat.S_ISREG(state.st_mode) else 0,
-            mtime=state.st_mtime_ns,
-            link=self.link(node) if kind == Kind.SYMLINK else b"",
-            xattrs=self._xattrs(node) if kind in (Kind.FILE, Kind.DIRECTORY) else {},
-            rdev=(os.major(state.st_rdev), os.minor(state.st_rdev)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
-        )
+        kind, mode = node.kind, node.mode
+        _, _, size, mtime, _ = STATE.unpack(node.state)
+        mtime -= mtime % _SECOND
+        if kind is Kind.FILE:
+            regular = stat.S_ISREG(mode)
+            xattrs = self._xattrs(node) if regular and node.has_xattrs else {}
+            return Entry(path, kind, mode & 0o7777, 0, 0, size if regular else 0, mtime, b"", xattrs)
+        if kind is Kind.DIRECTORY:
+            return Entry(path, kind, mode & 0o7777, mtime=mtime, xattrs=self._xattrs(node) if node.has_xattrs else {})
+        if kind is Kind.SYMLINK:
+            return Entry(path, kind, 0o777, mtime=mtime, link=self.link(node))
+        device = (os.major(node.more), os.minor(node.more)) if isinstance(node.more, int) else (0, 0)
+        return Entry(path, kind, mode & 0o7777, mtime=mtime, rdev=device)
+
+    def described(self, node: LocalNode) -> bytes:
+        kind = node.kind
+        if kind is Kind.FILE:
+            digest = self.digest(node)
+            if not node.has_xattrs:
+                return b"F%o\0%b" % (node.mode & 0o7777, digest)
+        return described(self, node)
 
     def inode(self, node: LocalNode) -> Hashable | None:
-        state = node.state
-        if state.st_nlink < 2 or stat.S_ISDIR(state.st_mode):
-            return None
-        return state.st_dev, state.st_ino
+        return node.more if isinstance(node.more, tuple) else None
 
     def digest(self, node: LocalNode) -> bytes:
-        if node.digest is None:
+        digest = node.digest
+        if digest is None:
             with self._guard:
-                if node.digest is None:
-                    self._hash(node)
-        assert node.digest is not None
-        return node.digest
+                digest = node.digest
+                if digest is None:
+                    digest = node.digest = self._hash(node)
+        return digest
 
     def content(self, node: LocalNode) -> Content:
-        if not stat.S_ISREG(node.state.st_mode):
+        if not stat.S_ISREG(node.mode):
             return b""
-        kept, node.kept = node.kept, None
+        kept = node.kept
         if kept is not None:
+            node.kept = None
             with self._guard:
                 self._left += len(kept)
             return kept
-        if node.state.st_size > _SMALL:
+        if node.size > _SMALL:
             return lambda: _Checked(self._opened(node), node, self._changed(node))
         with self._guard:
-            data, state = self._read(node)
-        if node.digest is None:
-            self._compare(node, state)
-        elif hashlib.sha256(data).digest() != node.digest:
+            data = self._read(node)
+        if node.digest is not None and hashlib.sha256(data).digest() != node.digest:
             raise self._changed(node)
         return data
 
@@ -197,15 +242,13 @@ class LocalTree:
             raise UsageError(f"{path!r:.200} in {self.what} has more than {limit} bytes", hint="check the file")
         return data
 
-    # -- listing
-
     def _listed(self, node: LocalNode) -> dict[bytes, LocalNode]:
         found = node.children
         if found is None:
             with self._guard:
                 found = node.children
                 if found is None:
-                    found = node.children = self._list(node) if stat.S_ISDIR(node.state.st_mode) else {}
+                    found = node.children = self._list(node) if node.kind is Kind.DIRECTORY else {}
         return found
 
     def _list(self, node: LocalNode) -> dict[bytes, LocalNode]:
@@ -215,10 +258,12 @@ class LocalTree:
         ignored = self._ignored
         prefix = f"{node.path}/" if ignored is not None and node.parent is not None else ""
         try:
-            with self._reported(node), os.scandir(self._directory(node)) as names:
+            with os.scandir(self._directory(node)) as names:
                 entries = list(names)
-        except NotFound:
+        except (FileNotFoundError, NotADirectoryError):
             return {}  # it was removed after the directory above it was listed
+        except OSError as error:
+            self._fail(node, error)
         for one in entries:
             name, above, hidden = one.name, None, False
             if ignored is not None:
@@ -232,14 +277,19 @@ class LocalTree:
                 continue
             except OSError as error:
                 raise failure(error, os.path.join(self.path, node.path, name)) from error
-            child = LocalNode(node, name, state, above, hidden=hidden)
+            raw = os.fsencode(name)
+            child = LocalNode(node, raw, state)
+            child.above, child.hidden = above, hidden
             if hidden and not self._listed(child):
                 continue
-            found[os.fsencode(name)] = child
+            found[raw] = child
         return found
 
     def _directory(self, node: LocalNode) -> int:
         """A descriptor of a directory, open until others push it out."""
+        last, descriptor = self._last
+        if node is last:
+            return descriptor
         if node.parent is None:
             return self._top
         found = self._open.pop(node, None)
@@ -248,6 +298,7 @@ class LocalTree:
                 os.close(self._open.pop(next(iter(self._open))))
             found = self._reopened(node)
         self._open[node] = found
+        self._last = node, found
         return found
 
     def _reopened(self, node: LocalNode) -> int:
@@ -265,7 +316,7 @@ class LocalTree:
                 if owned >= 0:
                     os.close(owned)
                 owned = descriptor
-                if not os.path.samestat(os.fstat(descriptor), one.state):
+                if not _is_same(os.fstat(descriptor), one):
                     raise self._changed(one)
         except BaseException:
             if owned >= 0:
@@ -277,104 +328,116 @@ class LocalTree:
         assert node.parent is not None
         return self._directory(node.parent)
 
-    # -- content
-
     def _opened(self, node: LocalNode) -> int:
-        """Open a regular file, and check that it is the one that was listed."""
-        with self._guard, self._reported(node):
-            descriptor = os.open(node.name, _FILE, dir_fd=self._directory_of(node))
-        if not os.path.samestat(os.fstat(descriptor), node.state):
+        """Open a regular file, and check that it is the one that was listed, unchanged."""
+        try:
+            with self._guard:
+                descriptor = os.open(node.name, _FILE, dir_fd=self._directory_of(node))
+        except OSError as error:
+            self._fail(node, error)
+        state = os.fstat(descriptor)
+        if _state(state) != node.state and not _is_unchanged(state, node):
             os.close(descriptor)
             raise self._changed(node)
         return descriptor
 
-    def _read(self, node: LocalNode) -> tuple[bytes, os.stat_result]:
-        """The content of a small file, and its state from before it was read."""
+    def _read(self, node: LocalNode) -> bytes:
+        """The content of a small file."""
+        size = node.size
         descriptor = self._opened(node)
         try:
-            state = os.fstat(descriptor)
-            data = _read_all(descriptor, node.state.st_size + 1)
+            data = _read_all(descriptor, size + 1)
             if node.digest is None:
                 node.has_xattrs = bool(os.listxattr(descriptor))
         except OSError as error:
-            raise failure(error, os.path.join(self.path, node.path)) from error
+            self._fail(node, error)
         finally:
             os.close(descriptor)
-        if len(data) != node.state.st_size:
+        if len(data) != size:
             raise self._changed(node)
-        return data, state
+        return data
 
-    def _hash(self, node: LocalNode) -> None:
-        state = node.state
-        if not stat.S_ISREG(state.st_mode):
-            node.digest, node.has_xattrs = hashlib.sha256().digest(), False
-            return
-        known = None if self._hashes is None else self._hashes.get(state)
+    def _hash(self, node: LocalNode) -> bytes:
+        if not stat.S_ISREG(node.mode):
+            node.has_xattrs = False
+            return _EMPTY
+        known = self._known(node)
         if known is not None:
-            node.digest, node.has_xattrs = known
-            return
-        if state.st_size <= _SMALL:
-            data, before = self._read(node)
-            self._compare(node, before)
-            node.digest = hashlib.sha256(data).digest()
-            if len(data) <= self._left:
+            node.has_xattrs = known[32] != 0
+            node.is_noted = True
+            return known[:32]
+        _, _, size, mtime, ctime = STATE.unpack(node.state)
+        settled = is_settled(mtime, ctime)  # as of before it is read
+        if size <= _SMALL:
+            data = self._read(node)
+            digest = hashlib.sha256(data).digest()
+            if size <= self._left:
                 node.kept = data
-                self._left -= len(data)
+                self._left -= size
         else:
-            descriptor = self._opened(node)
-            try:
-                with self._reported(node):
-                    before = os.fstat(descriptor)
-                    node.has_xattrs = bool(os.listxattr(descriptor))
-                    self._compare(node, before)
-                    hasher = hashlib.sha256()
-                    while data := os.read(descriptor, CHUNK):
-                        if self._cancel is not None:
-                            self._cancel.check()
-                        hasher.update(data)
-                    self._compare(node, os.fstat(descriptor))
-            finally:
-                os.close(descriptor)
-            node.digest = hasher.digest()
-        if self._hashes is not None:
-            self._hashes.note(before, node.digest, node.has_xattrs)
+            digest = self._hash_large(node)
+        if settled and self._hashes is not None:
+            node.is_noted = self._news = True
+        return digest
 
-    def _compare(self, node: LocalNode, now: os.stat_result) -> None:
-        before = node.state
-        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise self._changed(node)
+    def _hash_large(self, node: LocalNode) -> bytes:
+        hasher = hashlib.sha256()
+        descriptor = self._opened(node)
+        try:
+            node.has_xattrs = bool(os.listxattr(descriptor))
+            while data := os.read(descriptor, CHUNK):
+                if self._cancel is not None:
+                    self._cancel.check()
+                hasher.update(data)
+            if not _is_unchanged(os.fstat(descriptor), node):
+                raise self._changed(node)
+        except OSError as error:
+            self._fail(node, error)
+        finally:
+            os.close(descriptor)
+        return hasher.digest()
+
+    def _known(self, node: LocalNode) -> bytes | None:
+        """The digest of an earlier build, if the file has not changed."""
+        if self._hashes is None:
+            return None
+        parent, records = self._group
+        if parent is not node.parent:
+            assert node.parent is not None
+            device, inode, *_ = STATE.unpack(node.parent.state)
+            records = self._hashes.group(device, inode)
+            self._group = node.parent, records
+        return records.get(node.state)
 
     def _changed(self, node: LocalNode) -> UsageError:
         path = os.path.join(self.path, node.path)
         return UsageError(f"{path!r:.300} changed while it was read", hint="try again when nothing writes to it")
 
     def _xattrs(self, node: LocalNode) -> dict[bytes, bytes]:
-        if not node.has_xattrs or stat.S_IFMT(node.state.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            return {}
         try:
             with self._guard:
-                if stat.S_ISDIR(node.state.st_mode):
-                    return _xattrs_of(self._directory(node))
-                descriptor = self._opened(node)
+                if node.kind is Kind.DIRECTORY:
+                    found = _xattrs_of(self._directory(node))
+                    node.has_xattrs = bool(found)
+                    return found
+            descriptor = self._opened(node)
             try:
                 return _xattrs_of(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise failure(error, os.path.join(self.path, node.path)) from error
+            self._fail(node, error)
 
-    @contextmanager
-    def _reported(self, node: LocalNode) -> Iterator[None]:
-        with reported(os.path.join(self.path, node.path)):
-            try:
-                yield
-            except (FileNotFoundError, NotADirectoryError):
-                raise NotFound(
-                    f"{os.path.join(self.path, node.path)!r:.300} was removed while the build read it",
-                    hint="try again when nothing writes to the context",
-                ) from None
-            except OSError as error:
-                raise failure(error, os.path.join(self.path, node.path)) from error
+    def _fail(self, node: LocalNode, error: OSError) -> NoReturn:
+        if isinstance(error, LaminaError):
+            raise error
+        path = os.path.join(self.path, node.path)
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise NotFound(
+                f"{path!r:.300} was removed while the build read it",
+                hint="try again when nothing writes to the context",
+            ) from None
+        raise failure(error, path) from error
 
 
 class _Checked:
@@ -382,7 +445,7 @@ class _Checked:
 
     def __init__(self, descriptor: int, node: LocalNode, changed: UsageError) -> None:
         self._descriptor = descriptor
-        self._left = node.state.st_size
+        self._left = node.size
         self._digest = node.digest
         self._hasher = None if node.digest is None else hashlib.sha256()
         self._changed = changed
@@ -390,7 +453,7 @@ class _Checked:
     def read(self, size: int = -1, /) -> bytes:
         if size == 0:
             return b""
-        with reported(self._changed.message):
+        with reported():
             data = os.read(self._descriptor, min(size, CHUNK) if size > 0 else CHUNK)
         self._left -= len(data)
         if self._hasher is not None:
@@ -407,10 +470,39 @@ class _Checked:
             self._descriptor = -1
 
 
+def _state(state: os.stat_result) -> bytes:
+    return STATE.pack(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+def _is_same(now: os.stat_result, node: LocalNode) -> bool:
+    return (now.st_dev, now.st_ino) == STATE.unpack(node.state)[:2]
+
+
+def _is_unchanged(now: os.stat_result, node: LocalNode) -> bool:
+    """Whether it is the same file with the same content; a new link or mode changes only the ctime."""
+    return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == STATE.unpack(node.state)[:4]
+
+
+def _noted(top: LocalNode) -> Iterator[tuple[int, int, list[bytes]]]:
+    """The digests of all files that were hashed or known, by directory."""
+    pending = [top]
+    while pending:
+        node = pending.pop()
+        records = []
+        for child in (node.children or {}).values():
+            if child.children is not None:
+                pending.append(child)
+            elif child.is_noted and child.digest is not None:
+                records.append(record(child.state, child.digest, child.has_xattrs))
+        if records:
+            device, inode, *_ = STATE.unpack(node.state)
+            yield device, inode, records
+
+
 def _read_all(descriptor: int, limit: int) -> bytes:
     """Up to ``limit`` bytes."""
     data = os.read(descriptor, limit)
-    if len(data) in (0, limit):
+    if len(data) in (0, limit, limit - 1):
         return data
     pieces = [data]
     size = len(data)

@@ -68,34 +68,17 @@ def digest(
         for match in matches(tree, word, parents=parents, is_path=is_path):
             hasher.update(b"match %s\0" % match.name)
             if tree.kind(match.node) != Kind.DIRECTORY:
-                hasher.update(_described(tree, match.node))
+                hasher.update(tree.described(match.node))
                 continue
             hasher.update(b"/")
             batch: list[bytes] = []
             for depth, name, node, implied in picked(tree, match.node, match.include, without):
-                batch.append(b"%d %s\0%c" % (depth, name, b"i" if implied else b"e"))
-                batch.append(_described(tree, node))
-                if len(batch) > 4096:
+                batch.append(b"%d%c%b\0%b" % (depth, b"i" if implied else b"e", name, tree.described(node)))
+                if len(batch) > 1024:
                     hasher.update(b"".join(batch))
                     batch.clear()
             hasher.update(b"".join(batch))
     return f"sha256:{hasher.hexdigest()}"
-
-
-def _described(tree: FileTree[Any], node: Any) -> bytes:
-    kind = tree.kind(node)
-    content = tree.digest(node) if kind is Kind.FILE else b""  # first: it also finds whether there are attributes
-    entry = tree.entry(node, b"")
-    found = b"%d %o %d\0%s%s" % (kind, entry.mode, len(entry.xattrs), entry.link, content)
-    if entry.link:
-        found += b"\0"
-    if entry.rdev != (0, 0):
-        found += b"%d:%d\0" % entry.rdev
-    for key, value in sorted(entry.xattrs.items()):
-        found += b"%d %s%d %s" % (len(key), key, len(value), value)
-    if tree.keeps_owners:
-        found += b"%d:%d\0" % (entry.uid, entry.gid)
-    return found
 
 
 def _with_parents(tree: FileTree[Any], word: str) -> list[Match]:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 MAX_LINKS = 255
 """Symlinks followed for one path, as in BuildKit."""
-DIGEST = 32
+_LETTERS = {
+    Kind.FILE: b"F",
+    Kind.DIRECTORY: b"D",
+    Kind.SYMLINK: b"L",
+    Kind.CHAR: b"C",
+    Kind.BLOCK: b"B",
+    Kind.FIFO: b"P",
+}
 N = TypeVar("N")
 
 
@@ -69,6 +76,10 @@ class FileTree(Protocol[N]):
 
     def digest(self, node: N) -> bytes:
         """The sha256 of a regular file's content."""
+        ...
+
+    def described(self, node: N) -> bytes:
+        """Its kind, mode, attributes and content, for the digest of what a step reads (``described``)."""
         ...
 
 
@@ -169,6 +180,23 @@ def picked(
             walk.append((iter(tree.children(node)), f"{path}/", included, excluded))
 
 
+def described(tree: FileTree[N], node: N) -> bytes:
+    """Kind, mode, extended attributes, and link or digest of the content; owners where they are kept; no times."""
+    kind = tree.kind(node)
+    content = tree.digest(node) if kind is Kind.FILE else b""  # first: it also finds whether there are attributes
+    entry = tree.entry(node, b"")
+    found = b"%b%o\0%b" % (_LETTERS[kind], entry.mode, content)
+    if kind is Kind.SYMLINK:
+        found += b"%b\0" % entry.link
+    if entry.rdev != (0, 0):
+        found += b"%d:%d\0" % entry.rdev
+    for key, value in sorted(entry.xattrs.items()):
+        found += b"x%d %b%d %b" % (len(key), key, len(value), value)
+    if tree.keeps_owners:
+        found += b"o%d:%d\0" % (entry.uid, entry.gid)
+    return found
+
+
 class OneFile:
     """A tree with one regular file: a here-document, or a file from an address."""
 
@@ -209,6 +237,9 @@ class OneFile:
 
     def digest(self, node: int) -> bytes:
         return self._digest
+
+    def described(self, node: int) -> bytes:
+        return described(self, node)
 
 
 class UnionTree:
@@ -258,6 +289,9 @@ class UnionTree:
     def digest(self, node: int) -> bytes:
         content = self.content(node)
         return hashed(content) if callable(content) else hashlib.sha256(content or b"").digest()
+
+    def described(self, node: int) -> bytes:
+        return described(self, node)
 
 
 def hashed(content: Callable[[], object]) -> bytes:
