@@ -30,14 +30,14 @@ _SECOND = 1_000_000_000
 
 
 class Items:
-    """The items of a layer, in the order of a layer (``build_layer(ordered=True)``). They can be read once, because
-    contents are opened as they come. ``len`` tells whether there are any."""
+    """The items of a layer, in the order of a layer (``build_layer(ordered=True)``). Contents are opened as they
+    come. ``len`` is 0 or 1: whether there are any."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
 
     def __len__(self) -> int:
-        return self._target.count()
+        return int(not self._target.is_empty())
 
     def __iter__(self) -> Iterator[Item]:
         return self._target.items()
@@ -236,6 +236,10 @@ class _Copy:
         return True
 
     def _content(self, tree: FileTree[Any], node: Any, top: Path, rule: Rule, include: Any) -> None:
+        """Copy what is in a directory."""
+        if include is None and self._exclude is None:
+            self._merge(tree, node, top, rule)
+            return
         target = self.target
         paths = [top]  # by depth
         left_out = -1  # the depth of a directory that is left out, with what is in it
@@ -244,16 +248,34 @@ class _Copy:
                 continue
             left_out = -1
             del paths[depth + 1 :]
-            above = paths[depth]
-            if name.startswith(PREFIX):
+            if self._leaves_out(name):
                 left_out = depth
-                self._log(f"{os.fsdecode(name)!r:.200} is left out: in a layer this name hides a file\n".encode())
                 continue
+            above = paths[depth]
             if tree.kind(child) == Kind.DIRECTORY:
                 place = target.put_directory(above, name, tree, child, rule, implied=implied)
                 paths.append([*above, (name, place)])
             else:
                 target.put(above, name, tree, child, rule)
+
+    def _merge(self, tree: FileTree[Any], node: Any, top: Path, rule: Rule) -> None:
+        """Copy all that is in a directory: as a whole where the target has nothing."""
+        for name, child in tree.children(node):
+            if self._leaves_out(name):
+                continue
+            if self.target.child(top, name) is None:
+                self.target.put_whole(top, name, tree, child, rule)
+            elif tree.kind(child) == Kind.DIRECTORY:
+                place = self.target.put_directory(top, name, tree, child, rule)
+                self._merge(tree, child, [*top, (name, place)], rule)
+            else:
+                self.target.put(top, name, tree, child, rule)
+
+    def _leaves_out(self, name: bytes) -> bool:
+        if not name.startswith(PREFIX):
+            return False
+        self._log(f"{os.fsdecode(name)!r:.200} is left out: in a layer this name hides a file\n".encode())
+        return True
 
 
 def _bytes(path: str) -> bytes:

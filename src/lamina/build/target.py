@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.build.trees import MAX_LINKS, FileTree
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.whiteout import PREFIX
 
 if TYPE_CHECKING:
     from lamina.build.modes import Change
@@ -37,9 +38,9 @@ class Rule:
 class Place:
     """A path of the target. ``entry``, or ``tree`` with ``node`` and ``rule``: what the new layer states here;
     neither: nothing. ``below``: where the union below has it. ``link``: a hard link to this path of the union
-    below."""
+    below. ``is_whole``: all that is in the directory ``node`` is in it too, and nothing else."""
 
-    __slots__ = ("below", "entry", "kids", "link", "loaded", "node", "rule", "tree")
+    __slots__ = ("below", "entry", "is_whole", "kids", "link", "loaded", "node", "rule", "tree")
 
     def __init__(self, below: tuple[Union, int] | None = None) -> None:
         self.below = below
@@ -50,6 +51,7 @@ class Place:
         self.link: bytes | None = None
         self.kids: dict[bytes, Place] | None = None
         self.loaded = below is None
+        self.is_whole = False
 
     @property
     def kind(self) -> Kind:
@@ -168,6 +170,13 @@ class Target:
             place.link = known.link or _bytes(target)
             place.entry = Entry(b"", Kind.HARDLINK)
 
+    def put_whole(self, path: Path, name: bytes, tree: FileTree[Any], node: Any, rule: Rule) -> None:
+        """Write a directory with all that is in it, or a file, where there is nothing yet."""
+        place = self._new(path, name)
+        place.tree, place.node, place.rule = tree, node, rule
+        if tree.kind(node) is _DIRECTORY:
+            place.is_whole, place.loaded = True, False
+
     def put_directory(
         self, path: Path, name: bytes, tree: FileTree[Any], node: Any, rule: Rule, *, implied: bool = False,
         force: bool = False,
@@ -209,15 +218,10 @@ class Target:
                 else:
                     yield replace(place.entry, path=path), None
             elif place.tree is not None:
-                tree, node = place.tree, place.node
-                inode = None if kids is not None else tree.inode(node)
-                entry = written(tree, node, place.rule, path)
-                if inode is not None:
-                    known = first.setdefault((id(place.rule), inode), path)
-                    if known != path:
-                        yield replace(entry, kind=Kind.HARDLINK, link=known, size=0, xattrs={}, sparse=None), None
-                        continue
-                yield entry, tree.content(node) if entry.kind is Kind.FILE else None
+                if place.is_whole:
+                    yield from _whole(place.tree, place.node, place.rule, path, first)
+                    continue
+                yield _item(place.tree, place.node, place.rule, path, first)
             if kids:
                 prefix = path + b"/" if path else b""
                 pending += [
@@ -226,15 +230,15 @@ class Target:
                     if (kid := kids[name]).kids or kid.tree is not None or kid.entry is not None
                 ]
 
-    def count(self) -> int:
-        """The number of items."""
-        found, pending = 0, [self.root]
+    def is_empty(self) -> bool:
+        """Whether there is nothing new."""
+        pending = [self.root]
         while pending:
             place = pending.pop()
-            found += place.is_new
-            if place.kids:
-                pending += place.kids.values()
-        return found
+            if place.is_new:
+                return False
+            pending += (place.kids or {}).values()
+        return True
 
     def _new(self, path: Path, name: bytes) -> Place:
         above = path[-1][1] if path else self.root
@@ -249,6 +253,9 @@ class Target:
         if place.loaded:
             return
         place.loaded = True
+        if place.is_whole:
+            self._unfold(place)
+            return
         if self._stack is None or not place.is_directory:
             return
         try:
@@ -260,6 +267,18 @@ class Target:
         if place is self.root:
             place.below = (union, node)
         place.kids = {name: Place((union, child)) for name, child in union.children(node).items()}
+
+    def _unfold(self, place: Place) -> None:
+        """Something will be put into a directory that was written as a whole: list it."""
+        place.is_whole = False
+        place.kids = {}
+        assert place.tree is not None
+        for name, child in place.tree.children(place.node):
+            if not name.startswith(PREFIX):
+                kid = place.kids[name] = Place()
+                kid.tree, kid.node, kid.rule = place.tree, child, place.rule
+                if place.tree.kind(child) is _DIRECTORY:
+                    kid.is_whole, kid.loaded = True, False
 
     def _stated(self, place: Place) -> Entry:
         """The attributes of a directory as they are so far."""
@@ -277,6 +296,42 @@ class Target:
         return replace(
             union.entry(node), path=path, kind=Kind.HARDLINK, link=target, size=0, xattrs={}, offset=0, sparse=None
         )
+
+
+def _item(
+    tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes, first: dict[Hashable, bytes]
+) -> Item:  # fmt: skip
+    """One file as an item; ``first``: the path of each file that has several names."""
+    entry = written(tree, node, rule, path)
+    if entry.kind is _DIRECTORY:
+        return entry, None
+    inode = tree.inode(node)
+    if inode is not None:
+        known = first.setdefault((id(rule), inode), path)
+        if known != path:
+            return replace(entry, kind=Kind.HARDLINK, link=known, size=0, xattrs={}, sparse=None), None
+    return entry, tree.content(node) if entry.kind is Kind.FILE else None
+
+
+def _whole(
+    tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes, first: dict[Hashable, bytes]
+) -> Iterator[Item]:  # fmt: skip
+    """A directory with all that is in it."""
+    yield written(tree, node, rule, path), None
+    walk = [(path + b"/", iter(tree.children(node)))]
+    while walk:
+        prefix, names = walk[-1]
+        for name, child in names:
+            if name.startswith(PREFIX):
+                continue
+            inner = prefix + name
+            if tree.kind(child) is _DIRECTORY:
+                yield written(tree, child, rule, inner), None
+                walk.append((inner + b"/", iter(tree.children(child))))
+                break
+            yield _item(tree, child, rule, inner, first)
+        else:
+            walk.pop()
 
 
 def written(tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes) -> Entry:
