@@ -202,19 +202,29 @@ class LocalTree:
         return digest
 
     def content(self, node: LocalNode) -> Content:
-        if not stat.S_ISREG(node.mode):
-            return b""
         kept = node.kept
         if kept is not None:
             node.kept = None
             with self._guard:
                 self._left += len(kept)
             return kept
-        if node.size > _SMALL:
+        if not stat.S_ISREG(node.mode):
+            return b""
+        size, digest = node.size, node.digest
+        if size > _SMALL:
             return lambda: _Checked(self._opened(node), node, self._changed(node))
-        with self._guard:
-            data = self._read(node)
-        if node.digest is not None and hashlib.sha256(data).digest() != node.digest:
+        if digest is None:
+            return self._read(node)
+        try:  # the digest tells whether it is the right file
+            with self._guard:
+                descriptor = os.open(node.name, _FILE, dir_fd=self._directory_of(node))
+            try:
+                data = os.read(descriptor, size + 1)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._fail(node, error)
+        if hashlib.sha256(data).digest() != digest:
             raise self._changed(node)
         return data
 
