@@ -157,7 +157,7 @@ def _check_searched(
 class _RelevantLayers:
     """Which layers of a stack can affect the hits in it: layers with hits, and layers that state or hide the path of
     a hit, replace a directory above it, or go through it. All other layers leave these paths unchanged. If a hit is a
-    hardlink, or a directory that no layer states, all layers matter."""
+    hard link, or a directory that no layer states, all layers matter."""
 
     def __init__(self, opened: Callable[[int], LayerIndex], hits: Mapping[int, LayerHits]) -> None:
         self._opened = opened
@@ -284,7 +284,7 @@ class _Search:
     def _linked(
         self, number: int, index: LayerIndex, rows: Sequence[int]
     ) -> tuple[Sequence[int], dict[int, int | None]]:
-        """The rows without hardlinks to files that do not match; and for each other hardlink, by its position among
+        """The rows without hard links to files that do not match; and for each other hard link, by its position among
         the rows, the row that it links to, or None if that is in another layer."""
         kinds = index.kind
         if not any(kinds[row] == _HARDLINK for row in rows):
@@ -409,8 +409,8 @@ def _paths_of(index: LayerIndex) -> Callable[[int], bytes]:
 
 
 def _target(index: LayerIndex, files: dict[bytes, int], row: int) -> int | None:
-    """The row of the same layer that a hardlink links to, directly or through other hardlinks. Each target must be in
-    an earlier row."""
+    """The row of the same layer that a hard link links to, directly or through other hard links. Each target must be
+    in an earlier row."""
     while True:
         found = files.get(index.link(row))
         if found is None or found >= row:

@@ -41,7 +41,7 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry of one layer that matches, and all images that have it there. A hardlink has the kind and attributes
+    """One entry of one layer that matches, and all images that have it there. A hard link has the kind and attributes
     of the file that it links to; ``entry.link`` is the name of that file. Entries with the same places share the
     tuple."""
 
@@ -52,7 +52,7 @@ class Found:
 
 class LayerHits:
     """The hits in one layer. First ``rows`` of its index, in rising order, with their ``paths``; then the paths of
-    directories that only occur as parents of other paths (``implied`` of them). ``targets``: for a hardlink (by its
+    directories that only occur as parents of other paths (``implied`` of them). ``targets``: for a hard link (by its
     position in ``rows``) the row that it links to, None if that is in another layer. ``index``: entries are made from
     it on demand; if it is None, they are kept in ``entries``."""
 
@@ -156,7 +156,7 @@ class PlaceLists:
 
 @dataclass(slots=True)
 class DependentHit:
-    """A hit whose entry depends on other layers: a hardlink, or a directory that no layer states. One hit may have
+    """A hit whose entry depends on other layers: a hard link, or a directory that no layer states. One hit may have
     several of these."""
 
     entry: Entry
