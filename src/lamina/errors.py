@@ -142,7 +142,7 @@ class StoreDamaged(SystemFailure):
 
 
 class Unsupported(LaminaError):
-    """Not supported by lamina or by this machine: an algorithm, a media type, a transport, a feature."""
+    """Not supported by lamina or by this host: an algorithm, a media type, a transport, a feature."""
 
     exit_code = 7
 

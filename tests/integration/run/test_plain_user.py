@@ -166,6 +166,42 @@ def test_exec_cp_and_stop_while_it_runs(user: tuple[Path, PlainUser]) -> None:
     assert call("rm", "long").returncode == 0
 
 
+FURTHER = """
+import os
+from lamina.places import open_store
+from lamina.run.child import Streams
+from lamina.run.container.exec import execute
+from lamina.run.container.user_namespace import enter
+from lamina.run.options import ContainerOptions
+store = open_store()
+one = store.containers.get("long")
+enter(store, one)
+script = "trap 'exit 5' TERM; echo up; while true; do sleep 0.05; done"
+for number in (15, 9):
+    reading, writing = os.pipe()
+    wanted = ContainerOptions(command=("sh", "-c", script))
+    with execute(store, one, wanted, Streams(0, writing, 2, interactive=False)) as program:
+        os.close(writing)
+        os.read(reading, 100)
+        program.signal(number)
+        print(program.wait().code, os.read(reading, 100))
+"""
+
+
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+def test_a_further_program_is_signalled_and_waited_for(user: tuple[Path, PlainUser], runtime: str) -> None:
+    require_tool(runtime)
+    top, call = user
+    words = ("run", "--name", "long", "--network", "none", "--runtime", runtime, "app")
+    with call.started(*words, "sh", "-c", "echo up; sleep 1000") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        program = [*call.drop, call.python, "-W", "ignore", "-c", FURTHER]
+        done = subprocess.run(program, capture_output=True, env=call.environment, cwd=top, check=False)
+        assert done.stdout == b"5 b''\n137 b''\n", done.stderr
+        assert call("stop", "--time", "0.2", "long").returncode == 0
+
+
 def test_cp_takes_host_paths_relative_to_the_working_directory(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     with call.started(
