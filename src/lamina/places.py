@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Union
 
-_MOST = 4
+_MAX_OPENED = 4
 """Number of opened stacks that are kept for values that are unpickled later: merging them again is slow."""
 _opened: OrderedDict[tuple[object, ...], Stack] = OrderedDict()
 
@@ -153,7 +153,7 @@ def reopen(source: str, settings: Settings, descriptor: Descriptor, name: str) -
         if found.manifest.descriptor.digest != descriptor.digest:
             raise NotFound(f"{source} is now another image, not {descriptor.digest}", hint="open it by name again")
     _opened[key] = found
-    while len(_opened) > _MOST:
+    while len(_opened) > _MAX_OPENED:
         _opened.popitem(last=False)
     return found
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED, EXIT_UNREAD = 130, 141
 """The same as a shell reports for a program that SIGINT or SIGPIPE has ended, as for git and docker."""
-_SELDOM = 50_000
+_GC_THRESHOLD = 50_000
 """New objects between two runs of the cyclic garbage collector. The default is lower, and costs time at the start."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process. A failure prints one line on stderr and sets the documented exit
     code."""
-    gc.set_threshold(_SELDOM, 20, 20)
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)
     _expect_children()
     code = run(arguments)
     if "click" not in sys.modules:

@@ -19,7 +19,7 @@ MAX_TEXT = 64 << 10
 MAX_INNER = 128 << 20
 """Limit in bytes of a nested archive, compressed or not."""
 DEPTH = 2
-_LEAST = 4096  # the cost of a read in bytes, however little it returns
+_READ_COST = 4096  # the cost of a read in bytes, however little it returns
 _END = struct.Struct("<12xII2x")
 _ENTRY = struct.Struct("<4s6xH8xIIHHH8xI")
 _LOCAL = struct.Struct("<26xHH")
@@ -63,7 +63,7 @@ class JavaArchives:
                 yield from self.packages(_reader(data), len(data), depth + 1)
 
     def _member(self, read: ReadAt, method: int, packed: int, inflated: int, start: int) -> bytes:
-        self.left -= max(packed, inflated, _LEAST)
+        self.left -= max(packed, inflated, _READ_COST)
         head = read(start, _LOCAL.size) if self.left > 0 else b""
         if len(head) < _LOCAL.size or not head.startswith(b"PK\3\4"):
             return b""

@@ -17,7 +17,7 @@ from lamina.insight.package_texts import NamedPackage, cargo_audit, go_modules, 
 MAX_SECTION = 8 << 20
 MAX_SECTIONS = 4096
 _SQLITE = b"SQLite format 3\0"
-_MOST_FILES = 1_000_000
+_MAX_FILES = 1_000_000
 """Limit of files or directories in one rpm package: the largest have about 100,000."""
 _STEPS = 200_000  # times 1000 instructions of sqlite; a database that needs more is a bomb
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE = 1000, 1001, 1002, 1003, 1022, 1044
@@ -102,7 +102,7 @@ def _rpm_paths(blob: bytes, names: Set[bytes]) -> Iterator[bytes]:
     number."""
     store, rows = _rpm_fields(blob)
     where = {tag: (offset, number) for tag, kind, offset, number in rows if _FILE_TAGS.get(tag) == kind}
-    if len(where) < len(_FILE_TAGS) or any(number > _MOST_FILES for _, number in where.values()):
+    if len(where) < len(_FILE_TAGS) or any(number > _MAX_FILES for _, number in where.values()):
         return
     bases, directories = (_rpm_strings(store, *where[tag]) for tag in (_BASENAMES, _DIRNAMES))
     offset, number = where[_DIRINDEXES]

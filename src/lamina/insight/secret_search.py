@@ -16,7 +16,7 @@ MAX_FILE = 1 << 20
 MOST = 10_000  # findings of one image
 _FIRST = 8192
 _BATCH = 1 << 20  # bytes of files, and below the number of files, in one batch
-_MANY = 2000
+_MAX_BATCH = 2000
 _FILE = int(Kind.FILE)
 
 
@@ -117,7 +117,7 @@ def _batches(side: Side, max_file: int) -> Iterator[list[tuple[int, int, bytes]]
             data = side.read(node, min(_FIRST if large else SMALL, max_file))
             batch.append((layer, node, data))
             held += len(data)
-            if held >= _BATCH or len(batch) >= _MANY:
+            if held >= _BATCH or len(batch) >= _MAX_BATCH:
                 yield batch
                 batch, held = [], 0
     yield batch

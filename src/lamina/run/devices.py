@@ -14,7 +14,7 @@ _DEV = "/dev"
 _NOT_GIVEN = ("pts", "shm", "mqueue", "hugepages", "fd", ".lxc", ".lxd-mounts", ".udev")
 _OWN = ("console", "full", "null", "ptmx", "random", "tty", "urandom", "zero")
 """Every container has these of its own."""
-_MOST = 10_000
+_MAX_DEVICES = 10_000
 
 
 def parse_device(word: str) -> Device:
@@ -84,9 +84,9 @@ def _below(top: str, target: str, access: str) -> Iterator[Node]:
             state = os.lstat(path)
             if stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode):
                 count += 1
-                if count > _MOST:
+                if count > _MAX_DEVICES:
                     raise UsageError(
-                        f"more than {_MOST} devices below {top}", hint="name a directory with fewer devices"
+                        f"more than {_MAX_DEVICES} devices below {top}", hint="name a directory with fewer devices"
                     )
                 yield _of(state, Device(path, target + path.removeprefix(top), access), path)
 

@@ -28,9 +28,9 @@ ULIMITS = (
 )
 _CPUS = pattern(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 _SYSCTL = pattern(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+")
-_OF_IPC = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem")
-_FEWEST_SHARES, _MOST_SHARES = 2, 1 << 18  # cpu.shares of the kernel
-_MOST_SECONDS = 1 << 31
+_IPC_SYSCTLS = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem")
+_MIN_SHARES, _MAX_SHARES = 2, 1 << 18  # cpu.shares of the kernel
+_MAX_SECONDS = 1 << 31
 
 
 def parse_ulimit(word: str) -> Ulimit:
@@ -85,7 +85,7 @@ def parse_shares(word: str) -> int | None:
     """A relative weight; 0 is the kernel's default. Raises UsageError."""
     if word == "0":
         return None
-    return parse_whole(word, "--cpu-shares", _FEWEST_SHARES, _MOST_SHARES)
+    return parse_whole(word, "--cpu-shares", _MIN_SHARES, _MAX_SHARES)
 
 
 def parse_oom_score(word: str) -> int:
@@ -95,7 +95,7 @@ def parse_oom_score(word: str) -> int:
 
 def parse_stop_timeout(word: str) -> int:
     """Seconds; -1 means forever. Raises UsageError."""
-    return parse_whole(word, "--stop-timeout", -1, _MOST_SECONDS)
+    return parse_whole(word, "--stop-timeout", -1, _MAX_SECONDS)
 
 
 def parse_cpus_set(word: str, flag: str) -> str:
@@ -120,7 +120,7 @@ def check_sysctls(wanted: ContainerOptions, network: str) -> None:
         dotted = name.replace("/", ".")
         if dotted.startswith("net."):
             shared = "--network host" if network == "host" else ""
-        elif dotted in _OF_IPC or dotted.startswith(("kernel.shm", "fs.mqueue.")):
+        elif dotted in _IPC_SYSCTLS or dotted.startswith(("kernel.shm", "fs.mqueue.")):
             shared = "--ipc host" if wanted.ipc == "host" else ""
         elif dotted in ("kernel.domainname", "kernel.hostname"):
             shared = "--uts host" if wanted.uts == "host" else ""

@@ -27,7 +27,7 @@ _KEYS = {
     "z": "",
 }
 _ONLY = {"bind": ("propagation", "flat", "recursive"), "volume": ("nocopy",), "tmpfs": ("size", "mode")}
-_LATER = {
+_UNSUPPORTED = {
     "volume-driver": "volumes have no drivers",
     "volume-opt": "volumes have no drivers",
     "volume-subpath": "only whole volumes can be mounted",
@@ -83,8 +83,8 @@ def _fields(word: str) -> dict[str, str]:
     for item in fields:
         key, _, value = item.partition("=")
         key = key.strip().lower()
-        if key in _LATER:
-            raise UsageError(f"--mount {key}: {_LATER[key]}", hint="leave it out")
+        if key in _UNSUPPORTED:
+            raise UsageError(f"--mount {key}: {_UNSUPPORTED[key]}", hint="leave it out")
         if key not in _KEYS:
             raise UsageError(f"--mount {word!r:.200}: unknown option {key!r:.60}", hint="see `lamina run --help`")
         if _KEYS[key]:

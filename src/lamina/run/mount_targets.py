@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _KERNELS = ("/proc", "/sys", "/dev")
 """The runtimes check these themselves. Their paths must stay as they are, because masked paths are below them."""
 _SHOWN_KERNELS = (("bind", "/proc"), ("bind", "/sys"))
-_OTHER = "choose another target"
-_OTHER_DIRECTORY = "choose another working directory"
+_HINT_TARGET = "choose another target"
+_HINT_DIRECTORY = "choose another working directory"
 DEVICE_LINKS = ("fd", "stdin", "stdout", "stderr", "core")
 """Links in /dev to a process's open files."""
 
@@ -66,9 +66,9 @@ def _place(target: str, inside: Inside, covered: Sequence[str]) -> str:
     try:
         place = inside.place(target, covered)
     except OSError as error:
-        raise Unsupported(f"nothing can be mounted at {target!r:.200}: {error.strerror}", hint=_OTHER) from None
+        raise Unsupported(f"nothing can be mounted at {target!r:.200}: {error.strerror}", hint=_HINT_TARGET) from None
     if place == "/":
-        raise Unsupported(f"nothing can be mounted at {target!r:.200}: a link to / in the image", hint=_OTHER)
+        raise Unsupported(f"nothing can be mounted at {target!r:.200}: a link to / in the image", hint=_HINT_TARGET)
     return place
 
 
@@ -131,7 +131,7 @@ class VisibleFiles:
             place = self.place(path)
         except OSError as error:
             raise Unsupported(
-                f"the working directory {path!r:.200}: {error.strerror}", hint=_OTHER_DIRECTORY
+                f"the working directory {path!r:.200}: {error.strerror}", hint=_HINT_DIRECTORY
             ) from None
         number = covering(self._places, f"{place}/")
         if number >= 0:
@@ -141,7 +141,7 @@ class VisibleFiles:
             if (is_proc and first not in ("", "sys")) or (top == "/dev" and first in DEVICE_LINKS):
                 raise Unsupported(
                     f"the working directory {path!r:.200} leads to a process's own files in /proc",
-                    hint=_OTHER_DIRECTORY,
+                    hint=_HINT_DIRECTORY,
                 )
         return place
 

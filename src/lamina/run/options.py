@@ -12,9 +12,9 @@ _SIZE = pattern(r"(?i)([0-9]+(?:\.[0-9]+)?)([bkmgt]?)b?")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NAME = pattern(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _HOSTNAME = pattern(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
-_FEWEST, _MOST = 0.01, 1e6
-_LEAST_MEMORY = 6 << 20  # bytes, as docker: with less the runtimes themselves are killed
-_MOST_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
+_MIN_CPUS, _MAX_CPUS = 0.01, 1e6
+_MIN_MEMORY = 6 << 20  # bytes, as docker: with less the runtimes themselves are killed
+_MAX_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
 OWN_NETWORK = ("", "default", "bridge", "private")
 """Names of the default network: docker calls it bridge, podman private."""
@@ -235,7 +235,7 @@ def parse_size(word: str) -> int:
     if not match:
         raise UsageError(f"{word!r:.60} is not a size", hint="write it like 512m or 2g")
     size = float(match[1]) * _UNITS[match[2].lower()]
-    if size >= _MOST_BYTES:
+    if size >= _MAX_BYTES:
         raise UsageError(f"{word!r:.60} is too large a size", hint="write it like 512m or 2g")
     return int(size)
 
@@ -243,7 +243,7 @@ def parse_size(word: str) -> int:
 def parse_memory(word: str) -> int | None:
     """A limit in bytes; 0 is no limit, as with docker. Raises UsageError."""
     size = parse_size(word)
-    if 0 < size < _LEAST_MEMORY:
+    if 0 < size < _MIN_MEMORY:
         raise UsageError(
             f"{word!r:.60} is too little memory for any program", hint="give at least 6m, or 0 for no limit"
         )
@@ -345,9 +345,9 @@ def parse_hostname(word: str) -> str:
 
 def parse_cpus(number: float | None) -> float | None:
     """A number of processors; 0 is no limit, as with docker. Raises UsageError."""
-    if number is not None and number != 0 and not _FEWEST <= number <= _MOST:
+    if number is not None and number != 0 and not _MIN_CPUS <= number <= _MAX_CPUS:
         raise UsageError(
-            f"{number} is not a possible number of processors", hint=f"give at least {_FEWEST}, or 0 for no limit"
+            f"{number} is not a possible number of processors", hint=f"give at least {_MIN_CPUS}, or 0 for no limit"
         )
     return number or None
 

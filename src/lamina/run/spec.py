@@ -35,7 +35,7 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 INIT = "/run/lamina-init"
 _PERIOD = 100_000  # microseconds
 _SHM_SIZE = "65536k"
-_OF_BINDS = ("nosuid", "nodev", "noexec", "rro")
+_BIND_OPTIONS = ("nosuid", "nodev", "noexec", "rro")
 
 
 class HostResources(Value):
@@ -215,7 +215,7 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
         else:
             more = ["ro"] if mount.read_only else ["rw"]
-            more += [option for option in mount.options if option in _OF_BINDS]
+            more += [option for option in mount.options if option in _BIND_OPTIONS]
             # a device file in a volume would work; in a user namespace the kernel forbids that
             if not (host.devices or host.plain or wanted.privileged or "nodev" in more):
                 more.append("nodev")

@@ -12,7 +12,7 @@ from lamina.run.options import ContainerOptions
 if TYPE_CHECKING:
     from lamina.run.runtime import Runtime
 
-_OF_TMPFS = (
+_TMPFS_OPTIONS = (
     *("rw", "ro", "exec", "noexec", "nosuid", "nodev", "relatime", "noatime"),
     *("size", "mode", "nr_inodes", "nr_blocks", "uid", "gid"),
 )
@@ -117,7 +117,7 @@ def first_unsupported(wanted: ContainerOptions) -> str:
         asked[f"the propagation {mount.propagation}"] = mount.propagation.removeprefix("r") != "private"
         asked[f"a mount of {mount.source} alone, without what is mounted below it"] = "bind" in mount.options
         for option in mount.options if mount.kind == "tmpfs" else ():
-            asked[f"the option {option} of a tmpfs"] = option.partition("=")[0] not in _OF_TMPFS
+            asked[f"the option {option} of a tmpfs"] = option.partition("=")[0] not in _TMPFS_OPTIONS
     return next((flag for flag, given in asked.items() if given), "")
 
 

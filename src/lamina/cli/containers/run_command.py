@@ -347,7 +347,7 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
     )
 
 
-_SELDOM = (
+_RARE_OPTIONS = (
     "label", "label_file", "device", "gpus", "shm_size", "domainname", "dns", "dns_search", "dns_option", "pid",
     "ipc", "uts", "cgroupns", "sysctl", "ulimit", "stop_signal", "stop_timeout", "memory_swap", "memory_reservation",
     "oom_score_adj", "cpu_shares", "cpuset_cpus", "cpuset_mems",
@@ -356,7 +356,7 @@ _SELDOM = (
 
 def _more(given: dict[str, Any]) -> dict[str, Any]:
     """Fields of ``ContainerOptions`` for rarely used options; ``run_flags`` is imported only if one is given."""
-    if not any(given[name] for name in _SELDOM):
+    if not any(given[name] for name in _RARE_OPTIONS):
         return {}
     from lamina.cli.containers.run_flags import fields
 

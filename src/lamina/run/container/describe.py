@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NEVER = "0001-01-01T00:00:00Z"
 _OWN = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/passwd", "/etc/group")
 _SYSTEM = ("/proc", "/dev", "/sys", "/run/lamina-init")
-_MOST = 16 << 20
+_MAX_SPEC = 16 << 20
 
 
 def describe(store: Store, container: Container) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _spec(store: Store, container: Container) -> dict[str, Any]:
     path = store.containers.path(container.id, "bundle", "config.json")
     try:
         with open(path, "rb") as file:
-            found = read_own(file.read(_MOST).decode())
+            found = read_own(file.read(_MAX_SPEC).decode())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

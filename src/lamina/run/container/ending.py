@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lamina.scan.directory import OnWarning
     from lamina.store.store import Store
 
-_POLL, _AGAIN = 0.02, 0.2  # seconds
+_POLL, _RETRY_AFTER = 0.02, 0.2  # seconds
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
@@ -165,7 +165,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
         if time.monotonic() > end:
             raise refused or SystemFailure(f"{container.name} still runs", hint=f"run `lamina kill {container.name}`")
         time.sleep(_POLL)
-        if refused is not None and time.monotonic() - tried > _AGAIN:
+        if refused is not None and time.monotonic() - tried > _RETRY_AFTER:
             refused = _refused(store, container, signal)
             tried = time.monotonic()
 

@@ -31,8 +31,8 @@ _LOADED = (
 )
 """Modules that most jobs need: loaded once, for all of them."""
 _FREE = 10  # a descriptor above the standard ones
-_MOST = 4097  # bytes: a path and a "+", which tells it from the end of the stream
-_PATIENCE = 60.0  # seconds
+_MAX_MESSAGE = 4097  # bytes: a path and a "+", which tells it from the end of the stream
+_STOP_SECONDS = 60.0  # seconds
 
 
 class Helper:
@@ -120,7 +120,7 @@ def main(number: int) -> NoReturn:
     control.set_inheritable(False)
     children: dict[int, bytes] = {}
     while True:
-        data, files, _, _ = socket.recv_fds(control, _MOST, 1)
+        data, files, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 1)
         if not data:
             break
         _forget_ended(children)
@@ -155,7 +155,7 @@ def _end(child: int, root: str) -> None:
     store = Store.open(root, create=False)
     for one in store.containers:
         if one.pid == child and store.containers.is_running(one):
-            stop(store, one, "KILL", seconds=_PATIENCE)
+            stop(store, one, "KILL", seconds=_STOP_SECONDS)
 
 
 def _work(connection: socket.socket) -> NoReturn:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LENGTH = struct.Struct("=Q")
-_MOST_FILES = 8
+_MAX_FILES = 8
 
 
 def send(connection: socket.socket, value: object, files: Sequence[int] = ()) -> None:
@@ -36,7 +36,7 @@ def receive(connection: socket.socket) -> tuple[Any, list[int]]:
     OSError."""
     import socket as sockets
 
-    head, files, _, _ = sockets.recv_fds(connection, _LENGTH.size, _MOST_FILES)
+    head, files, _, _ = sockets.recv_fds(connection, _LENGTH.size, _MAX_FILES)
     try:
         for file in files:
             os.set_inheritable(file, False)
