@@ -20,7 +20,7 @@ from lamina.build.image_settings import PATH, ImageSettings
 from lamina.build.ports import split_port
 from lamina.build.run_mounts import run_mounts
 from lamina.build.syntax import parse_instruction
-from lamina.build.words import SPACES, document_expansion, expansion
+from lamina.build.words import SPACES, Total, document_expansion, expansion
 from lamina.errors import LaminaError, UsageError
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
@@ -63,6 +63,9 @@ _PUBLIC = re.compile(r"(?i)(?:_|^)public(?:_|$)")
 _OPTION = re.compile(rf"check[{SPACES}]*=[{SPACES}]*(.+)", re.IGNORECASE)
 _NOT_IN_ENV = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
 _NEAR = 3
+_LONGEST = 100
+_WITH_HINTS = 100
+_NAMES = 1000
 _SCRATCH = "scratch"
 
 ConfigOf = Callable[[str, Platform], "ImageConfig | None"]
@@ -187,6 +190,7 @@ class _Checker:
         self._dockerfile = dockerfile
         self._escape = dockerfile.escape
         self._given = arguments
+        self._total = Total()
         self._platform = platform
         self._config_of = config_of
         self._is_ignored = is_ignored
@@ -222,6 +226,10 @@ class _Checker:
 
     def _tell(self, rule: str, text: str, instruction: i.Instruction, at: i.At | None = None) -> None:
         self._report(rule, text, at or instruction.at, self.options.with_comments(instruction.comments))
+
+    def _nearest(self, word: str, known: Iterable[str]) -> str:
+        """As the function, for the first findings only: many names take long."""
+        return _nearest(word, known) if len(self.findings) < _WITH_HINTS else ""
 
     # --- the whole file
 
@@ -316,7 +324,7 @@ class _Checker:
         found = expansion(text, self._globals.get, self._escape)
         known = {*self._globals, *self._declared}
         for name in sorted(found.missing - known):
-            near = _nearest(name, sorted(known))
+            near = self._nearest(name, sorted(known))
             hint = f" (did you mean {near}?)" if near else ""
             self._tell("UndefinedArgInFrom", f"FROM argument '{name}' is not declared{hint}", base)
         return found.text
@@ -424,10 +432,11 @@ class _Checker:
         found = (
             document_expansion(text, stage.env.get) if is_document else expansion(text, stage.env.get, self._escape)
         )
+        self._total.count(found.text)
         if stage.is_known:
             for name in sorted(found.missing - stage.declared):
                 if name not in _NOT_IN_ENV:
-                    near = _nearest(name, list(stage.env))
+                    near = self._nearest(name, list(stage.env)[-_NAMES:])
                     hint = f" (did you mean ${near}?)" if near else ""
                     self._tell("UndefinedVar", f"Usage of undefined variable '${name}'{hint}", one)
         return found.text
@@ -526,7 +535,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     """The known word with the fewest edits, if there are less than three; "" if none is near."""
     best, found = _NEAR, ""
     for one in known:
-        if abs(len(one) - len(word)) < best and (distance := _distance(word, one)) < best:
+        if abs(len(one) - len(word)) < best and (distance := _distance(word[:_LONGEST], one[:_LONGEST])) < best:
             best, found = distance, one
     return found
 

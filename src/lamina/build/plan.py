@@ -37,7 +37,7 @@ from lamina.build.steps import (
     WheelStep,
 )
 from lamina.build.syntax import parse_instruction
-from lamina.build.words import expand, expand_document, expand_known, expand_words
+from lamina.build.words import Total, expand, expand_document, expand_known, expand_words
 from lamina.errors import LaminaError, UsageError
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
@@ -125,6 +125,7 @@ class _Planner:
         self._asked = platform
         self._target = platform or build_platform
         self._escape = dockerfile.escape
+        self._total = Total()
         self._arguments = {key: value for key, value in options.arguments.items() if value is not None}
         if options.epoch is not None:
             self._arguments.setdefault("SOURCE_DATE_EPOCH", str(options.epoch))
@@ -416,7 +417,10 @@ class _Planner:
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _expanded(self, text: str, env: Mapping[str, str]) -> str:
-        return expand(text, env.get, self._escape)
+        return self._total.count(expand(text, env.get, self._escape))
+
+    def _document(self, document: i.HereDocument, env: Mapping[str, str]) -> str:
+        return self._total.count(expand_document(document.content, env.get) if document.expand else document.content)
 
     # --- instructions
 
@@ -518,10 +522,7 @@ class _Planner:
         owner, mode = self._expanded(copy.chown, stage.env), self._expanded(copy.chmod, stage.env)
         words = [self._expanded(source, stage.env) for source in copy.sources]
         target = self._expanded(copy.target, stage.env)
-        documents = [
-            Inline(one.name, _bytes(expand_document(one.content, stage.env.get) if one.expand else one.content))
-            for one in copy.documents
-        ]
+        documents = [Inline(one.name, _bytes(self._document(one, stage.env))) for one in copy.documents]
         sources = self._added(stage, copy, words) if isinstance(copy, i.Add) else self._copied(stage, copy, words)
         parents = isinstance(copy, i.Copy) and copy.parents
         stage.step = CopyStep(

@@ -49,7 +49,11 @@ from lamina.text import clean, nearest
 MAX_SIZE = 8 << 20
 MAX_LINE = (64 << 10) - 1
 """Bytes of one line: BuildKit's limit."""
-MAX_INSTRUCTIONS = 20_000
+MAX_INSTRUCTIONS = 5_000
+MAX_STAGES = 1_000
+MAX_PAIRS = 5_000
+"""Stages, and names in all ENV, ARG and LABEL. Each stage and RUN may have the variables of all instructions above:
+these limits bound the memory that a build takes."""
 
 _BLANK = re.compile(r"[\t\v\f\r ]+")
 _DIRECTIVE = re.compile(rf"#[{SPACES}]*([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
@@ -66,12 +70,18 @@ def parse(data: bytes, file: str = "Dockerfile") -> Dockerfile:
     source = _Source(data, file)
     arguments: list[Arg] = []
     stages: list[tuple[From, list[Instruction]]] = []
-    count = 0
+    count = pairs = 0
     for instruction in source.instructions():
         count += 1
         if count > MAX_INSTRUCTIONS:
             raise source.error(f"more than {MAX_INSTRUCTIONS:,} instructions", instruction.at.line)
+        if isinstance(instruction, (Arg, Env, Label)):
+            pairs += len(instruction.items)
+            if pairs > MAX_PAIRS:
+                raise source.error(f"more than {MAX_PAIRS:,} names in ENV, ARG and LABEL", instruction.at.line)
         if isinstance(instruction, From):
+            if len(stages) == MAX_STAGES:
+                raise source.error(f"more than {MAX_STAGES:,} stages", instruction.at.line)
             stages.append((instruction, []))
         elif stages:
             stages[-1][1].append(instruction)

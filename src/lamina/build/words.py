@@ -16,13 +16,17 @@ from functools import lru_cache
 
 from lamina.errors import UsageError
 
-MAX_TEXT = 8 << 20
-"""The longest text that an expansion may give, in characters: variables can double their length line by line."""
+MAX_TEXT = 256 << 10
+MAX_DOCUMENT = 8 << 20
+"""The longest word and here-document that an expansion may give, in characters. Variables can double their length
+line by line; the kernel passes no variable of more than 128 KiB to a program."""
+MAX_TOTAL = 64 << 20
+"""What all expansions of a file may give, in characters."""
 MAX_DEPTH = 64
 """How deep ``${a:-${b:-...}}`` may be nested."""
-MAX_MATCHED = 32 << 10
+MAX_MATCHED = 8 << 10
 MAX_PATTERN = 4096
-"""The longest value and pattern of a substitution: their product is the time that a match takes."""
+"""The longest value that a pattern with stars is matched with (the time is its square), and the longest pattern."""
 
 Lookup = Callable[[str], str | None]
 """The value of a variable; None: it is not set."""
@@ -71,7 +75,7 @@ def expansion(text: str, lookup: Lookup, escape: str = "\\") -> Expansion:
 
 def document_expansion(text: str, lookup: Lookup) -> Expansion:
     """As ``expand_document``, with the names that were looked up."""
-    return _Lexer(text, lookup, "\\", quotes=False).run()
+    return _Lexer(text, lookup, "\\", quotes=False, limit=MAX_DOCUMENT).run()
 
 
 def expand_known(text: str, lookup: Lookup, escape: str = "\\") -> str:
@@ -90,6 +94,20 @@ def raw_words(text: str, *, keep_quotes: bool = True, keep_escapes: bool = True)
 
 def _unset(_name: str) -> None:
     return None
+
+
+class Total:
+    """Bounds what all expansions of a file give together."""
+
+    def __init__(self) -> None:
+        self._left = MAX_TOTAL
+
+    def count(self, text: str) -> str:
+        """Return the text. Raises BadExpansion."""
+        self._left -= len(text)
+        if self._left < 0:
+            raise BadExpansion(f"all words are longer than {MAX_TOTAL:,} characters with their variables")
+        return text
 
 
 class _Words:
@@ -122,16 +140,16 @@ class _Words:
 
 
 class _Parts:
-    """Joins text, up to ``MAX_TEXT``."""
+    """Joins text, up to ``limit`` characters."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self._parts: list[str] = []
-        self._size = 0
+        self._left = self._limit = limit
 
     def add(self, text: str) -> None:
-        self._size += len(text)
-        if self._size > MAX_TEXT:
-            raise BadExpansion(f"variables make the text longer than {MAX_TEXT:,} characters")
+        self._left -= len(text)
+        if self._left < 0:
+            raise BadExpansion(f"the text is longer than {self._limit:,} characters with its variables")
         self._parts.append(text)
 
     def __str__(self) -> str:
@@ -152,7 +170,9 @@ class _Lexer:
         keep_quotes: bool = False,
         keep_escapes: bool = False,
         keep_unset: bool = False,
+        limit: int = MAX_TEXT,
     ) -> None:
+        self.limit = limit
         self.text, self.lookup, self.escape = text, lookup, escape
         self.quotes, self.keep_quotes, self.keep_escapes, self.keep_unset = (
             quotes,
@@ -189,7 +209,7 @@ class _Lexer:
         """The text up to ``stop`` ("": the end), which is consumed. ``pattern``: it is read as a pattern afterwards,
         so an escape character in quotes is doubled."""
         outside, self.keep_escapes = self.keep_escapes, keep_escapes
-        result, collect = _Parts(), _Words() if stop else self.words
+        result, collect = _Parts(self.limit), _Words() if stop else self.words
         if self.forgets:
             self.words.forget()
         plain = _plain(self.escape, stop, self.quotes)
@@ -251,7 +271,7 @@ class _Lexer:
         return f"'{inside}'" if self.keep_quotes else inside
 
     def double_quoted(self, pattern: bool) -> str:
-        result = _Parts()
+        result = _Parts(self.limit)
         quote = self.take()
         if self.keep_quotes:
             result.add(quote)
@@ -355,7 +375,7 @@ class _Lexer:
         value = self.get(name)
         if value is None and self.keep_unset:
             return f"${{{name}/{pattern}/{text}}}"
-        return _with_replacement(value or "", pattern, text, everywhere)
+        return _with_replacement(value or "", pattern, text, everywhere, self.limit)
 
     def until_brace(self, keep_escapes: bool, *, pattern: bool = False) -> str:
         try:
@@ -416,11 +436,11 @@ def _without_suffix(value: str, pattern: str, greedy: bool) -> str:
     return _without_prefix(value[::-1], _reversed(pattern), greedy)[::-1]
 
 
-def _with_replacement(value: str, pattern: str, text: str, everywhere: bool) -> str:
+def _with_replacement(value: str, pattern: str, text: str, everywhere: bool, limit: int) -> str:
     if not everywhere:
         found = _search(pattern, True, value)
         return value[: found.start()] + text + value[found.end() :] if found else value
-    result, end, at = _Parts(), 0, 0
+    result, end, at = _Parts(limit), 0, 0
     while at <= len(value):
         found = _search(pattern, True, value, at)
         if found is None:

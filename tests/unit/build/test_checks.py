@@ -134,3 +134,9 @@ def test_what_a_build_refuses_is_left_to_it(text: str) -> None:
 def test_control_characters_are_escaped() -> None:
     (one,) = check(parse(b"FROM scratch\nWORKDIR \x1b[31m\n")).findings
     assert one.text == 'Relative workdir "\\x1b[31m" can have unexpected results if the base image changes'
+
+
+def test_all_words_of_a_file_are_bounded() -> None:
+    """4 kB become 200 MB: what stands behind the limit is left for the build to refuse."""
+    text = "FROM scratch\nENV A=" + "a" * 60_000 + "\n" + "".join(f"ENV B{i}=$A$A$A$A\n" for i in range(900))
+    assert found(text + "LABEL x=$A$nope\nMAINTAINER x\n") == [("MaintainerDeprecated", 904)]

@@ -442,7 +442,11 @@ def test_mounts_name_their_stage() -> None:
 
 
 def test_a_thousand_stages_are_planned_without_deep_recursion() -> None:
-    text = "FROM base AS s0\nRUN 0\n" + "".join(
-        f"FROM s{n} AS s{n + 1}\nCOPY --from=s{n} /x /\n" for n in range(1000)
-    )
-    assert len(steps_of(planned(text))) == 1002
+    text = "FROM base AS s0\nRUN 0\n" + "".join(f"FROM s{n} AS s{n + 1}\nCOPY --from=s{n} /x /\n" for n in range(999))
+    assert len(steps_of(planned(text))) == 1001
+
+
+def test_all_words_of_a_file_are_bounded() -> None:
+    text = "FROM scratch\nENV A=" + "a" * 60_000 + "\n" + "".join(f"ENV B{i}=$A$A$A$A\n" for i in range(900))
+    with pytest.raises(DockerfileError, match=r"^Dockerfile:2\d\d: all words are longer than 67,108,864 characters"):
+        plan(parse(text.encode()), BuildOptions(), Images().resolve)

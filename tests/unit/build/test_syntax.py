@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from lamina.build import instructions as i
 from lamina.build.errors import DockerfileError
-from lamina.build.syntax import INSTRUCTIONS, MAX_INSTRUCTIONS, MAX_LINE, MAX_SIZE, parse, parse_instruction
+from lamina.build.syntax import (
+    INSTRUCTIONS,
+    MAX_INSTRUCTIONS,
+    MAX_LINE,
+    MAX_PAIRS,
+    MAX_SIZE,
+    MAX_STAGES,
+    parse,
+    parse_instruction,
+)
 
 FROM = "FROM a\n"
 
@@ -197,7 +206,9 @@ def test_sizes_are_limited() -> None:
     assert parse(FROM.encode() + b"RUN " + b"a" * (MAX_LINE - 4) + b"\n").stages[0].instructions
     assert "more than 65,535 bytes" in refused(FROM.encode() + b"RUN " + b"a" * (MAX_LINE - 3)).message
     assert "larger than 8 MiB" in refused(b"#" * (MAX_SIZE + 1)).message
-    assert "more than 20,000 instructions" in refused(FROM + "RUN\n" * MAX_INSTRUCTIONS).message
+    assert "more than 5,000 instructions" in refused(FROM + "RUN\n" * MAX_INSTRUCTIONS).message
+    assert "more than 1,000 stages" in refused(FROM * (MAX_STAGES + 1)).message
+    assert "more than 5,000 names" in refused(FROM + "ENV" + " a=b" * (MAX_PAIRS + 1)).message
 
 
 HOSTILE = {

@@ -109,6 +109,9 @@ def test_the_length_is_limited() -> None:
     for text in ("$x$x.", '"$x$x."', "${x//a/aaa}", "${y:-$x$x.}"):
         with pytest.raises(BadExpansion, match="longer than"):
             expand(text, {"x": value}.get)
+    assert len(expand_document("$x" * 3, {"x": value}.get)) == MAX_TEXT // 2 * 3
+    with pytest.raises(BadExpansion, match="longer than 8,388,608"):
+        expand_document("$x" * 70, {"x": value}.get)
 
 
 def test_patterns_are_limited() -> None:
