@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from lamina.build.bases import Bases
     from lamina.build.checks import Checked, Finding
     from lamina.build.instructions import Dockerfile
+    from lamina.build.options import BuiltImage
     from lamina.build.progress import Vertex
     from lamina.build.protocols import Context
     from lamina.build.solve import BuildInputs
+    from lamina.build.steps import Planned
     from lamina.source.stack import Stack
+    from lamina.spec.descriptor import Descriptor
+    from lamina.store.session import StoreSession
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
 
@@ -66,7 +71,7 @@ def built(
     from lamina.build.stage_content import content_digest
     from lamina.spec.reference import canonical
 
-    options = _completed(options)
+    options, began = _completed(options), time.time()
     progress = Progress(on_event)
     stop = Cancel(cancel)
     cache = Cache(store, lambda text: progress.tell(Warned(text)))
@@ -99,7 +104,9 @@ def built(
             solver.solve(planned)
             with progress.vertex("exporting to image") as vertex:
                 images = tuple(write_image(session, one, inputs.results, options) for one in planned)
-                top = write_index(session, images, options) if len(images) > 1 else images[0].descriptor
+                entries = _attested(session, planned, images, options, store, definition, began)
+                is_one = len(images) == 1 and not entries
+                top = images[0].descriptor if is_one else write_index(session, images, options, entries)
                 vertex.note(f"writing image {images[0].id if len(images) == 1 else top.digest} done")
                 for tag in options.tags or ("",) * options.keep:
                     session.tag(tag, top)
@@ -159,6 +166,29 @@ def _refused(checked: Checked) -> DockerfileError:
     )
 
 
+def _attested(
+    session: StoreSession,
+    planned: Sequence[Planned],
+    images: Sequence[BuiltImage],
+    options: BuildOptions,
+    store: Store,
+    definition: _Definition,
+    began: float,
+) -> list[Descriptor]:
+    """The attestations that were asked for, as entries of the index. Raises Unsupported, SystemFailure."""
+    if not options.attestations:
+        return []
+    from lamina.build.attest import Definition, write_attestation
+
+    name = options.tags[0] if options.tags else "build"
+    told = Definition(definition.name, definition.text, began)
+    found = []
+    for one, image in zip(planned, images, strict=True):
+        union = store.stack_at(image.descriptor, image.platform, name)
+        found.append(write_attestation(session, one, image, union, options, told))
+    return found
+
+
 def _from_recipe(
     recipe: Instructions, platform: Platform | None, bases: Bases, network: RegistryAccess, vertex: Vertex
 ) -> Dockerfile:
@@ -205,6 +235,8 @@ def _completed(options: BuildOptions) -> BuildOptions:
         value = os.environ.get(name) if value is None else value
         if value is not None:
             arguments[name] = value
+    if options.attestations and options.oci is False:
+        raise UsageError("docker's format has no attestations", hint="leave out --format docker, or the attestations")
     if options.network not in ("default", "none", "host"):
         raise UsageError(f"no network {options.network!r:.60} for a build", hint="use default, none or host")
     return replace(options, arguments=arguments)

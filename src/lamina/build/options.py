@@ -77,14 +77,27 @@ class CachePlace:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Attestations:
+    """``provenance``: min, max (with build arguments, steps and the Dockerfile) or "". ``builder_id``: an address
+    that names the builder, "" for lamina's. ``sbom``: a bill of materials in SPDX."""
+
+    provenance: str = ""
+    builder_id: str = ""
+    sbom: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.provenance) or self.sbom
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
     """What can be asked of a build.
 
     ``file``: the path of the Dockerfile, on this host or in the context; "-" is stdin, "" the default names.
     ``dockerfile``: its text, where the caller has it already. ``recipe``: instructions instead of a
-    Dockerfile. ``tags``: the names that the image gets in the store.
-    ``arguments``: None takes the value from the environment of this process. ``contexts``: name to place, as
+    Dockerfile. ``tags``: the names that the image gets in the store. ``arguments``: None takes the value from the
+    environment of this process. ``contexts``: name to place, as
     ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``: default, none
     or host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none. ``oci``: write
     OCI documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key (``manifest:k``,
@@ -115,6 +128,7 @@ class BuildOptions:
     ulimits: tuple[Ulimit, ...] = ()
     allow: frozenset[str] = frozenset()
     squash: bool = False
+    attestations: Attestations = Attestations()
     compression: str = "gzip"
     level: int | None = None
     oci: bool | None = True

@@ -124,14 +124,16 @@ def write_image(
     return BuiltImage(planned.platform, manifest.descriptor, config)
 
 
-def write_index(session: Session, images: Sequence[BuiltImage], options: BuildOptions) -> Descriptor:
-    """Write the index of several platforms."""
+def write_index(
+    session: Session, images: Sequence[BuiltImage], options: BuildOptions, more_entries: Sequence[Descriptor] = ()
+) -> Descriptor:
+    """Write the index of several platforms. ``more_entries``: those of attestations."""
     docker = options.oci is False
     entries = []
     for image in images:
         more = {} if docker else annotations_for(options.annotations, "manifest-descriptor", image.platform)
         entries.append(replace(image.descriptor, platform=image.platform).with_annotations(more))
     annotations = {} if docker else annotations_for(options.annotations, "index")
-    index = build_index(entries, docker=docker, annotations=annotations or None)
+    index = build_index([*entries, *more_entries], docker=docker, annotations=annotations or None)
     session.put_manifest(index.descriptor, index.raw)
     return index.descriptor

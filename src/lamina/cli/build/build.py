@@ -121,9 +121,20 @@ OPTIONS = (
 @click.option("--label", "labels", type=TEXT, multiple=True, metavar="NAME[=VALUE]", help="Set a label of the image.")
 @click.option("--pull", "pull", cls=Switch, help="Pull base images again, even if the store has them.")
 @click.option("--layers", "layers", cls=Switch, help="=false: join the new layers into one, as in podman.")
-@click.option("--provenance", "provenance", cls=Switch, hidden=True)
-@click.option("--sbom", "sbom", cls=Switch, hidden=True)
-@click.option("--attest", "attest", multiple=True, hidden=True)
+@click.option(
+    "--provenance",
+    "provenance",
+    cls=Switch,
+    help="Attach how the image was built (SLSA); =mode=max adds build arguments, steps and the Dockerfile.",
+)
+@click.option("--sbom", "sbom", cls=Switch, help="Attach a bill of materials (SPDX).")
+@click.option(
+    "--attest",
+    "attest",
+    multiple=True,
+    metavar="type=provenance|sbom[,...]",
+    help="Attach an attestation; may be repeated.",
+)
 @click.option("--print", "call", hidden=True)
 @unsupported_options(ACCEPTED, UsageError)
 @registry_options
@@ -280,7 +291,6 @@ def _options(
     annotations = values.annotations_of(given["annotations"])
     for output in outputs:
         annotations.update(output.annotations)
-    _refuse_attestations(given)
     if given["no_cache"] and given["no_cache_filter"]:
         raise UsageError("--no-cache contradicts --no-cache-filter", hint="leave one of them out")
     return BuildOptions(
@@ -305,6 +315,7 @@ def _options(
         shm_size=(parse_size(given["shm_size"]) or None) if given["shm_size"] else None,
         ulimits=tuple(map(parse_ulimit, given["ulimits"])),
         allow=values.allowed(given["allow"]),
+        attestations=values.attestations(given["provenance"], given["sbom"], given["attest"]),
         squash=given["squash"] or given["layers"] == "false",
         compression=compression,
         level=levels[0] if levels else settings.compression_level if compression == settings.compression else None,
@@ -390,14 +401,3 @@ def _jobs(count: int | None) -> int | None:
     if count is not None and count < 0:
         raise UsageError(f"--jobs {count} is not a number of steps", hint="give 1 or more; 0 for the default")
     return count or None
-
-
-def _refuse_attestations(given: dict[str, Any]) -> None:
-    """Accept that attestations are turned off. Raises Unsupported where they are asked for."""
-    for flag in ("provenance", "sbom"):
-        word = given[flag]
-        if word not in (None, "false", "0", "disabled=true"):
-            raise Unsupported(f"--{flag} is not supported yet", hint="leave it out")
-    for word in given["attest"]:
-        if "disabled=true" not in word:
-            raise Unsupported("--attest is not supported yet", hint="leave it out")

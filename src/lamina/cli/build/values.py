@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from lamina.build.options import CachePlace, Secret, SshAgent
+from lamina.build.options import Attestations, CachePlace, Secret, SshAgent
 from lamina.build.outputs import KINDS, Output
 from lamina.errors import NotFound, Unsupported, UsageError
 
@@ -177,6 +177,7 @@ def agents(words: Iterable[str], host: Mapping[str, str]) -> tuple[SshAgent, ...
     return tuple(found.values())
 
 
+_PROVENANCE = {"disabled", "mode", "version", "builder-id"}
 _CACHES = ("registry", "local", "inline")
 _CLOUDS = ("gha", "s3", "azblob")
 
@@ -202,6 +203,41 @@ def caches(words: Iterable[str], flag: str) -> tuple[CachePlace, ...]:
             raise UsageError(f"{flag} {word!r:.200} has no {key}", hint=hint)
         found.append(CachePlace(kind, given))
     return tuple(found)
+
+
+def attestations(provenance: str | None, sbom: str | None, attest: Iterable[str]) -> Attestations:
+    """Read --provenance, --sbom (true, false, or pairs) and --attest ``type=provenance,mode=max``; the last one
+    counts. Raises UsageError, Unsupported."""
+    asked = {"provenance": {"disabled": "true"}, "sbom": {"disabled": "true"}}
+    words = [("--attest", "", word) for word in attest]
+    words += [("--provenance", "provenance", provenance or ""), ("--sbom", "sbom", sbom or "")]
+    for flag, kind, word in words:
+        if not word:
+            continue
+        hint = f"use {flag}=true, or {flag}=mode=max" if kind == "provenance" else "use type=provenance or type=sbom"
+        switched = word.lower() if kind else ""
+        if switched in ("true", "1", "false", "0"):
+            asked[kind] = {"disabled": "false" if switched in ("true", "1") else "true"}
+            continue
+        given = pairs_of(word, flag, hint)
+        kind = given.pop("type", kind)
+        if kind not in asked:
+            raise UsageError(f"{flag} {word!r:.200}: unknown type {kind!r:.60}", hint=hint)
+        asked[kind] = {"disabled": "false", **given}
+    for kind, known in (("provenance", _PROVENANCE), ("sbom", {"disabled"})):
+        unknown = set(asked[kind]) - known
+        if unknown:
+            name = min(unknown)
+            raise Unsupported(f"{kind}: {name!r:.60} is not supported", hint=f"use {', '.join(sorted(known))}")
+    mode, version = asked["provenance"].get("mode", "min"), asked["provenance"].get("version", "v1")
+    if mode not in ("min", "max"):
+        raise UsageError(f"provenance: no mode {mode!r:.60}", hint="use mode=min or mode=max")
+    if version != "v1":
+        raise Unsupported(f"provenance: version {version!r:.60} is not supported", hint="use version=v1")
+    off = {kind: _truth(asked[kind], "disabled", kind, default=False) for kind in asked}
+    return Attestations(
+        "" if off["provenance"] else mode, asked["provenance"].get("builder-id", ""), sbom=not off["sbom"]
+    )
 
 
 def platforms(words: Iterable[str]) -> tuple[Platform, ...]:
