@@ -105,8 +105,8 @@ class ImageSettings:
     def set_env(self, items: Sequence[tuple[str, str]]) -> None:
         for name, value in items:
             line = f"{name}={value}"
-            for number, (known, _) in enumerate(self.env):
-                if known == name:
+            for number, known in enumerate(self.run["Env"]):
+                if known.startswith(f"{name}=") or known == name:
                     self.run["Env"][number] = line
                     break
             else:
