@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit_oracle import Oracle, running_oracle
+from corpus import CASES
 from lamina.build import instructions as i
 from lamina.build.errors import DockerfileError
 from lamina.build.syntax import parse, parse_instruction
@@ -516,6 +517,19 @@ def test_a_dockerfile_is_read_as_buildkit_reads_it(oracle: Oracle, name: str) ->
     data = DOCKERFILES[name].encode()
     assert mine(data) == asked(oracle, data)
 
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_corpus_is_read_as_buildkit_reads_it(oracle: Oracle, name: str) -> None:
+    text = CASES[name].dockerfile
+    data = text if isinstance(text, bytes) else text.encode()
+    found, expected = mine(data), asked(oracle, data)
+    if b" #" in data:
+        found, expected = without_comments(found), without_comments(expected)
+    assert found == (None if name in REFUSED_LATER else expected)
+
+
+REFUSED_LATER = {"refusing: a NUL", "refusing: text that is not UTF-8"}
+"""Here BuildKit fails when it runs the step, or writes the config."""
 
 LINES = st.sampled_from(
     [
