@@ -1,4 +1,4 @@
-"""Files written front to back, around the page cache and through it: the same bytes, and zeros take no space."""
+"""Files written around the page cache and through it: the same bytes, and zeros take no space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives and layouts from outside that are broken or mean: one error of ours each, nothing written."""
+"""Broken or hostile archives and layouts: each gives one lamina error, and nothing is written."""
 
 from __future__ import annotations
 

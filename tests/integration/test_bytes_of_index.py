@@ -1,4 +1,4 @@
-"""One path of a large image: how much of the indexes is copied beyond the columns as they are mapped."""
+"""A lookup of one path in a large image: how many bytes of the indexes are copied."""
 
 from __future__ import annotations
 

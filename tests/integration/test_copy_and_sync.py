@@ -1,4 +1,4 @@
-"""`copy` and `sync` with skopeo's words: both sides apart, formats, directories, and the way back from an air gap."""
+"""`copy` and `sync` with the options of skopeo: both sides, formats, directories, and an air gap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on the disk before a name is given, and what is believed of the rest after a crash."""
+"""What is synced before a name is written, and what is trusted after a crash."""
 
 from __future__ import annotations
 

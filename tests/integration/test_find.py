@@ -1,4 +1,4 @@
-"""`find` over all images of a store: what is where, visible or hidden, against the whole merge and from the shell."""
+"""`find` over all images of a store, compared with the whole merge, and from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as old tools, careless tools and other engines have made them."""
+"""Images as old tools, careless tools and other engines make them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`import` of an address, as docker import takes one: from servers that behave and from those that don't."""
+"""`import` of a URL, as in docker, from servers that behave and from those that don't."""
 
 from __future__ import annotations
 

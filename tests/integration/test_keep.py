@@ -1,4 +1,4 @@
-"""keep = blob+tar, blob, tar: all that reads images gives the same, and nothing is lost from one to another."""
+"""keep = blob+tar, blob, tar: every reader gives the same bytes, and changing the setting loses nothing."""
 
 from __future__ import annotations
 

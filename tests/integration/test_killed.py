@@ -1,4 +1,4 @@
-"""A verb is killed at a fault point, the next command runs: then every named image is whole without a registry."""
+"""A command is killed at a fault point and another one runs: every named image is complete without a registry."""
 
 from __future__ import annotations
 

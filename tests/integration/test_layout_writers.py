@@ -1,4 +1,4 @@
-"""Several processes write to one OCI layout: no name is lost, and what others read there stays a layout."""
+"""Several processes write to one OCI layout: no name is lost, and it stays a valid layout for other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many images in one session: they wait for the disk together, and get their names together."""
+"""Many images in one session: they are synced together, and named together."""
 
 from __future__ import annotations
 

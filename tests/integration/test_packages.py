@@ -1,4 +1,4 @@
-"""`packages`: each with the layer that brought it in this version; bills of materials that their validators take."""
+"""`packages`: each package with the layer that brought its version; valid bills of materials."""
 
 from __future__ import annotations
 

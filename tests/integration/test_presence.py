@@ -1,4 +1,4 @@
-"""A layer is here, elsewhere, or nowhere; and what elsewhere allows: an index that does not come from its tar."""
+"""A layer is here, elsewhere, or nowhere; the index of a layer elsewhere may come from another source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read in this machine's programs against what they say themselves when they are run."""
+"""Versions that are read from programs of this host, compared with what these programs print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pulls from a registry that misbehaves: they end right, or with one clear line, and nothing is changed."""
+"""Pulls from a registry that misbehaves: they succeed, or fail with one clear line and change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registries, and proxies before them, as they are met: what they refuse, what they encode, where they lead."""
+"""Registries and proxies as they exist: what they refuse, encode and redirect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What registries do differently, line by line: pages, mounts, chunks, digests, referrers."""
+"""What registries do differently: pages, mounts, chunks, digests, referrers."""
 
 from __future__ import annotations
 

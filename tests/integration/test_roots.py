@@ -1,4 +1,4 @@
-"""Roots: who holds one, what a torn or strange one says, and those of mounts."""
+"""Root files: who holds them, damaged ones, and those of mounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lamina serve`: what clients other than lamina may do to it, and what stays after a cut."""
+"""`lamina serve` with other clients, and after lost connections."""
 
 from __future__ import annotations
 

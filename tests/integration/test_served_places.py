@@ -1,4 +1,4 @@
-"""A registry server over places by protocol: one that is no directory at all, and who asks it."""
+"""A registry server over a place that is not a directory, through the protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives that are inflated first: what they may take of the disk and of memory, and what is left of them."""
+"""Archives that are decompressed to a temporary file: limits of disk and memory, and cleanup."""
 
 from __future__ import annotations
 

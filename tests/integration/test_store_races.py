@@ -1,4 +1,4 @@
-"""What stays where somebody works with the same image at the same moment, or where an image was made to confuse."""
+"""Several processes work on the same image at the same moment; images that try to confuse gc."""
 
 from __future__ import annotations
 

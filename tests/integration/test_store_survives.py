@@ -1,4 +1,4 @@
-"""The store under kill -9, many processes, a full disk, lost derived data, damage."""
+"""The store after kill -9, many processes, a full disk, lost derived data and damage."""
 
 from __future__ import annotations
 

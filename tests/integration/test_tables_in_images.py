@@ -1,4 +1,4 @@
-"""pandas and pyarrow read tables inside an image, through fsspec: nothing is unpacked, and little is read."""
+"""pandas and pyarrow read tables inside an image through fsspec, without unpacking it."""
 
 from __future__ import annotations
 

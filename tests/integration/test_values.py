@@ -1,4 +1,4 @@
-"""Images, paths, file systems and differences as values: in other processes, in sets, in JSON; under their URLs."""
+"""Images, paths, file systems and differences as values: in other processes, in sets, as JSON, by URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one walk over documents: its order, its limit, and what it tells apart."""
+"""The walk over documents: its order, its depth limit, and how it classifies documents."""
 
 from __future__ import annotations
 

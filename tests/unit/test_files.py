@@ -1,4 +1,4 @@
-"""Files that last: what may be passed over in silence, and what may not."""
+"""Durable files: which errors of a sync are ignored, and which are not."""
 
 from __future__ import annotations
 

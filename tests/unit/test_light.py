@@ -1,4 +1,4 @@
-"""Values beside dataclasses of the same declaration: nobody who uses one should see a difference."""
+"""``Value`` compared with a dataclass of the same declaration: users must not see a difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References, names, platforms, digests, documents: tables of what is taken and what is refused."""
+"""References, names, platforms, digests and documents: tables of valid and invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporary files: a maker that lives holds them, and nothing that was planted is written to or removed."""
+"""Temporary files: a living process keeps its own, and a planted file is neither written to nor removed."""
 
 from __future__ import annotations
 

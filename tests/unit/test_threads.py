@@ -1,4 +1,4 @@
-"""A system that starts no more threads: a limit of processes, of the user or of a container."""
+"""Work on a system that can't start more threads (a limit of processes, of the user or of a container)."""
 
 from __future__ import annotations
 

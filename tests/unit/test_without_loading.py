@@ -1,4 +1,4 @@
-"""What is done by hand to spare the loading of a module: it must say what the module says."""
+"""Own code that replaces a module to save its import: it must behave like that module."""
 
 from __future__ import annotations
 

@@ -367,7 +367,8 @@ class DockerArchiveSession:
         missing = [layer.digest for layer in document.layers if layer.digest not in self._diff_ids]
         if missing or document.config.digest not in self._configs:
             raise BlobNotFound(
-                f"{self.location}: {(missing or [document.config.digest])[0]} was not found in the archive"
+                f"{self.location}: {(missing or [document.config.digest])[0]} was not found in the archive",
+                hint="write the config and the layers before the manifest",
             )
         image = {
             "Config": self._configs[document.config.digest],

@@ -69,7 +69,10 @@ class LayerWriter:
         self._header(entry, entry.size)
         if isinstance(content, bytes):
             if len(content) != entry.size:
-                raise UsageError(f"{entry.path!r:.200} should have {entry.size} bytes, but has {len(content)}")
+                raise UsageError(
+                    f"{entry.path!r:.200} should have {entry.size} bytes, but has {len(content)}",
+                    hint="give content of the stated size",
+                )
             self._write(content)
         elif entry.size or content is not None:
             self._copy(entry, content)
@@ -80,7 +83,10 @@ class LayerWriter:
 
     def _copy(self, entry: Entry, content: Callable[[], Readable] | None) -> None:
         if content is None:
-            raise UsageError(f"{entry.path!r:.200} should have {entry.size} bytes, but has no content")
+            raise UsageError(
+                f"{entry.path!r:.200} should have {entry.size} bytes, but has no content",
+                hint="give content of the stated size",
+            )
         left, stream = entry.size, content()
         try:
             while left > 0:
@@ -108,7 +114,9 @@ class LayerWriter:
         try:
             seek = getattr(stream, "seek", None)
             if seek is None:
-                raise UsageError(f"{entry.path!r:.200} is sparse, but its content is not seekable")
+                raise UsageError(
+                    f"{entry.path!r:.200} is sparse, but its content is not seekable", hint="give a seekable stream"
+                )
             for start, left in segments:
                 seek(start)
                 while left > 0:
@@ -170,7 +178,10 @@ class LayerWriter:
             self._write(body + bytes(-len(body) % BLOCK))
         device = entry.rdev if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0)
         if max(device) > _MOST_ID:
-            raise UsageError(f"{entry.path!r:.200}: the device number {device} does not fit into a tar")
+            raise UsageError(
+                f"{entry.path!r:.200}: the device number {device} does not fit into a tar",
+                hint="leave the device out",
+            )
         self._write(_block(*split, _FLAGS[kind], link[:100], entry.mode & 0o7777, uid, gid, size, seconds, device))
 
 

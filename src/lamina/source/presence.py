@@ -1,4 +1,4 @@
-"""Whether something is at a place: here, elsewhere, or not at all."""
+"""Where the bytes of a blob or layer are: at this place, elsewhere, or nowhere that is known."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from lamina.light import Value
 
 
 class Presence(Value):
-    """True where it is here. ``origin``: where it is not here, the repository (``host/path``) that has it and gives
-    it again at any time; "" where nobody is known to have it."""
+    """True if the object is at this place. ``origin``: if it is not, the repository (``host/path``) from which it can
+    be fetched at any time; "" if no such repository is known."""
 
     here: bool
     origin: str = ""
@@ -20,10 +20,10 @@ HERE, ABSENT = Presence(True), Presence(False)
 
 
 def elsewhere(origin: str) -> Presence:
-    """Not here but at ``origin``; "" is as ``ABSENT``."""
+    """The presence of an object that is only at the repository ``origin``; ``ABSENT`` if that is ""."""
     return Presence(False, origin) if origin else ABSENT
 
 
 def here_if(there: bool) -> Presence:
-    """For a place that keeps no note of other places."""
+    """The presence of an object at a place that does not record origins."""
     return HERE if there else ABSENT

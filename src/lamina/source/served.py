@@ -16,22 +16,22 @@ from lamina.spec.digest import Digest
 
 
 class BlobPlace(Protocol):
-    """Blobs by digest, verified and immutable. They are put by a session (``Session.put_blob``)."""
+    """Blobs by digest, verified and immutable. A session writes them (``Session.put_blob``)."""
 
     def size(self, digest: Digest) -> int | None:
-        """Bytes, or None where it is not there."""
+        """The size of a blob in bytes; None if it is not there."""
         ...
 
     def get(self, descriptor: Descriptor) -> Blob:
-        """The blob, of which any range can be opened. Raises BlobNotFound, at the latest when it is opened."""
+        """The blob; any range of it can be opened. Raises BlobNotFound, at the latest when it is opened."""
         ...
 
     def delete(self, digest: Digest) -> bool:
-        """Remove a blob that nothing needs any more (the caller knows that); False where it is not there."""
+        """Remove a blob; the caller must know that nothing needs it. Returns False if it is not there."""
         ...
 
     def __iter__(self) -> Iterator[Digest]:
-        """All that is there, in no order."""
+        """All digests, in any order."""
         ...
 
 
@@ -43,37 +43,37 @@ class TagPlace(Protocol):
         ...
 
     def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
-        """Compare and swap: where the canonical ``name`` points to ``old`` (None: it is not there), let it point to
-        ``new`` (None: remove it; the document stays). False where it points to something else."""
+        """Compare and swap: if the canonical ``name`` points to ``old`` (None: does not exist), make it point to
+        ``new`` (None: remove the name; the document stays). Returns False if it points to something else."""
         ...
 
     def forget(self, names: list[str], digest: Digest) -> None:
-        """Remove these names of a document, and the document where it has no other name."""
+        """Remove these names of a document, and the document too if it has no other name."""
         ...
 
 
 class UploadPlace(Protocol):
-    """Blobs on their way in, which outlive a cut connection and the server. Each method that takes the ``ident`` of
-    an upload raises NotFound where there is none."""
+    """Blobs that are being uploaded. An upload outlives a lost connection and a restart of the server. Each method
+    that takes the ``ident`` of an upload raises NotFound if it does not exist."""
 
     def create(self) -> str:
-        """Begin an upload; its ident (32 hex digits, which nobody guesses)."""
+        """Begin an upload. Returns its ident: 32 random hex digits, so that nobody can guess it."""
         ...
 
     def size(self, ident: str) -> int:
-        """Bytes received."""
+        """The number of bytes received."""
         ...
 
     def append(self, ident: str, pieces: Iterable[bytes]) -> int:
-        """Add bytes; how many were received in all. What came stays, also where ``pieces`` breaks off."""
+        """Append bytes. Returns how many were received in total. If ``pieces`` raises, the bytes so far are kept."""
         ...
 
     def held(self, ident: str) -> AbstractContextManager[None]:
-        """One request at a time writes to an upload. Raises Conflict."""
+        """Lock the upload while the block runs: one request at a time writes to it. Raises Conflict."""
         ...
 
     def cancel(self, ident: str) -> None:
-        """Drop it."""
+        """Remove the upload."""
         ...
 
 
@@ -81,20 +81,20 @@ class ServingSession(Session, Protocol):
     """The session of a server, which lasts as long as the server."""
 
     def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
-        """As ``put_blob``, of the bytes of an upload. The upload is gone afterwards, also where they don't agree."""
+        """As ``put_blob``, from the bytes of an upload. The upload is removed, also if its bytes are wrong."""
         ...
 
     def protect_only(self, digests: Iterable[Digest]) -> None:
-        """Of what has no name yet, protect only these from now on."""
+        """From now on protect only these objects of those that have no name yet."""
         ...
 
 
 class Readable(Reader, Lister, Protocol):
-    """What can be served to those who read."""
+    """A place that can be served read-only."""
 
 
 class Served(Readable, Protocol):
-    """What can be served to those who write too."""
+    """A place that can also be served for writing."""
 
     @property
     def blobs(self) -> BlobPlace: ...

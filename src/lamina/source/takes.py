@@ -1,4 +1,4 @@
-"""What fits into a place that images are written to."""
+"""What can be written to a place."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from lamina.light import Value
 
 
 class Takes(Value):
-    """What fits into a place. ``indexes`` is False where only single manifests fit in; ``sparse`` is False where an
-    index may list only what is there; ``foreign`` is False where layers that may not be distributed don't go."""
+    """What can be written to a place. ``indexes``: False if it takes only single manifests. ``sparse``: False if an
+    index may list only manifests that are there. ``foreign``: False if it does not take layers that may not be
+    distributed."""
 
     indexes: bool = True
     sparse: bool = True

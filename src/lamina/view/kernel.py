@@ -185,7 +185,7 @@ def kind_of(path: str) -> int:
     """Return the type of a path's file system (f_type of statfs(2)). Raises SystemFailure."""
     answer = (ctypes.c_long * 64)()
     if libc().statfs(os.fsencode(path), answer) != 0:
-        raise SystemFailure(f"{path}: {failed().strerror}")
+        raise SystemFailure(f"{path}: {failed().strerror}", hint="check the path")
     return answer[0] & 0xFFFFFFFF
 
 

@@ -177,7 +177,7 @@ class ImagePath:
         """Whether the end of the path matches the pattern; a pattern that starts with ``/`` must match the whole
         path."""
         if not pattern:
-            raise InvalidPath("an empty pattern")
+            raise InvalidPath("the pattern is empty", hint="use `**` for all paths")
         ours, wanted = (
             _folded(self._pure.parts, case_sensitive),
             _folded(PurePosixPath(pattern).parts, case_sensitive),

@@ -1,4 +1,4 @@
-"""`pull --unpack`: a layer is unpacked while higher ones are on their way; what comes first is taken later."""
+"""`pull --unpack`: a layer is unpacked while higher layers are downloaded."""
 
 from __future__ import annotations
 

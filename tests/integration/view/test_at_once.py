@@ -1,4 +1,4 @@
-"""Mounts of one store by several threads and processes at once, beside what removes things from it."""
+"""Mounts of one store by several threads and processes at once, beside commands that remove images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images mounted from loop devices: forced, and where the store's file system takes no files; none is left behind."""
+"""Images mounted from loop devices: forced, or because the file system refuses files; no device is left."""
 
 from __future__ import annotations
 

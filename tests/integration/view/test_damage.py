@@ -1,4 +1,4 @@
-"""Tars and images that were cut or changed behind lamina's back: fsck finds them, a mount never shows them."""
+"""Truncated or changed tars and images: fsck finds them, and a mount never shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only large images have: a thousand layers, files over 4 GiB, and how much memory a second image takes."""
+"""Large images: a thousand layers, files over 4 GiB, and the memory of a second image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ls, stat and cat of an image whose union was written before: the same answers, and nothing is merged."""
+"""ls, stat and cat of an image with a stored union: the same answers, and nothing is merged."""
 
 from __future__ import annotations
 

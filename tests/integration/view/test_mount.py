@@ -1,4 +1,4 @@
-"""The mounted union is what the tree says, to the bit; and mounts are kept, listed, taken away."""
+"""A mounted union equals the tree, to the bit; mounts are kept, listed and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""image.path: what importlib.resources and pathlib's users are used to, over the union."""
+"""image.path: what users of importlib.resources and pathlib expect, over the union."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who owns a set-id program after it has left its image: never somebody with rights that the image did not give."""
+"""Owners of set-id programs outside of their image: nobody gets rights that the image did not give."""
 
 from __future__ import annotations
 

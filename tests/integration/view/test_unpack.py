@@ -1,4 +1,4 @@
-"""What is unpacked is what the tree says, to the bit; for root, for a plain user, and after a kill."""
+"""An unpacked image equals the tree, to the bit; for root, for a plain user, and after a kill."""
 
 from __future__ import annotations
 

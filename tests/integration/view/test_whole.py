@@ -1,4 +1,4 @@
-"""The note that an EROFS image was looked at whole: believed for the very file and this boot, and for no other."""
+"""The note that an EROFS image was verified: valid for that very file in this boot, and for no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids of users and groups in a tar: where they end, in each form in which a tar has them."""
+"""The limits of user and group ids in a tar, in each form that a tar can store them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many members, many frames, many sparse segments: read right however they are cut."""
+"""Many members, frames and sparse segments are read correctly however the input is cut."""
 
 from __future__ import annotations
 

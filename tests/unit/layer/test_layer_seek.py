@@ -1,4 +1,4 @@
-"""Checkpoints: from each of them on the layer inflates to the same bytes, however it was packed and cut."""
+"""Checkpoints: from each one a layer decompresses to the same bytes, however it was compressed and cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lamina writes: the same bytes for the same entries, read back alike by itself, Python and GNU tar."""
+"""Written layers: the same entries give the same bytes, and lamina, Python and GNU tar read them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tar parser exactly at its limits, and what a header's checksum may be."""
+"""The tar parser exactly at its limits, and the checksums of headers."""
 
 from __future__ import annotations
 

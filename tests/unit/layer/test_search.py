@@ -1,4 +1,4 @@
-"""Names are found in the heap as a naive look at each name finds them."""
+"""Searching names in the heap gives the same rows as checking each name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each field of a header, each PAX record and each sparse map means, to the byte."""
+"""The meaning of each header field, PAX record and sparse map, to the byte."""
 
 from __future__ import annotations
 

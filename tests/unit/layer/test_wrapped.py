@@ -1,4 +1,4 @@
-"""Archives by any compression, and layers by another than their media type says."""
+"""Archives in any compression, and layers in another compression than their media type states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets a login, and how long a token counts: a registry, its token server and who is redirected to, in memory."""
+"""Which hosts get a login, and how long a token is valid: a registry, its token server, redirects; in memory."""
 
 from __future__ import annotations
 

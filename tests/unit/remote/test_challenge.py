@@ -1,4 +1,4 @@
-"""Challenges, tokens, scopes and realms, by table."""
+"""Parsing of challenges, tokens, scopes and realms, by table."""
 
 from __future__ import annotations
 

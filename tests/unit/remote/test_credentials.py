@@ -1,4 +1,4 @@
-"""Where credentials are found, kept and forgotten."""
+"""Where credentials are found, stored and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The next page of a list, as registries write it."""
+"""The Link header of the next page, as registries write it."""
 
 from __future__ import annotations
 

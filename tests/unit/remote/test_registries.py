@@ -1,4 +1,4 @@
-"""registries.conf: where a repository is asked for."""
+"""registries.conf: the hosts where a repository is looked up."""
 
 from __future__ import annotations
 

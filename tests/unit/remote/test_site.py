@@ -1,4 +1,4 @@
-"""Which hosts get the login of a registry: what each registry needs, and what nobody may have."""
+"""Which hosts may get the login of a registry."""
 
 from __future__ import annotations
 

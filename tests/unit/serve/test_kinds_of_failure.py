@@ -1,4 +1,4 @@
-"""What a failure is goes by its type, not by the words of its message."""
+"""The kind of an error depends on its type, not on the text of its message."""
 
 from __future__ import annotations
 

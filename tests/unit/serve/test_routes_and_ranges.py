@@ -1,4 +1,4 @@
-"""What requests ask for, by table."""
+"""Parsing of request paths and ranges, by table."""
 
 from __future__ import annotations
 

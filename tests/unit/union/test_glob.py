@@ -1,4 +1,4 @@
-"""Patterns over the union against every path tried one by one."""
+"""Globs over the union, compared with matching every path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A glance at a few paths tells what the whole merge tells of them."""
+"""A partial merge of a few paths agrees with the merge of the whole union."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partial merge reads and merges what concerns its paths, and no more: a hostile image can't make it do else."""
+"""A partial merge reads and merges only what concerns its paths, also for a hostile image."""
 
 from __future__ import annotations
 

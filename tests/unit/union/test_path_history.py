@@ -1,4 +1,4 @@
-"""What a trail says, field by field."""
+"""The history of a path, field by field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks of a few entries, one for each thing that could go wrong unseen."""
+"""Stacks of a few entries, one for each detail of the merge."""
 
 from __future__ import annotations
 

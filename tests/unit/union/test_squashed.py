@@ -1,4 +1,4 @@
-"""Layers made one, and paths taken out of them, against the union of the layers as they were.
+"""Squashed layers and erased paths, compared with the union of the original layers.
 
 That the union itself is right is proved against a naive model (``test_merge_equals_the_model``).
 """

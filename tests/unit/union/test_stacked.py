@@ -1,4 +1,4 @@
-"""The overlay of the layers' own trees, as the kernel makes it, is the union."""
+"""The overlay of the layers' own trees, as the kernel shows it, equals the union."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rule by rule: small stacks whose union is known."""
+"""The rules of the union, one by one, on small stacks with a known result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A FUSE mount's answers, without a mount."""
+"""The answers of a FUSE mount, without a mount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an unpacker makes, in the order in which the tars have it."""
+"""The unpacker creates files in the order of the tars."""
 
 from __future__ import annotations
 

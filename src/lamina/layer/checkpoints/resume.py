@@ -47,7 +47,9 @@ class ResumedGzip:
             try:
                 piece = raw.decompress(data, PIECE)
             except self._error as error:
-                raise StoreDamaged(f"a checkpoint does not point to a deflate block: {error}") from None
+                raise StoreDamaged(
+                    f"a checkpoint does not point to a deflate block: {error}", hint="run `lamina fsck --repair`"
+                ) from None
             data = raw.unused_data if raw.eof else raw.unconsumed_tail
             if piece:
                 yield piece
