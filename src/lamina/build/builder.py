@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lamina.build.options import BuiltImage
     from lamina.build.progress import Vertex
     from lamina.build.protocols import Context
-    from lamina.build.solve import BuildInputs
-    from lamina.build.steps import Planned
+    from lamina.build.solve import BuildInputs, Result
+    from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.store.session import StoreSession
@@ -64,6 +64,7 @@ def built(
     from lamina.build import copy_files, run_program
     from lamina.build.bases import Bases
     from lamina.build.cache import Cache
+    from lamina.build.join_layers import joined
     from lamina.build.plan import plan
     from lamina.build.progress import Progress
     from lamina.build.result import write_image, write_index
@@ -103,7 +104,13 @@ def built(
         try:
             solver.solve(planned)
             with progress.vertex("exporting to image") as vertex:
-                images = tuple(write_image(session, one, inputs.results, options) for one in planned)
+                results: Mapping[Step, Result] = inputs.results
+                written = []
+                for one in planned:
+                    if options.squash:
+                        one, results = joined(one, inputs, session, cache, solver.packing)
+                    written.append(write_image(session, one, results, options))
+                images = tuple(written)
                 entries = _attested(session, planned, images, options, store, definition, began)
                 is_one = len(images) == 1 and not entries
                 top = images[0].descriptor if is_one else write_index(session, images, options, entries)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lamina.build.options import BuildOptions, BuiltImage
 from lamina.build.solve import Result
 from lamina.build.steps import BaseStep, Planned, Step
-from lamina.errors import UsageError
+from lamina.edit.publish import timestamp
 from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -21,9 +21,7 @@ from lamina.spec.platform import Platform
 if TYPE_CHECKING:
     from lamina.source.protocols import Session
 
-_ANNOTATION = re.compile(
-    r"(?:(manifest|index|manifest-descriptor|index-descriptor)(?:\[([^\]]+)\])?:)?(.+)", re.DOTALL
-)
+_ANNOTATION = re.compile(r"([a-z,-]+)(?:\[([^\]]+)\])?:(.+)", re.DOTALL)
 _TYPES = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 
@@ -31,7 +29,7 @@ def image_config(planned: Planned, results: Mapping[Step, Result], *, media_type
     """The whole config: with the layers, with their times in the history, and with the time of the image."""
     layers = results[planned.step].layers if planned.step is not None else ()
     history = _dated(list(_marked(planned, results)))
-    created = next((step.created for step in reversed(history) if step.created), None)
+    created = next((step.created for step in reversed(history) if step.created), None) or timestamp(planned.epoch)
     config = planned.config.with_layers(
         [layer.diff_id for layer in layers], [step.to_json() for step in history]
     ).with_(created=created)
@@ -95,16 +93,18 @@ def image_manifest(
 
 
 def annotations_for(given: Mapping[str, str], kind: str, platform: Platform | None = None) -> dict[str, str]:
-    """Those of ``--annotation`` that belong to a ``kind`` of document: manifest, index, or their descriptors. Raises
-    UsageError."""
+    """Those of ``--annotation`` that belong to a ``kind`` of document: manifest, index, or their descriptors. A key
+    without a known type belongs to the manifest. Raises UsageError (a bad platform)."""
     found = {}
     for key, value in given.items():
         match = _ANNOTATION.fullmatch(key)
-        if match is None:
-            raise UsageError(f"not an annotation: {key!r:.100}", hint="write [TYPE:]KEY=VALUE")
-        asked = (match[1] or "manifest").split(",")
-        if kind in asked and (match[2] is None or (platform and Platform.parse(match[2]).accepts(platform))):
-            found[match[3]] = value
+        kinds = match[1].split(",") if match else []
+        if match is None or not set(kinds) <= set(_TYPES):
+            kinds, wanted, name = ["manifest"], "", key
+        else:
+            wanted, name = match[2] or "", match[3]
+        if kind in kinds and (not wanted or (platform is not None and Platform.parse(wanted).accepts(platform))):
+            found[name] = value
     return found
 
 

@@ -31,10 +31,9 @@ from lamina.build.steps import (
     Step,
     WheelStep,
 )
-from lamina.edit.publish import Packing, made_layer, put_layer, timestamp
+from lamina.edit.publish import Packing, new_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, join
-from lamina.layer.tar_write import write_layer
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig, chain_ids
@@ -186,13 +185,13 @@ class Solver:
         place: str,
     ) -> None:
         """``place``: what this build is of, for ``--why``: steps at the same place of it are compared."""
-        self._session = session
-        self._inputs = inputs
+        self.session = session
+        self.inputs = inputs
         self._executors = executors
         self._bases = bases
         self._cache = cache
         self._progress = progress
-        self._packing = Packing(options.compression, options.level, inputs.epoch)
+        self.packing = Packing(options.compression, options.level, inputs.epoch)
         self._jobs = max(options.jobs or 0, 0) or max(4, os.cpu_count() or 1)
         self._place = place
         self._solved: dict[str, Result] = {}
@@ -207,18 +206,18 @@ class Solver:
         steps = ordered([planned.step for planned in targets if planned.step is not None])
         positions = _positions(steps)
         try:
-            _Schedule(steps, self._jobs, self._inputs.cancel, lambda step: self._step(step, positions[step])).run()
+            _Schedule(steps, self._jobs, self.inputs.cancel, lambda step: self._step(step, positions[step])).run()
         finally:
             self.ran = {step: self.ran[step] for step in steps if step in self.ran}
 
     def _step(self, step: Step, position: int) -> None:
-        below = EMPTY if step.below is None else self._inputs.results[step.below]
+        below = EMPTY if step.below is None else self.inputs.results[step.below]
         if isinstance(step, BaseStep):
             result = self._base(step)
         else:
             with _explained(step):
                 result = self._other(step, below, position)
-        self._inputs.results[step] = result
+        self.inputs.results[step] = result
 
     def _base(self, step: BaseStep) -> Result:
         if not step.digest:
@@ -230,13 +229,13 @@ class Solver:
         return Result(tuple(Made(layer.descriptor, layer.diff_id, time or "") for layer, time in layers), True)
 
     def _other(self, step: Step, below: Result, position: int) -> Result:
-        work = _Work(step, below, position, self._digests(step), self._inputs.epoch)
+        work = _Work(step, below, position, self._digests(step), self.inputs.epoch)
         parts = work.parts(self._chain_of)
         key = key_of(parts)
         with self._guard:
             lock = self._keys.setdefault(key, threading.Lock())
         with self._progress.vertex(step.label, step.at) as vertex, lock:
-            self._inputs.cancel.check()
+            self.inputs.cancel.check()
             made = self._known(step, key)
             vertex.cached = made is not None
             if made is None:
@@ -251,13 +250,13 @@ class Solver:
         """What a step reads from another one, by all layers of that: it needs no file to be read."""
         step = source.step if isinstance(source, FromStep) else source.origin
         assert isinstance(step, Step)
-        return self._inputs.results[step].chain
+        return self.inputs.results[step].chain
 
     def _content_of(self, step: Step, source: FromStep | RunMount) -> str:
         """What a step reads from another one, by the content of the files that it reads."""
         other = source.step if isinstance(source, FromStep) else source.origin
         assert isinstance(other, Step)
-        return self._executors.content(step, source, self._inputs.stack(other))
+        return self._executors.content(step, source, self.inputs.stack(other))
 
     def _known(self, step: Step, key: str) -> Result | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
@@ -271,18 +270,18 @@ class Solver:
             return None
         if record.made is None:
             return EMPTY
-        if not self._session.has(record.made.descriptor, record.made.diff_id):
+        if not self.session.has(record.made.descriptor, record.made.diff_id):
             return None
         return Result((record.made,), True)
 
     def _missed(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
         """There is no record of the key: look for one of what the step reads, else run the step."""
         step = work.step
-        with self._cache.locked(key, self._inputs.cancel):
+        with self._cache.locked(key, self.inputs.cancel):
             made = None if step.no_cache else self._recorded(key)  # another process may have solved it meanwhile
             if made is None and not step.no_cache and work.reads_steps:
                 content = work.parts(partial(self._content_of, step))
-                with self._cache.locked(key_of(content), self._inputs.cancel):
+                with self._cache.locked(key_of(content), self.inputs.cancel):
                     made = self._recorded(key_of(content))
                     if made is not None:
                         self._record(work, key, parts, made)
@@ -323,7 +322,7 @@ class Solver:
 
     def _digests(self, step: Step) -> Mapping[str, str]:
         if isinstance(step, CopyStep):
-            return self._executors.copy_files.digests(step, self._inputs)
+            return self._executors.copy_files.digests(step, self.inputs)
         if isinstance(step, RunStep):
             found = {}
             for number, mount in enumerate(step.mounts):
@@ -331,44 +330,35 @@ class Solver:
                     name = mount.origin
                     if name is None and mount.kind == "cache":
                         continue
-                    digest = self._inputs.context(name or "").digest((context_pattern(mount.source),))
+                    digest = self.inputs.context(name or "").digest((context_pattern(mount.source),))
                     found[f"context of mount {number + 1}: {mount.source or '/'}"] = digest
             return found
         return {}
 
     def _layer(self, step: Step, below: Result, vertex: Vertex) -> Made | None:
         """Do the work of a step, and write its layer."""
-        union = self._inputs.stack_of(below, step.platform)
+        union = self.inputs.stack_of(below, step.platform)
         if isinstance(step, DirectoryStep):
             return self._written(self._executors.copy_files.made(step, union))
         if isinstance(step, CopyStep):
-            with self._executors.copy_files.copied(step, union, self._inputs, vertex.log) as items:
+            with self._executors.copy_files.copied(step, union, self.inputs, vertex.log) as items:
                 return self._written(items, ordered=True)
         if isinstance(step, RunStep):
-            with self._executors.run_program(step, union, self._inputs, vertex.log) as items:
+            with self._executors.run_program(step, union, self.inputs, vertex.log) as items:
                 return self._written(items)
         if isinstance(step, WheelStep):
             from lamina.build.wheels.layer import opened, wheel_items
 
-            with wheel_items(step, opened(step, self._inputs), limit=self._inputs.store.max_layer) as files:
+            with wheel_items(step, opened(step, self.inputs), limit=self.inputs.store.max_layer) as files:
                 return self._written(files, clamp=False)
         raise TypeError(f"nobody can run a {type(step).__name__}")
 
     def _written(self, items: Items, *, ordered: bool = False, clamp: bool = True) -> Made | None:
         if not len(items):
             return None
-        packing, cancel = self._packing, self._inputs.cancel
-        built = self._session.make_layer(
-            lambda write: write_layer(items, write, epoch=packing.epoch if clamp else None, ordered=ordered),
-            compression=packing.compression,
-            level=packing.level,
-            cancel=cancel,
-        )
-        if built is None:
-            with made_layer(items, packing, docker=False, clamp=clamp, ordered=ordered) as made:
-                put_layer(self._session, made, cancel=cancel)
-                built = made.built
-        return Made(built.descriptor, built.diff_id, timestamp(self._inputs.epoch))
+        cancel = self.inputs.cancel
+        built = new_layer(self.session, items, self.packing, clamp=clamp, ordered=ordered, cancel=cancel)
+        return Made(built.descriptor, built.diff_id, timestamp(self.inputs.epoch))
 
 
 def ordered(targets: Iterable[Step]) -> list[Step]:

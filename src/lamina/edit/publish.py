@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from lamina.errors import UsageError
 from lamina.host.files import reported
 from lamina.layer.build import BuiltLayer, build_layer
-from lamina.layer.tar_write import Item
+from lamina.layer.tar_write import Item, write_layer
 from lamina.source.stack import Stack
 from lamina.source.verify import BytesBlob
 from lamina.spec.descriptor import Descriptor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lamina.events import Cancel
     from lamina.source.protocols import Session, Writer
     from lamina.spec.image_config import Changes
+    from lamina.store.session import StoreSession
 
 BASE_NAME, BASE_DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 
@@ -124,6 +125,30 @@ def put_layer(session: Session, layer: MadeLayer, *, cancel: Cancel | None = Non
     """Write a new layer, unless it is there. Raises SystemFailure."""
     if not session.has(layer.descriptor, layer.diff_id):
         session.put_blob(layer.descriptor, _FileBlob(layer), diff_id=layer.diff_id, cancel=cancel)
+
+
+def new_layer(
+    session: StoreSession,
+    items: Iterable[Item],
+    packing: Packing,
+    *,
+    clamp: bool = True,
+    ordered: bool = False,
+    cancel: Cancel | None = None,
+) -> BuiltLayer:
+    """Make a layer in the store: in one pass if the store keeps tars. ``clamp`` and ``ordered`` as in ``made_layer``.
+    Raises InvalidLayer, UsageError, SystemFailure, Cancelled."""
+    built = session.make_layer(
+        lambda write: write_layer(items, write, epoch=packing.epoch if clamp else None, ordered=ordered),
+        compression=packing.compression,
+        level=packing.level,
+        cancel=cancel,
+    )
+    if built is None:
+        with made_layer(items, packing, docker=False, clamp=clamp, ordered=ordered) as made:
+            put_layer(session, made, cancel=cancel)
+            built = made.built
+    return built
 
 
 def require_bottom(stack: Stack) -> None:

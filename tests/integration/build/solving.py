@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from lamina.build.bases import Bases
 from lamina.build.cache import Cache
 from lamina.build.events import Ran
+from lamina.build.join_layers import joined
 from lamina.build.options import BuildOptions
 from lamina.build.progress import Progress
 from lamina.build.protocols import Context, Inputs, Log
 from lamina.build.solve import BuildInputs, Executors, Result, Solver
 from lamina.build.steps import CopyStep, DirectoryStep, FromContext, FromStep, Inline, Planned, RunStep, Step
-from lamina.events import Cancel, Event, ignore
+from lamina.events import Cancel, Event
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tar_write import Item
 from lamina.places import load_settings
@@ -24,6 +25,7 @@ from lamina.spec.image_config import ImageConfig
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.connect import RegistryAccess
+from lamina.union.tree import Tree
 
 AMD64 = Platform("linux", "amd64")
 Work = Callable[[str], None]
@@ -127,6 +129,22 @@ class Build:
 
     def solve(self, *steps: Step, keep: bool = True) -> list[Result]:
         """Solve the steps; their results."""
+        with self._solved([target(step) for step in steps], keep=keep) as (solver, _):
+            return [solver.inputs.results[step] for step in steps]
+
+    def squashed(self, step: Step, history: Sequence[Any]) -> tuple[Planned, Mapping[Step, Result], Tree]:
+        """Solve a step and join its layers: the plan, the results, and the union of the joined layers."""
+        planned = target(step, history)
+        with self._solved([planned]) as (solver, cache):
+            session = solver.session
+            planned, results = joined(planned, solver.inputs, session, cache, solver.packing)
+            assert planned.step is not None
+            stack = solver.inputs.stack_of(results[planned.step], AMD64)
+            assert stack is not None
+            return planned, results, stack.tree()
+
+    @contextmanager
+    def _solved(self, targets: Sequence[Planned], *, keep: bool = True) -> Iterator[tuple[Solver, Cache]]:
         progress = Progress(self.events.append)
         access = RegistryAccess(load_settings({"root": self.store.paths.root}))
         cache = Cache(self.store, self.warnings.append)
@@ -141,13 +159,9 @@ class Build:
             executors = self.workers.executors(self.content)
             solver = Solver(session, inputs, executors, bases, cache, progress, self.options, "place")
             try:
-                solver.solve([target(step) for step in steps])
+                solver.solve(targets)
+                yield solver, cache
             finally:
                 if keep:
                     cache.keep()
                 self.ran = list(solver.ran.values())
-        return [inputs.results[step] for step in steps]
-
-
-def nothing(event: Event) -> None:
-    ignore(event)

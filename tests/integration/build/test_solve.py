@@ -16,6 +16,7 @@ from lamina.build.events import VertexDone, VertexLog
 from lamina.build.steps import FromStep, RunMount, RunStep, Step
 from lamina.errors import Cancelled, NotFound
 from lamina.source.stack import Stack
+from lamina.spec.image_config import History
 from lamina.store.prune import prune
 from lamina.store.store import Store
 
@@ -340,3 +341,25 @@ def test_here_documents_count_by_their_content(store: Store) -> None:
     build = Build(store, Workers())
     build.solve(inline("text one"), inline("text two"))
     assert build.workers.done == ["text two"]
+
+
+def test_squash_joins_the_new_layers_and_keeps_their_files(store: Store) -> None:
+    build = Build(store, Workers())
+    step = chain("make a", "make b", "nothing", "make c")
+    history = [History(created_by=text) for text in ("make a", "make b", "nothing", "make c")]
+    planned, results, tree = build.squashed(step, history)
+    assert planned.step is not None
+    assert len(results[planned.step].layers) == 1
+    assert sorted(tree.children(0)) == [b"a", b"b", b"c"]
+    assert [(one.created_by, one.empty_layer) for one in planned.history[:-1]] == [
+        (text.created_by, True) for text in history
+    ]
+    assert planned.history[-1].comment == "3 layers joined by --squash"
+    again = Build(store, Workers()).squashed(step, history)
+    assert list(again[1].values())[-1] == list(results.values())[-1]
+
+
+def test_squash_of_one_layer_changes_nothing(store: Store) -> None:
+    planned, results, _ = Build(store, Workers()).squashed(run("make a"), [History(created_by="make a")])
+    assert [one.empty_layer for one in planned.history] == [False]
+    assert len(results) == 1
