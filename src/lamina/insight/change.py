@@ -84,8 +84,8 @@ LETTERS = {"added": "A", "removed": "D", "changed": "C", "renamed": "R"}
 
 def line(change: Change) -> str:
     """Return the change and its details as a line that is safe to print."""
-    told = details(change)
-    return f"{path_line(change)}   {told}" if told else path_line(change)
+    more = details(change)
+    return f"{path_line(change)}   {more}" if more else path_line(change)
 
 
 def path_line(change: Change) -> str:

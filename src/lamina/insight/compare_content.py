@@ -116,9 +116,9 @@ class SideContents:
     def same(self, before: int, after: int) -> bool:
         """Compare two files in parallel, large ones up to the first difference. Raises InvalidContent,
         SystemFailure."""
-        told = self._same.get((before, after))
-        if told is not None:
-            return told
+        compared = self._same.get((before, after))
+        if compared is not None:
+            return compared
         known = self._known_digest(before, after=False), self._known_digest(after, after=True)
         if None not in known:
             return known[0] == known[1]

@@ -73,12 +73,12 @@ def diff_html(
     counts = dict.fromkeys(LETTERS, 0)
     for change in changes:
         counts[change.how] += 1
-    told = [f"{count:,} {how}" for how, count in counts.items() if count] or ["the same files"]
+    totals = [f"{count:,} {how}" for how, count in counts.items() if count] or ["the same files"]
     if config:
-        told.append(f"{len(config):,} differences of config")
+        totals.append(f"{len(config):,} differences of config")
     if history:
-        told.append(f"{len(history):,} steps of history")
-    parts = [f"<p>{_text(', '.join(told))}</p>"]
+        totals.append(f"{len(history):,} steps of history")
+    parts = [f"<p>{_text(', '.join(totals))}</p>"]
     if changes:
         parts.append(_table(("", "path", "what"), map(_change, changes), len(changes), MOST_CHANGES))
     if config:

@@ -275,10 +275,10 @@ def _printf(form: Any, *values: Any) -> str:
             return sign + text[len(sign) :].rjust(width - len(sign), "0")
         return text.rjust(width)
 
-    told = _VERB.sub(one, form)
+    result = _VERB.sub(one, form)
     if left:
-        told += "%!(EXTRA " + ", ".join(f"{_go_type(item)}={show(item, nothing='<nil>')}" for item in left) + ")"
-    return told
+        result += "%!(EXTRA " + ", ".join(f"{_go_type(item)}={show(item, nothing='<nil>')}" for item in left) + ")"
+    return result
 
 
 def _formatted(verb: str, value: Any, flags: str, precision: int | None) -> tuple[str, bool]:

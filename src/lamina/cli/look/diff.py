@@ -149,9 +149,9 @@ def _tell_sizes(found: Diff) -> None:
         totals[change.how][1] += after - before
         rows.append([path_line(change), str(before), str(after), f"{after - before:+d}"])
     table(rows, ("PATH", "BEFORE", "AFTER", "DELTA"), right=(1, 2, 3))
-    told = [f"{count} {how} ({_signed(size)})" for how, (count, size) in totals.items() if count]
-    if told:
-        write(f"{', '.join(told)}: {_signed(sum(size for _, size in totals.values()))}")
+    summary = [f"{count} {how} ({_signed(size)})" for how, (count, size) in totals.items() if count]
+    if summary:
+        write(f"{', '.join(summary)}: {_signed(sum(size for _, size in totals.values()))}")
 
 
 def _signed(size: int) -> str:

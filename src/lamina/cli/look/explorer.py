@@ -286,8 +286,8 @@ class ExplorerApp(App[None]):
     .-narrow #right { width: 100%; height: 60%; }
     .-narrow .about, .-short .about { display: none; }
     .-short #what, .-short #details { display: none; }
-    .-short .told #what, .-short .told #details { display: block; }
-    .-short .told #details { height: 60%; }
+    .-short .details-shown #what, .-short .details-shown #details { display: block; }
+    .-short .details-shown #details { height: 60%; }
     .-short Input { border: none; height: 1; }
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]  # noqa: RUF012  (textual declares it otherwise)
@@ -381,7 +381,7 @@ class ExplorerApp(App[None]):
     def action_details(self) -> None:
         self.story = True
         self._show_details()
-        self.query_one("#right").add_class("told")
+        self.query_one("#right").add_class("details-shown")
         self.query_one("#details").focus()
 
     def action_help(self) -> None:
@@ -399,7 +399,7 @@ class ExplorerApp(App[None]):
             asked.value = ""
             asked.remove_class("asked")
             self._filter("")
-        self.query_one("#right").remove_class("told")
+        self.query_one("#right").remove_class("details-shown")
         self.query_one(Union).focus()
 
     @on(Input.Changed)
@@ -433,9 +433,9 @@ class ExplorerApp(App[None]):
     def _layer_line(self, number: int) -> Line:
         layer = self.explorer.layers[number]
         low = 1 if self.explorer.aggregated else self.explorer.layer
-        told = low <= number <= self.explorer.layer
+        is_compared = low <= number <= self.explorer.layer
         return [
-            ("● " if told else "  ", COLOURS[Mark.ADDED]),
+            ("● " if is_compared else "  ", COLOURS[Mark.ADDED]),
             (f"{layer.number:>4} {human_size(layer.size):>7}  ", Style()),
             (clean(layer.step) or layer.digest[:19], _FAINT),
         ]

@@ -83,14 +83,14 @@ def pull(
         )
     done = []
     with (
-        _ahead(session) if unpack else nullcontext(ignore) as told,
+        _ahead(session) if unpack else nullcontext(ignore) as unpack_ahead,
         Progress(quiet=quiet or format is not None) as progress,
         session.interruptible(),
     ):
 
         def on_event(event: Event) -> None:
             progress(event)
-            told(event)
+            unpack_ahead(event)
 
         network = session.network(progress)
         for name in wanted:

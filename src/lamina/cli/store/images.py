@@ -113,30 +113,30 @@ def history(session: Session, image: str, human: bool, quiet: bool, no_trunc: bo
         high=stack.first + len(stack.layers) - 1,
     ):
         made = None if step.layer is None else stack.layers[step.layer - stack.first]
-        told = step.history
+        history_step = step.history
         digest = str(made.descriptor.digest) if made else None
         size = made.descriptor.size if made else 0
-        by = clean(told.created_by) if step.recorded else "<not recorded>"
+        by = clean(history_step.created_by) if step.recorded else "<not recorded>"
         json_rows.append(
             {
                 "layer": step.layer,
                 "digest": digest,
                 "size": size,
-                "created": told.created,
-                "created_by": told.created_by if step.recorded else None,
-                "comment": told.comment if step.recorded else None,
-                "empty_layer": told.empty_layer,
+                "created": history_step.created,
+                "created_by": history_step.created_by if step.recorded else None,
+                "comment": history_step.comment if step.recorded else None,
+                "empty_layer": history_step.empty_layer,
             }
         )
         rows.append(
             {
                 "Layer": step.layer or "-",
                 "ID": digest if digest and no_trunc else made.descriptor.digest.short if made else "-",
-                "CreatedSince": age(told.created, now) if human else told.created or "N/A",
-                "CreatedAt": created_text(told.created),
+                "CreatedSince": age(history_step.created, now) if human else history_step.created or "N/A",
+                "CreatedAt": created_text(history_step.created),
                 "CreatedBy": by if no_trunc else shortened(by, 60),
                 "Size": human_size(size) if human else size,
-                "Comment": clean(told.comment),
+                "Comment": clean(history_step.comment),
             }
         )
     rows.reverse()

@@ -106,11 +106,11 @@ def _state(container: Container, state: str) -> dict[str, Any]:
     }
 
 
-def _mounts(store: Store, container: Container, told: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _mounts(store: Store, container: Container, in_spec: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """The mounts that the user or the image asked for, without those of every container."""
     named = os.path.join(store.paths.root, "volumes") + os.sep
     anonymous = store.containers.path(container.id, "volumes") + os.sep
-    for mount in told:
+    for mount in in_spec:
         target, source, options = mount["destination"], mount["source"], mount["options"]
         if mount["type"] not in ("bind", "tmpfs") or target in _OWN:
             continue
