@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sort"
 	"strings"
@@ -28,6 +29,7 @@ import (
 	"github.com/moby/patternmatcher/ignorefile"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	mode "github.com/tonistiigi/dchapes-mode"
 )
 
 type request struct {
@@ -40,6 +42,8 @@ type request struct {
 	Images   map[string][]string
 	Patterns []string
 	Paths    []string
+	// Modes: as Go's os.FileMode has them
+	Modes []uint32
 }
 
 type answer map[string]any
@@ -52,7 +56,7 @@ func main() {
 	write.SetEscapeHTML(false)
 	kinds := map[string]func(request) (answer, error){
 		"parse": parse, "trigger": trigger, "word": word, "words": words, "document": document, "lint": lint,
-		"ignorefile": ignoreFile, "matches": matches,
+		"ignorefile": ignoreFile, "matches": matches, "glob": glob, "chmod": chmod,
 	}
 	for {
 		line, err := in.ReadBytes('\n')
@@ -270,14 +274,62 @@ func matches(asked request) (answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := []any{}
+	found, walked := []any{}, []any{}
 	for _, path := range asked.Paths {
 		matched, err := matcher.MatchesOrParentMatches(path)
-		if err != nil {
-			found = append(found, err.Error())
-			continue
-		}
-		found = append(found, matched)
+		found = append(found, orError(matched, err))
+		walked = append(walked, orError(walk(matcher, path)))
 	}
-	return answer{"Matches": found}, nil
+	return answer{"Matches": found, "Walked": walked}, nil
+}
+
+// walk asks for each directory on the way first, as BuildKit does when it reads a context.
+func walk(matcher *patternmatcher.PatternMatcher, path string) (matched bool, err error) {
+	above := patternmatcher.MatchInfo{}
+	parts := strings.Split(path, "/")
+	for end := range parts {
+		matched, above, err = matcher.MatchesUsingParentResults(strings.Join(parts[:end+1], "/"), above)
+		if err != nil {
+			return false, err
+		}
+	}
+	return matched, nil
+}
+
+func orError(value any, err error) any {
+	if err != nil {
+		return err.Error()
+	}
+	return value
+}
+
+// glob says which paths match a pattern of the sources of COPY.
+func glob(asked request) (answer, error) {
+	found, clean := []any{}, []string{}
+	for _, path := range asked.Paths {
+		matched, err := filepath.Match(asked.Text, path)
+		found = append(found, orError(matched, err))
+		clean = append(clean, filepath.Clean(path))
+	}
+	return answer{"Matches": found, "Clean": clean}, nil
+}
+
+// chmod says what a mode makes of each mode.
+func chmod(asked request) (answer, error) {
+	change, err := mode.ParseWithUmask(asked.Text, 0)
+	if err != nil {
+		return nil, err
+	}
+	found := []uint32{}
+	for _, before := range asked.Modes {
+		after := change.Apply(os.FileMode(before))
+		bits := uint32(after.Perm())
+		for bit, flag := range map[uint32]os.FileMode{0o4000: os.ModeSetuid, 0o2000: os.ModeSetgid, 0o1000: os.ModeSticky} {
+			if after&flag != 0 {
+				bits |= bit
+			}
+		}
+		found = append(found, bits)
+	}
+	return answer{"Modes": found}, nil
 }
