@@ -161,7 +161,7 @@ def test_cp_out_of_an_image_with_and_without_a_slash(told: Any, tmp_path: Path, 
 def test_cp_refuses_a_tar_with_the_name_of_a_whiteout(top: Path, name: str) -> None:
     """docker writes such a file, which an image can't contain."""
     store = Store.open(str(top / "s"))
-    made = create(store, store.stack("app:1", Platform.host()), ContainerOptions(), image="app:1")
+    made = create(store, store.stack("app:1", Platform.host()), ContainerOptions())
     try:
         tar = make_tar([("a/", None), (name, b"")])
         done = lamina("cp", "-", f"{made.id}:/etc", root=top / "s", input=tar)

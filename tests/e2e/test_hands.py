@@ -214,7 +214,7 @@ def test_history_may_show_bytes_and_times(out: Any, flag: str) -> None:
 
 def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     store = Store.open(str(root))
-    one = create(store, store.stack("app:1", Platform.host()), ContainerOptions(name="job"), image="app:1")
+    one = create(store, store.stack("app:1", Platform.host()), ContainerOptions(name="job"))
     (value,) = json.loads(out("inspect", "job"))
     assert (value["Id"], value["Name"], value["Path"]) == (one.id, "/job", "/bin/sh")
     assert value["State"]["Status"] == "created"
