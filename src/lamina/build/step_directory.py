@@ -116,7 +116,7 @@ class StepDirectory:
         with reported(self.at(name)), open(self.at(name), "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
 
-    def _noted(self, name: str) -> str:
+    def _stored_keys(self, name: str) -> str:
         try:
             with open(self.at(name), encoding="utf-8", errors="surrogateescape") as file:
                 return file.read()
@@ -127,7 +127,7 @@ class StepDirectory:
     def is_orphan(self) -> bool:
         """Whether the process that made it is known to have ended. Its lock may still be held for a moment, by a
         process that is ending too."""
-        pid, _, rest = self._noted(_OWNER).partition(" ")
+        pid, _, rest = self._stored_keys(_OWNER).partition(" ")
         begun, _, namespace = rest.partition(" ")
         return pid.isdigit() and namespace == str(pid_namespace()) and start_time(int(pid)) != begun
 
@@ -169,7 +169,7 @@ class StepDirectory:
         if not privileges.is_root():
             _kill_in_other_namespaces(self.path)
         Pasta.close_left(self.network)
-        self.sandbox(self._noted(_RUNTIME)).end()
+        self.sandbox(self._stored_keys(_RUNTIME)).end()
         point("step.ended")
         self.remove()
 

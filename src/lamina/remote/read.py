@@ -89,7 +89,7 @@ class RemoteReader:
         """Resolve a reference of this repository with a tag or a digest; the document is fetched with it. Raises
         ReferenceNotFound, AccessDenied, RemoteFailure, InvalidContent."""
         reference = self.reference(name)
-        descriptor, raw = self._each(
+        descriptor, raw = self._first_answer(
             self.sites(reference), lambda site: _get_manifest(site, reference), str(reference)
         )
         self._documents[descriptor.digest] = raw
@@ -100,7 +100,9 @@ class RemoteReader:
         ``resolve`` if the registry does not support HEAD or does not state the digest."""
         reference = self.reference(name)
         try:
-            found = self._each(self.sites(reference), lambda site: _head_manifest(site, reference), str(reference))
+            found = self._first_answer(
+                self.sites(reference), lambda site: _head_manifest(site, reference), str(reference)
+            )
         except (NotFound, AccessDenied):  # some registries and proxies answer every HEAD like this
             found = None
         return found or self.resolve(name)
@@ -120,7 +122,9 @@ class RemoteReader:
                 return descriptor.data
             pinned = Reference.parse(f"{self.repository}@{descriptor.digest}")
             try:
-                found, raw = self._each(self.sites(pinned), lambda site: _get_manifest(site, pinned), str(pinned))
+                found, raw = self._first_answer(
+                    self.sites(pinned), lambda site: _get_manifest(site, pinned), str(pinned)
+                )
             except ReferenceNotFound as error:
                 raise BlobNotFound(error.message, hint=error.hint) from None
             if found.media_type != descriptor.media_type and mediatype.is_known_document(found.media_type):
@@ -171,7 +175,7 @@ class RemoteReader:
             )
         return status == 200
 
-    def _each(self, sites: Sequence[Site], ask: Callable[[Site], T], what: str) -> T:
+    def _first_answer(self, sites: Sequence[Site], ask: Callable[[Site], T], what: str) -> T:
         """Ask each site in turn and return the first answer; if a mirror lacks something or fails, the next one is
         asked."""
         for site in sites[:-1]:
@@ -328,7 +332,7 @@ class RemoteStream:
                 return data
             except RequestFailed as error:
                 try:
-                    self._cut(error)
+                    self._connection_lost(error)
                 except RemoteFailure as failure:
                     self._next_site(failure)
             except (NotFound, RemoteFailure, AccessDenied, SizeMismatch, Unsupported) as error:
@@ -345,7 +349,7 @@ class RemoteStream:
         self._failures, self._last_cut = 0, self._at
         self._whole = False
 
-    def _cut(self, error: RequestFailed) -> None:
+    def _connection_lost(self, error: RequestFailed) -> None:
         if self._cancel.is_set:
             raise Cancelled("cancelled")
         self._close_answer()

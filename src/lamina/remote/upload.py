@@ -34,7 +34,7 @@ _RANGE = pattern(r"(?:bytes=)?0-(\d{1,19})")
 _STATUSES = (200, 201, 202, 204, 400, 404, 409, 413, 416, *TEMPORARY)
 
 
-class Note(Protocol):
+class SessionNote(Protocol):
     """The URL of an upload session, kept for the next process; "" for none."""
 
     def get(self) -> str: ...
@@ -45,7 +45,7 @@ class Note(Protocol):
 class Journal(Protocol):
     """Where upload sessions are recorded. A note belongs to one push; None if another one has it."""
 
-    def note(self, key: str) -> AbstractContextManager[Note | None]: ...
+    def note(self, key: str) -> AbstractContextManager[SessionNote | None]: ...
 
 
 class NoJournal:
@@ -82,7 +82,7 @@ class Upload:
         self._blob = blob
         self._descriptor: Descriptor = blob.descriptor
         self._journal = journal
-        self._note: Note | None = None
+        self._note: SessionNote | None = None
         self._key = f"{site.client.host}/{site.path}@{blob.descriptor.digest}"
         self._mounts = list(dict.fromkeys(mount_from))[:MOUNTS]
         self._on_event = on_event
@@ -100,14 +100,14 @@ class Upload:
             return self._run()
 
     def _run(self) -> bool:
-        at = self._taken_up()
+        at = self._resume()
         if at is None:
-            if self._mounted():
+            if self._try_mount():
                 return False
-            at = self._begun()
+            at = self._begin()
         for number in count(1):
             try:
-                self._sent_from(at)
+                self._send_from(at)
                 break
             except _Unfinished as error:
                 if number >= self._client.attempts:
@@ -119,26 +119,26 @@ class Upload:
                     raise
                 state = None
             except InvalidContent:  # the source is damaged: nobody can resume this
-                self._give_up()
+                self._cancel_session()
                 raise
             if state is None:
                 self._location = ""
-            at = self._begun() if state is None else state
-        self._keep("")
+            at = self._begin() if state is None else state
+        self._record_session("")
         return True
 
-    def _keep(self, location: str) -> None:
+    def _record_session(self, location: str) -> None:
         if self._note is not None:
             self._note.set(location)
 
-    def _sent_from(self, at: int) -> None:
+    def _send_from(self, at: int) -> None:
         if self._descriptor.size <= SMALL and at == 0:
             self._end(b"".join(verified(self._blob, on_event=self._on_event, cancel=self._cancel)))
         else:
             self._send(at)
             self._end(b"")
 
-    def _taken_up(self) -> int | None:
+    def _resume(self) -> int | None:
         """Return how many bytes an earlier run's session has; None if there is no session."""
         location = self._note.get() if self._note is not None else ""
         if not location or urlsplit(location)[:2] != urlsplit(self._client.base)[:2]:
@@ -151,11 +151,11 @@ class Upload:
         except LaminaError:  # whatever the error, the session can't be resumed
             at = None
         if at is None:
-            self._keep("")
+            self._record_session("")
             self._location = ""
         return at
 
-    def _mounted(self) -> bool:
+    def _try_mount(self) -> bool:
         for source in self._mounts:
             host, _, path = source.partition("/")
             if host != self._client.host or path == self._site.path:
@@ -180,7 +180,7 @@ class Upload:
             return False
         return False
 
-    def _begun(self) -> int:
+    def _begin(self) -> int:
         if not self._location:
             answer = self._ask(
                 "POST", self._site.url("blobs/uploads/"), headers={"Content-Length": "0"}, ok=(202,), retry=True
@@ -226,7 +226,7 @@ class Upload:
             state = self._state()
             if state is None:
                 self._location = ""
-                state = self._begun()
+                state = self._begin()
             at = state
             if at > had:
                 failures = 0
@@ -283,7 +283,7 @@ class Upload:
             self._follow(answer)
         if found is None or int(found[1]) == 0:
             # most registries say 0-0 both without bytes and with a single byte: start a new session
-            self._give_up()
+            self._cancel_session()
             return None
         return min(int(found[1]) + 1, self._descriptor.size)
 
@@ -321,12 +321,12 @@ class Upload:
         return answer.status == 200
 
     def _refused(self, answer: Answer) -> LaminaError:
-        self._keep("")
+        self._record_session("")
         return self._client.failure(answer, self._what)
 
-    def _give_up(self) -> None:
+    def _cancel_session(self) -> None:
         """Cancel the session at the registry; failures don't matter."""
-        self._keep("")
+        self._record_session("")
         try:
             self._ask("DELETE", self._location, ok=(200, 202, 204, 404, 405)).release()
         except LaminaError:
@@ -360,7 +360,7 @@ class Upload:
                 )
             url = urlunsplit(parts._replace(scheme="https"))  # a registry behind a proxy that terminates TLS
         self._location = url
-        self._keep(url)
+        self._record_session(url)
 
     def _ask(
         self,

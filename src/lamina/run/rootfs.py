@@ -22,7 +22,7 @@ from lamina.host import privileges
 from lamina.host.files import failure, reported
 from lamina.host.libc import failed, libc
 from lamina.view import kernel
-from lamina.view.overlay.lower import UNNEEDED, unmount_quietly, unneeded
+from lamina.view.overlay.lower import COVERABLE, coverable_directory, unmount_quietly
 from lamina.view.owners import Owners
 
 _OPENAT2 = 437
@@ -253,7 +253,7 @@ def make_reachable(identity: str, owners: Owners, rootfs: str) -> str:
             os.chmod(os.path.dirname(place), 0o700)
         kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
         return place
-    place = "" if _is_open(rootfs) else unneeded(rootfs)
+    place = "" if _is_open(rootfs) else coverable_directory(rootfs)
     if place:
         kernel.bind(rootfs, place, attributes=kernel.NO_DEVICES)
     return place or rootfs
@@ -262,7 +262,7 @@ def make_reachable(identity: str, owners: Owners, rootfs: str) -> str:
 def undo_reachable(identity: str, way: str = "") -> None:
     """Unmount and remove what ``make_reachable`` made, if it made anything. ``way``: what it returned, if that is
     known."""
-    if way in UNNEEDED:
+    if way in COVERABLE:
         kernel.unmount(way)
     place = _way(identity)
     if os.path.isdir(place):

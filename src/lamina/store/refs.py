@@ -73,14 +73,14 @@ class Refs:
         failed: list[Exception] = []
 
         def change(entries: Entries) -> Entries:
-            editing = _Editing(entries)
+            table = _EntryTable(entries)
             for name, descriptor in names:
                 try:
-                    editing.set(name, descriptor, fetched)
+                    table.set(name, descriptor, fetched)
                 except Exception as error:  # noqa: BLE001  (raised again after the others are written)
                     failed.append(error)
                     break
-            return editing.entries()
+            return table.entries()
 
         self.update(change)
         if failed:
@@ -99,11 +99,11 @@ class Refs:
                 return entries
             if new is None:
                 kept = [entry for entry in entries if name_of(entry) != name]
-                changed = kept + unnamed(there, kept)
+                changed = kept + untagged_entries(there, kept)
             else:
-                editing = _Editing(entries)
-                editing.set(name, new, fetched)
-                changed = editing.entries()
+                table = _EntryTable(entries)
+                table.set(name, new, fetched)
+                changed = table.entries()
             swapped = True
             return changed
 
@@ -121,7 +121,7 @@ class Refs:
 
             gone = [entry for entry in entries if goes(entry)]
             kept = [entry for entry in entries if not goes(entry)]
-            return kept + (unnamed(gone, kept) if keep_untagged else [])
+            return kept + (untagged_entries(gone, kept) if keep_untagged else [])
 
         self.update(change)
 
@@ -159,7 +159,7 @@ class Refs:
         replace_file(self._paths.index, [data], within=self._paths.ingest)
 
 
-class _Editing:
+class _EntryTable:
     """Entries that are being changed, indexed by name and by digest, because there may be thousands of both."""
 
     def __init__(self, entries: Entries) -> None:
@@ -187,7 +187,7 @@ class _Editing:
         moved = [self._rows[number] for number in had if self._rows[number].digest != digest]
         for number in {*had, *(number for number, entry in same.items() if not name_of(entry))}:
             self._remove(number)
-        for entry in unnamed(moved, [one for one in moved if self._by_digest.get(one.digest)]):
+        for entry in untagged_entries(moved, [one for one in moved if self._by_digest.get(one.digest)]):
             self._add(entry)
         self._add(new)
 
@@ -225,7 +225,7 @@ def name_for(name: str, descriptor: Descriptor) -> str:
     return str(reference)
 
 
-def unnamed(gone: Entries, kept: Entries) -> Entries:
+def untagged_entries(gone: Entries, kept: Entries) -> Entries:
     """The documents that lost their name and have no other entry, once each, as entries without a name."""
     there = {entry.digest for entry in kept}
     left = {}

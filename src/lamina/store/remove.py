@@ -13,7 +13,7 @@ from lamina.spec.reference import canonical
 from lamina.store.change_names import change_names
 from lamina.store.fault import point
 from lamina.store.gc import Deleted, collect, planned
-from lamina.store.refs import Entries, name_of, unnamed
+from lamina.store.refs import Entries, name_of, untagged_entries
 from lamina.store.roots import GRACE
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def remove_images(
     def change(entries: Entries) -> Entries:
         left = [entry for entry in entries if not is_removed(entry)]
         if keep_untagged:
-            left += unnamed([e for e in entries if is_removed(e) and name_of(e) and e.digest not in removed], left)
+            left += untagged_entries(
+                [e for e in entries if is_removed(e) and name_of(e) and e.digest not in removed], left
+            )
         return left
 
     untagged = tuple(removed_names)

@@ -157,12 +157,12 @@ class SessionWriter:
 def _batch(source: Reader, target: Session, tops: Sequence[Descriptor]) -> AbstractContextManager[None]:
     """Write them as a batch if several images come from this host. From a registry, one image may take minutes, and
     the others should not wait for it to get their names."""
-    if len(tops) > 1 and writes_batches(target) and _is_here(source, tops[0]):
+    if len(tops) > 1 and writes_batches(target) and _is_local(source, tops[0]):
         return target.batch()
     return nullcontext()
 
 
-def _is_here(source: Reader, *blobs: Descriptor) -> bool:
+def _is_local(source: Reader, *blobs: Descriptor) -> bool:
     """Whether the blobs are on this host."""
     with suppress(NotFound):  # the copy reports what is missing; an archive makes its manifests
         return not any(source.blob(blob).origin for blob in blobs)
@@ -437,7 +437,7 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
             moved[descriptor.digest] = result
 
     waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
-    if _is_at_hand(job, [descriptor for descriptor, _, _ in waiting]):
+    if _is_small_and_local(job, [descriptor for descriptor, _, _ in waiting]):
         for blob in waiting:
             job.cancel.check()
             work(blob, job.cancel)
@@ -448,10 +448,12 @@ def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
     return moved
 
 
-def _is_at_hand(job: Job, blobs: Sequence[Descriptor]) -> bool:
+def _is_small_and_local(job: Job, blobs: Sequence[Descriptor]) -> bool:
     """Whether the blobs are so few bytes, and all on this host, that starting threads would take longer than the
     copy."""
-    return job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_here(job.source, *blobs)
+    return (
+        job.target.reader is not None and sum(blob.size for blob in blobs) <= _FEW and _is_local(job.source, *blobs)
+    )
 
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:

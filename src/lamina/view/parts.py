@@ -25,19 +25,19 @@ VERSION = 4
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's limit is 500)."""
 
-_ONE_FOR_ALL = "-"
-_UNSEEN = "."
+_ALL_MERGED = "-"
+_HIDDEN = "."
 """Stands for the key of a layer that an opaque root hides: it is not a part."""
 
 
 class Part(Value):
     """A part. ``key`` (hex digits) names its directory in the store. ``layers`` are those whose tars it needs.
-    ``made`` returns its tree as a layer of an overlay, its opaque directories, and the numbers of ``layers`` in the
-    tree."""
+    ``make_tree`` returns its tree as a layer of an overlay, its opaque directories, and the numbers of ``layers`` in
+    the tree."""
 
     key: str
     layers: tuple[Digest, ...]
-    made: Callable[[], tuple[Tree, Set[int], list[int]]]
+    make_tree: Callable[[], tuple[Tree, Set[int], list[int]]]
 
     @property
     def uuid(self) -> bytes:
@@ -59,17 +59,17 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
     if merged or not stack.layers or (merged is None and is_deep(len(stack.layers))):
         return [merged_part(stack)]
     trees = _Trees(stack)
-    note = os.path.join(place_of(store, stack), "parts")
-    keys = _noted(note)
+    note = os.path.join(stack_directory(store, stack), "parts")
+    keys = _stored_keys(note)
     if not keys:
         try:
             keys = trees.keys()
         except Unsupported:
             if merged is not None:
                 raise
-            keys = [_ONE_FOR_ALL]
+            keys = [_ALL_MERGED]
         replace_file(note, [" ".join(keys).encode()], lasting=False)
-    if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
+    if keys == [_ALL_MERGED] or len(keys) != len(stack.layers):
         if merged is not None:
             trees.keys()
         return [merged_part(stack)]
@@ -81,11 +81,11 @@ def is_deep(layers: int) -> bool:
     return layers > DEEPEST
 
 
-def noted_parts(store: Store, stack: Stack) -> list[Part]:
+def possible_parts(store: Store, stack: Stack) -> list[Part]:
     """Return the parts that may exist for the stack: one for all layers, and one for each layer if that was chosen
     before. Nothing is written or merged."""
-    keys = _noted(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
-    if keys == [_ONE_FOR_ALL] or len(keys) != len(stack.layers):
+    keys = _stored_keys(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
+    if keys == [_ALL_MERGED] or len(keys) != len(stack.layers):
         return [merged_part(stack)]
     return [merged_part(stack), *_layer_parts(stack, keys)]
 
@@ -101,18 +101,18 @@ def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
     return [
         Part(key, (diff_id,), trees.maker(number))
         for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
-        if key != _UNSEEN
+        if key != _HIDDEN
     ]
 
 
-def place_of(store: Store, stack: Stack) -> str:
+def stack_directory(store: Store, stack: Stack) -> str:
     """Return the directory of data of the whole stack; it is created if it does not exist."""
     from lamina.store.unions import make_union
 
     return make_union(store.paths, _stack_key(stack), stack.diff_ids)
 
 
-def own_place(store: Store, stack: Stack) -> str:
+def new_mount_point(store: Store, stack: Stack) -> str:
     """Return a new mount point in the directory of the stack; it is not created."""
     from lamina.store.unions import MOUNT_POINT_PREFIX
 
@@ -135,7 +135,7 @@ class _Trees:
         self.stack = stack
 
     def keys(self) -> list[str]:
-        keys = [_UNSEEN] * len(self.stack.layers)
+        keys = [_HIDDEN] * len(self.stack.layers)
         for one in self.stack.stacked():
             keys[one.layer] = _key("layer", str(self.stack.diff_ids[one.layer]), one.context)
         return keys
@@ -156,7 +156,7 @@ def _key(*words: str) -> str:
     return Digest.of("\n".join([f"part {VERSION}", *words]).encode()).encoded
 
 
-def _noted(path: str) -> list[str]:
+def _stored_keys(path: str) -> list[str]:
     """Read the stored keys; [] if there are none or the file was truncated by a crash."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -164,4 +164,4 @@ def _noted(path: str) -> list[str]:
     except (OSError, ValueError):
         return []
     whole = all(len(key) == 64 and not key.strip("0123456789abcdef") for key in keys)
-    return keys if whole or keys == [_ONE_FOR_ALL] else []
+    return keys if whole or keys == [_ALL_MERGED] else []

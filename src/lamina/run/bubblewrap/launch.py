@@ -58,7 +58,7 @@ from lamina.run.rootfs import Inside
 from lamina.run.spec import program_name, program_paths
 from lamina.spec.json import write_own
 from lamina.view import kernel
-from lamina.view.overlay.lower import unneeded
+from lamina.view.overlay.lower import coverable_directory
 
 if TYPE_CHECKING:
     from typing import Any
@@ -250,7 +250,7 @@ def _started_at(program: str, rootfs: str, *, to_all: bool) -> tuple[str, tuple[
     if not to_all or _is_open(program, os.sep):
         return program, (program, program)
     top = program.removesuffix(_IN_PACKAGE) if program.endswith(_IN_PACKAGE) else os.path.dirname(program)
-    place = unneeded(rootfs)
+    place = coverable_directory(rootfs)
     if not (place and _is_open(program, top)):
         raise SystemFailure(
             f"{program} can't be started by the container's user: not everyone may execute it",

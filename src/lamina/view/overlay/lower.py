@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MAPPED = "mapped-"
 """Prefix of the ID-mapped mounts of parts, in the bundle of the container that uses them."""
-UNNEEDED = ("/mnt", "/media")
+COVERABLE = ("/mnt", "/media")
 """Short paths that a mount of an unprivileged user may cover in a mount namespace of its own."""
 
 
@@ -40,7 +40,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
     for part in parts:
         if os.path.ismount(mounted_at(store, part.key)):
             continue
-        wanted = lengths(image_of(store, part)) or _written(store, part)
+        wanted = lengths(image_of(store, part)) or _ensure_written(store, part)
         for diff_id, sizes in zip(part.layers, wanted, strict=True):
             layer = layers[diff_id]
             store.layers.ensure_tar(layer.descriptor, diff_id)
@@ -48,7 +48,7 @@ def write_images(store: Store, stack: Stack, parts: list[Part]) -> None:
                 store.layers.make_derived(layer.descriptor, diff_id)
 
 
-def _written(store: Store, part: Part) -> list[range]:
+def _ensure_written(store: Store, part: Part) -> list[range]:
     """Write the part's image unless another process or thread did so meanwhile. Returns the same as ``lengths``."""
     from lamina.view.erofs.write import erofs_pieces
 
@@ -56,7 +56,7 @@ def _written(store: Store, part: Part) -> list[range]:
     with locked(_lock(store, part)):
         wanted = lengths(path)
         if wanted is None:
-            tree, opaque, devices = part.made()
+            tree, opaque, devices = part.make_tree()
             pieces = erofs_pieces(tree, devices=devices, opaque=opaque, uuid=part.uuid)
             # its checksum tells after a crash whether it is complete
             replace_file(path, pieces, mode=0o444, lasting=derived.must_wait())
@@ -104,10 +104,10 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
 
     target = os.path.join(store.paths.union(part.key), f"tree{privileges.ids()}{owners.word}")
     with reported(target):
-        if _is_whole(store, target):
+        if _is_complete(store, target):
             return target
         with locked(_lock(store, part)):
-            if not _is_whole(store, target):
+            if not _is_complete(store, target):
                 remove_leftovers(target)
                 there = os.path.isdir(target)
                 if there and is_shown(store.paths, target):  # made by an older lamina, without a note, and in use
@@ -115,7 +115,7 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
                 derived.drop_note(target)
                 if there:
                     remove_tree(target)
-                tree, opaque, _ = part.made()
+                tree, opaque, _ = part.make_tree()
                 unpack(tree, stack.layers, os.fsencode(target), opaque=opaque, mapped=owners)
                 if derived.must_wait():
                     derived.sync_and_note(target, within=store.paths.ingest)
@@ -124,7 +124,7 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     return target
 
 
-def _is_whole(store: Store, tree: str) -> bool:
+def _is_complete(store: Store, tree: str) -> bool:
     """Whether the tree exists and is complete. Raises OSError if writing it to disk has failed."""
     if not os.path.isdir(tree) or derived.trust_level(tree) == derived.DOUBTFUL:
         return False
@@ -140,18 +140,18 @@ def sweep(store: Store) -> int:
         return 0  # no lock can be taken there
     with reported(store.paths.unions), locked(store.paths.lock):
         seen = mounts()
-        if _drop_dead(store, seen):
+        if _unmount_ended(store, seen):
             seen = mounts()
         there = {one.target for one in seen}
         for key in union_keys(store.paths):
             target = mounted_at(store, key)
-            if target in there and not _used(seen, target):
+            if target in there and not _is_in_use(seen, target):
                 kernel.unmount(target)
                 swept += 1
     return swept
 
 
-def _drop_dead(store: Store, seen: list[Mount]) -> int:
+def _unmount_ended(store: Store, seen: list[Mount]) -> int:
     """Unmount ID-mapped parts of containers that are not running any more; returns how many. An overlay that uses
     them keeps working."""
     top = store.containers.path("")
@@ -173,9 +173,9 @@ def unmount_quietly(path: str) -> None:
         os.rmdir(path)
 
 
-def unneeded(path: str) -> str:
-    """Return a directory of UNNEEDED that is empty and not a parent of ``path``; "" if there is none."""
-    for one in UNNEEDED:
+def coverable_directory(path: str) -> str:
+    """Return a directory of COVERABLE that is empty and not a parent of ``path``; "" if there is none."""
+    for one in COVERABLE:
         if os.path.isdir(one) and not os.listdir(one) and not path.startswith(one + os.sep):
             return one
     return ""
@@ -186,7 +186,7 @@ def mounted_at(store: Store, key: str) -> str:
     return os.path.join(store.paths.union(key), "mnt")
 
 
-def _used(seen: list[Mount], target: str) -> bool:
+def _is_in_use(seen: list[Mount], target: str) -> bool:
     """Whether another mount shows this part (the same device elsewhere), or is an overlay on it. An overlay that is
     not found here still keeps what it needs; only the next one shares no memory with it."""
     devices = {one.device for one in seen if one.target == target}

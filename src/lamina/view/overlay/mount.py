@@ -29,12 +29,11 @@ from lamina.view.overlay.lower import (
     sweep,
     tree_parts,
     unmount_quietly,
-    unneeded,
     unpack_tree,
     write_images,
 )
 from lamina.view.owners import AS_STATED, Owners
-from lamina.view.parts import own_place, parts_of, place_of
+from lamina.view.parts import new_mount_point, parts_of, stack_directory
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
@@ -99,14 +98,14 @@ def mount(store: Store, stack: Stack, target: str = "", *, name: str = "", view:
     name, view = name or stack.name, view or store.view
     if not store.is_writable:
         return _mount_unrecorded(store, stack, target, name, view)
-    ours = target or own_place(store, stack)
+    ours = target or new_mount_point(store, stack)
     if not view and not all(isinstance(layer, StoredLayer) for layer in stack.layers):
         view = "fuse"  # the other views need layers of the store
     if view == "fuse" or privileges.may_mount():
         return _mount(store, stack, ours, name, view)
 
     def held() -> dict[str, str]:
-        where = target or _own_place(store, stack)
+        where = target or _private_mount_point(store, stack)
         return as_dict(_mount(store, stack, where, name, view, seen_at=f"/proc/{os.getpid()}/root"))
 
     try:
@@ -152,10 +151,10 @@ def _word_of(store: Store) -> str:
     return f"lamina:{state.st_dev:x}:{state.st_ino:x}:"
 
 
-def _own_place(store: Store, stack: Stack) -> str:
+def _private_mount_point(store: Store, stack: Stack) -> str:
     """Return a mount point for a mount in this namespace only: a short path that nobody needs here, else a new one in
     the store, so that unmounting it can't affect another mount."""
-    return unneeded(store.paths.root) or own_place(store, stack)
+    return coverable_directory(store.paths.root) or new_mount_point(store, stack)
 
 
 def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, seen_at: str = "") -> Mounted:
@@ -165,7 +164,7 @@ def _mount(store: Store, stack: Stack, target: str, name: str, view: str, *, see
         # gc keeps the directory of the stack, and with it the mount point, because of the root
         with store.roots.mounting(f"mount of {name}", list(stack.diff_ids), mount=seen_at + target) as root:
             if _is_own(store, target):
-                place_of(store, stack)
+                stack_directory(store, stack)
             with _new_directory(target, 0o700 if _is_own(store, target) else 0o777):
                 _check_empty(target)
                 view = mount_union(store, stack, target, view=view)
@@ -253,7 +252,7 @@ def _mount_as(store: Store, stack: Stack, target: str, view: str, top: Top | Non
         return
     if view != "overlay" and not privileges.is_root():
         raise Unsupported("only root of the host may mount EROFS", hint="use --view overlay")
-    empty = os.path.join(place_of(store, stack), "empty")  # an overlay needs at least two directories
+    empty = os.path.join(stack_directory(store, stack), "empty")  # an overlay needs at least two directories
     with suppress(FileExistsError):
         os.mkdir(empty, 0o700)
     if view == "overlay":

@@ -23,7 +23,7 @@ from lamina.spec.platform import Platform
 from lamina.store.foreign_trees import remove_tree
 from lamina.store.fsck import Finding
 from lamina.store.unions import union_keys
-from lamina.view.parts import Part, noted_parts
+from lamina.view.parts import Part, possible_parts
 from lamina.view.unpack.files import Attributes
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _problems(store: Store, found: list[tuple[str, str]], repair: bool) -> Itera
             continue  # it belongs to no image: prune removes it
         stack, part = known[key]
         try:
-            tree, _, _ = part.made()
+            tree, _, _ = part.make_tree()
             problem = difference(tree, stack.layers, path, devices=os.path.basename(path) == "tree")
         except LaminaError as error:
             problem = error.message
@@ -85,7 +85,7 @@ def _known(store: Store) -> dict[str, tuple[Stack, Part]]:
     for name, descriptor in places:
         try:
             stack = store.stack_at(descriptor, platform, name)
-            for part in noted_parts(store, stack):
+            for part in possible_parts(store, stack):
                 found[part.key] = (stack, part)
         except LaminaError:
             continue  # reported elsewhere
