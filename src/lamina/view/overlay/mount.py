@@ -23,7 +23,7 @@ from lamina.source.stack import Stack
 from lamina.store.layers import StoredLayer
 from lamina.store.unions import MOUNT_POINT_PREFIX
 from lamina.view import kernel
-from lamina.view.overlay.lower import (
+from lamina.view.overlay.lower import coverable_directory, (
     MAPPED,
     mount_image,
     sweep,
