@@ -23,8 +23,9 @@ from lamina.source.stack import Stack
 from lamina.store.layers import StoredLayer
 from lamina.store.unions import MOUNT_POINT_PREFIX
 from lamina.view import kernel
-from lamina.view.overlay.lower import coverable_directory, (
+from lamina.view.overlay.lower import (
     MAPPED,
+    coverable_directory,
     mount_image,
     sweep,
     tree_parts,
