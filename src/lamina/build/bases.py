@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lamina.build.cache import Made
 from lamina.build.plan import Base
 from lamina.build.progress import Progress, Vertex
 from lamina.build.steps import BaseStep
@@ -37,6 +38,7 @@ class _Found:
     top: Descriptor
     name: str
     platform: Platform
+    layers: tuple[Made, ...] = ()
 
 
 class Bases:
@@ -74,8 +76,15 @@ class Bases:
             if warning:
                 vertex.event(Warned(f"{place}: {warning}"))
         name = found.name or place
-        self._found[name, str(platform)] = found
+        created = (entry.created if entry else None for entry in config.steps())
+        layers = zip(manifest.layers, config.diff_ids, created, strict=True)
+        made = tuple(Made(layer, diff_id, time or "") for layer, diff_id, time in layers)
+        self._found[name, str(platform)] = replace(found, layers=made)
         return Base(name, str(found.top.digest), config)
+
+    def layers(self, step: BaseStep) -> tuple[Made, ...]:
+        """The layers of a base, whether they are in the store or not."""
+        return self._found[step.name, str(step.platform)].layers
 
     def stack(self, step: BaseStep, vertex: Vertex) -> Stack:
         """The layers of a base, which are brought into the store if they are not there. Raises what a pull raises."""

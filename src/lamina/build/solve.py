@@ -154,11 +154,10 @@ class BuildInputs:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A step, what is below, its number in the stage, and what it reads from contexts."""
+    """A step, the layers below it, and the digests of what it reads from contexts."""
 
     step: Step
     below: Result
-    position: int
     digests: Mapping[str, str]
     epoch: int | None
 
@@ -166,8 +165,9 @@ class _Work:
         return parts_of(self.step, self.below.chain, self.digests, origins, epoch=self.epoch)
 
     @property
-    def reads_steps(self) -> bool:
-        return any(one is not self.step.below for one in self.step.inputs())
+    def origins(self) -> list[Step]:
+        """The other steps that it reads from."""
+        return [one for one in self.step.inputs() if one is not self.step.below]
 
 
 class Solver:
@@ -195,6 +195,11 @@ class Solver:
         self._jobs = max(options.jobs or 0, 0) or max(4, os.cpu_count() or 1)
         self._place = place
         self._solved: dict[str, Result] = {}
+        self._positions: dict[Step, int] = {}
+        self._steps: dict[Step, threading.Lock] = {}
+        self._asking = threading.RLock()
+        self._asked: dict[Step, Mapping[str, str]] = {}
+        self._definitions: dict[Step, str | None] = {}
         self._keys: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
         self.ran: dict[Step, Ran] = {}
@@ -203,34 +208,79 @@ class Solver:
     def solve(self, targets: Sequence[Planned]) -> None:
         """Solve what the targets need; the results are in ``inputs.results``. Raises StepFailed, Cancelled, and what
         pulls raise."""
-        steps = ordered([planned.step for planned in targets if planned.step is not None])
-        positions = _positions(steps)
-        try:
-            _Schedule(steps, self._jobs, self.inputs.cancel, lambda step: self._step(step, positions[step])).run()
-        finally:
-            self.ran = {step: self.ran[step] for step in steps if step in self.ran}
+        tops = [planned.step for planned in targets if planned.step is not None]
+        every = ordered(tops)
+        self._positions = _positions(every)
+        needed, hits = self._probed(tops)
+        steps = [step for step in every if step in needed]
 
-    def _step(self, step: Step, position: int) -> None:
-        below = EMPTY if step.below is None else self.inputs.results[step.below]
+        def before(step: Step) -> Iterable[Step]:
+            return step.inputs() if step not in hits else () if step.below is None else (step.below,)
+
+        try:
+            _Schedule(steps, before, self._jobs, self.inputs.cancel, self._step).run()
+        finally:
+            self.ran = {step: self.ran[step] for step in every if step in self.ran}
+
+    def _probed(self, tops: Iterable[Step]) -> tuple[set[Step], dict[Step, Result]]:
+        """What must be solved, and which of these steps are in the cache. What such a step reads from other stages
+        need not be solved."""
+        needed: set[Step] = set()
+        hits: dict[Step, Result] = {}
+        waiting = list(tops)
+        while waiting:
+            chain = _chain(waiting.pop())
+            below: Result | None = EMPTY
+            for step in chain:
+                if step not in needed:
+                    needed.add(step)
+                    found = None if below is None else self._probe(step, below)
+                    if found is not None:
+                        hits[step] = found
+                    else:
+                        waiting += [one for one in step.inputs() if one is not step.below]
+                below = hits.get(step)
+        return needed, hits
+
+    def _probe(self, step: Step, below: Result) -> Result | None:
+        """The result of a step if the cache has it."""
         if isinstance(step, BaseStep):
-            result = self._base(step)
-        else:
-            with _explained(step):
-                result = self._other(step, below, position)
-        self.inputs.results[step] = result
+            return Result(self._bases.layers(step), True) if step.digest else EMPTY
+        if step.no_cache:
+            return None
+        with _explained(step):
+            work = self._work(step, below)
+            parts = self._parts(work)
+            made = None if parts is None else self._recorded(key_of(parts))
+        return None if made is None else Result((*below.layers, *made.layers), made.made)
+
+    def _step(self, step: Step) -> None:
+        """Solve a step whose inputs have been solved; once, whoever calls."""
+        with self._guard:
+            lock = self._steps.setdefault(step, threading.Lock())
+        with lock:
+            if step in self.inputs.results:
+                return
+            if isinstance(step, BaseStep):
+                result = self._base(step)
+            else:
+                with _explained(step):
+                    result = self._other(step)
+            self.inputs.results[step] = result
 
     def _base(self, step: BaseStep) -> Result:
         if not step.digest:
             return EMPTY
         with self._progress.vertex(step.label or step.text, step.at) as vertex:
-            stack = self._bases.stack(step, vertex)
-        created = (entry.created if entry else None for entry in stack.steps)
-        layers = zip(stack.layers, created, strict=True)
-        return Result(tuple(Made(layer.descriptor, layer.diff_id, time or "") for layer, time in layers), True)
+            self._bases.stack(step, vertex)
+        return Result(self._bases.layers(step), True)
 
-    def _other(self, step: Step, below: Result, position: int) -> Result:
-        work = _Work(step, below, position, self._digests(step), self.inputs.epoch)
-        parts = work.parts(self._chain_of)
+    def _other(self, step: Step) -> Result:
+        below = EMPTY if step.below is None else self.inputs.results[step.below]
+        work = self._work(step, below)
+        parts = self._parts(work)
+        if parts is None:
+            parts = self._parts_by_content(work)
         key = key_of(parts)
         with self._guard:
             lock = self._keys.setdefault(key, threading.Lock())
@@ -246,17 +296,59 @@ class Solver:
                 self._solved[key] = made
         return Result((*below.layers, *made.layers), made.made)
 
-    def _chain_of(self, source: FromStep | RunMount) -> str:
-        """What a step reads from another one, by all layers of that: it needs no file to be read."""
-        step = source.step if isinstance(source, FromStep) else source.origin
-        assert isinstance(step, Step)
-        return self.inputs.results[step].chain
+    def _work(self, step: Step, below: Result) -> _Work:
+        return _Work(step, below, self._digests(step), self.inputs.epoch)
+
+    def _digests(self, step: Step) -> Mapping[str, str]:
+        """What the step reads from contexts and other hosts, asked once."""
+        with self._asking:
+            found = self._asked.get(step)
+            if found is None:
+                found = self._asked[step] = self._read(step)
+            return found
+
+    def _parts(self, work: _Work) -> Parts | None:
+        """The parts of the key, with the definitions of what the step reads from other steps: these need not be
+        solved for it. None if one of them must not come from the cache."""
+        names: dict[Step, str] = {}
+        for one in work.origins:
+            name = self._definition(one)
+            if name is None:
+                return None
+            names[one] = name
+        return work.parts(lambda source: names[_origin(source)])
+
+    def _parts_by_content(self, work: _Work) -> Parts:
+        """The parts of the key, with the content of the files that the step reads from other steps."""
+        for step in ordered(work.origins):
+            self._step(step)
+        return work.parts(partial(self._content_of, work.step))
+
+    def _definition(self, top: Step) -> str | None:
+        """What identifies how a step and all that it needs are made; None if it must not come from the cache."""
+        with self._asking:
+            for step in ordered([top]) if top not in self._definitions else ():
+                self._definitions[step] = self._defined(step)
+            return self._definitions[top]
+
+    def _defined(self, step: Step) -> str | None:
+        if isinstance(step, BaseStep):
+            return Result(self._bases.layers(step)).chain if step.digest else ""
+        inputs = {one: self._definitions[one] for one in step.inputs()}
+        if step.no_cache or None in inputs.values():
+            return None
+        below = "" if step.below is None else inputs[step.below] or ""
+        parts = parts_of(
+            step,
+            below,
+            self._digests(step),
+            lambda source: inputs[_origin(source)] or "",
+            epoch=self.inputs.epoch,
+        )
+        return key_of(parts)
 
     def _content_of(self, step: Step, source: FromStep | RunMount) -> str:
-        """What a step reads from another one, by the content of the files that it reads."""
-        other = source.step if isinstance(source, FromStep) else source.origin
-        assert isinstance(other, Step)
-        return self._executors.content(step, source, self.inputs.stack(other))
+        return self._executors.content(step, source, self.inputs.stack(_origin(source)))
 
     def _known(self, step: Step, key: str) -> Result | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
@@ -279,16 +371,15 @@ class Solver:
         step = work.step
         with self._cache.locked(key, self.inputs.cancel):
             made = None if step.no_cache else self._recorded(key)  # another process may have solved it meanwhile
-            if made is None and not step.no_cache and work.reads_steps:
-                content = work.parts(partial(self._content_of, step))
+            content = self._parts_by_content(work) if made is None and work.origins else parts
+            if content != parts:
                 with self._cache.locked(key_of(content), self.inputs.cancel):
-                    made = self._recorded(key_of(content))
-                    if made is not None:
-                        self._record(work, key, parts, made)
-                    else:
+                    made = None if step.no_cache else self._recorded(key_of(content))
+                    if made is None:
                         made = self._run(work, key, parts, vertex)
-                        self._record(work, key_of(content), content, made)
+                        self._record(work, key_of(content), content, made, placed=False)
                         return made
+                    self._record(work, key, parts, made)
             if made is None:
                 return self._run(work, key, parts, vertex)
         vertex.cached = True
@@ -297,16 +388,22 @@ class Solver:
 
     def _run(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
         """Run the step, and record it."""
-        self.ran[work.step] = self._why(work.step, key, parts, _places(self._place, work.step, work.position))
+        self.ran[work.step] = self._why(work.step, key, parts, self._places(work.step))
         layer = self._layer(work.step, work.below, vertex)
         made = EMPTY if layer is None else Result((layer,), True)
         self._record(work, key, parts, made)
         return made
 
-    def _record(self, work: _Work, key: str, parts: Parts, made: Result) -> None:
+    def _record(self, work: _Work, key: str, parts: Parts, made: Result, *, placed: bool = True) -> None:
         layer = made.layers[-1] if made.made else None
-        places = _places(self._place, work.step, work.position)
+        places = self._places(work.step) if placed else ()
         self._cache.put(Record(key, parts, layer, places, work.step.label))
+
+    def _places(self, step: Step) -> tuple[str, ...]:
+        """Names of the places of a step: by its text, then by its number in the stage."""
+        stage = f"{self._place}\n{step.stage}\n{step.platform}"
+        what = (step.text, str(self._positions[step]))
+        return tuple(Digest.of(f"{stage}\n{one}".encode()).encoded for one in what)
 
     def _why(self, step: Step, key: str, parts: Parts, places: Sequence[str]) -> Ran:
         ran = Ran(step.label, step.at, key, False)
@@ -320,7 +417,7 @@ class Solver:
             return replace(ran, reason="its layer is not in the store any more")
         return replace(ran, reason=f"{', '.join(name for name, _, _ in found)} changed", differs=found)
 
-    def _digests(self, step: Step) -> Mapping[str, str]:
+    def _read(self, step: Step) -> Mapping[str, str]:
         if isinstance(step, CopyStep):
             return self._executors.copy_files.digests(step, self.inputs)
         if isinstance(step, RunStep):
@@ -380,13 +477,23 @@ def ordered(targets: Iterable[Step]) -> list[Step]:
 class _Schedule:
     """Runs each step after those that it needs, several at the same time."""
 
-    def __init__(self, steps: Sequence[Step], jobs: int, cancel: Cancel, work: Callable[[Step], None]) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        before: Callable[[Step], Iterable[Step]],
+        jobs: int,
+        cancel: Cancel,
+        work: Callable[[Step], None],
+    ) -> None:
+        """``before``: the steps that a step waits for."""
         self._cancel = cancel
         self._work = work
-        self._missing = {step: len(set(step.inputs())) for step in steps}
         self._users: dict[Step, list[Step]] = {step: [] for step in steps}
+        self._missing: dict[Step, int] = {}
         for step in steps:
-            for one in set(step.inputs()):
+            needed = set(before(step))
+            self._missing[step] = len(needed)
+            for one in needed:
                 self._users[one].append(step)
         self._ready = [step for step in steps if not self._missing[step]]
         self._left = len(steps)
@@ -455,10 +562,20 @@ def _positions(steps: Sequence[Step]) -> dict[Step, int]:
     return found
 
 
-def _places(build: str, step: Step, position: int) -> tuple[str, ...]:
-    """Names of the places of a step: by its text, then by its number in the stage."""
-    stage = f"{build}\n{step.stage}\n{step.platform}"
-    return tuple(Digest.of(f"{stage}\n{what}".encode()).encoded for what in (step.text, str(position)))
+def _chain(top: Step) -> list[Step]:
+    """A step and all below it, the lowest first."""
+    chain: list[Step] = []
+    step: Step | None = top
+    while step is not None:
+        chain.append(step)
+        step = step.below
+    return chain[::-1]
+
+
+def _origin(source: FromStep | RunMount) -> Step:
+    step = source.step if isinstance(source, FromStep) else source.origin
+    assert isinstance(step, Step)
+    return step
 
 
 @contextmanager

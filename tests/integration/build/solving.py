@@ -122,6 +122,7 @@ class Build:
         self.cancel = Cancel()
         self.files: dict[str, bytes] = {"a": b"1"}
         self.events: list[Event] = []
+        self.on_event: Callable[[Event], object] = lambda event: None
         self.warnings: list[str] = []
         self.ran: list[Ran] = []
         self.options = BuildOptions(**{"epoch": 1_700_000_000, **options})
@@ -145,7 +146,11 @@ class Build:
 
     @contextmanager
     def _solved(self, targets: Sequence[Planned], *, keep: bool = True) -> Iterator[tuple[Solver, Cache]]:
-        progress = Progress(self.events.append)
+        def tell(event: Event) -> None:
+            self.events.append(event)
+            self.on_event(event)
+
+        progress = Progress(tell)
         access = RegistryAccess(load_settings({"root": self.store.paths.root}))
         cache = Cache(self.store, self.warnings.append)
 

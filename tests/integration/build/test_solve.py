@@ -12,7 +12,7 @@ import pytest
 from integration.build.solving import Build, Workers, copy, inline, run
 from lamina.build.cache import Cache
 from lamina.build.errors import ProgramFailed, StepFailed
-from lamina.build.events import VertexDone, VertexLog
+from lamina.build.events import VertexDone, VertexLog, VertexStarted
 from lamina.build.steps import FromStep, RunMount, RunStep, Step
 from lamina.errors import Cancelled, NotFound
 from lamina.source.stack import Stack
@@ -294,6 +294,39 @@ def test_copy_from_a_stage_looks_at_what_it_copies(store: Store) -> None:
         again.content = content_of
         assert again.solve(copy("copy a", of=run("make c", run("make a")))) == [first]
         assert "copy a" not in again.workers.done
+
+
+def test_a_stage_is_not_solved_where_the_copy_from_it_is_in_the_cache(store: Store) -> None:
+    def step(**words: bool) -> Step:
+        return copy("copy a", run("make x"), of=run("make b", run("make a", stage="t", **words), stage="t"))
+
+    Build(store, Workers()).solve(step())
+    for record in Cache(store):
+        if record.label in ("make a", "make b"):
+            os.unlink(os.path.join(store.paths.build, "records", record.key))
+    build = Build(store, Workers())
+    build.solve(step())
+    assert build.workers.done == []
+    assert [one.label for one in build.ran] == ["make x", "copy a"]
+    without_cache = Build(store, Workers())
+    without_cache.solve(step(no_cache=True))
+    assert without_cache.workers.done == ["make a", "make b"]
+
+
+def test_a_stage_is_solved_after_all_where_the_layer_of_the_copy_has_gone(store: Store) -> None:
+    """The layer goes after the cache was asked."""
+    step = copy("copy a", run("make x"), of=run("make b", stage="t"))
+    (result,) = Build(store, Workers()).solve(step)
+    path = store.blobs.path(result.layers[-1].descriptor.digest)
+    build = Build(store, Workers())
+
+    def lose(event: object) -> None:
+        if isinstance(event, VertexStarted) and event.label == "make x":
+            os.unlink(path)
+
+    build.on_event = lose
+    assert build.solve(step) == [result]
+    assert build.workers.done == ["copy a"]
 
 
 def test_a_bind_of_a_stage_looks_at_what_it_binds(store: Store) -> None:
