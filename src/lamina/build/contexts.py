@@ -21,6 +21,7 @@ from lamina.host.files import CHUNK, failure
 from lamina.layer.entry import Kind
 
 if TYPE_CHECKING:
+    from lamina.build.steps import Repository
     from lamina.events import Cancel
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -120,7 +121,7 @@ def _opened(
         return _of_stream(stdin, "stdin", opened)
     if place.startswith((_IMAGE, _LAYOUT)):
         return OpenedContext(UnionTree(_image(place, store, network, platform), f"the image {place}"), opened)
-    repository = addresses.git_repository(place, short=not os.path.exists(place))
+    repository = None if os.path.exists(place) else _repository(place)
     if repository is not None:
         from lamina.build import git
 
@@ -132,6 +133,10 @@ def _opened(
         with fetch.stream(place, network) as answer:
             return _of_stream(answer, addresses.without_credentials(place), opened)
     return _local(place, opened, store, cancel, dockerfile, ignore)
+
+
+def _repository(place: str) -> Repository | None:
+    return addresses.git_repository(place, short=place.startswith("github.com/"))
 
 
 def _local(

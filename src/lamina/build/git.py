@@ -311,18 +311,17 @@ def _git(
         )
     except FileNotFoundError:
         raise Unsupported("git was not found", hint="install git, or fetch the files in another way") from None
-    with cancel.calling(lambda: _kill(process.pid)):
+    with process:
         try:
-            out, said = process.communicate(timeout=_TIME)
+            with cancel.calling(lambda: _kill(process.pid)):
+                out, said = process.communicate(timeout=_TIME)
         except subprocess.TimeoutExpired:
             _kill(process.pid)
-            process.communicate()
             raise RemoteFailure(
                 f"git does not end for {without_credentials(source.url)!r:.300}", hint="try again later"
             ) from None
         except BaseException:
             _kill(process.pid)
-            process.communicate()
             raise
     cancel.check()
     if process.returncode:
@@ -341,10 +340,9 @@ def _kill(pid: int) -> None:
 
 
 def _reason(said: bytes, source: Repository) -> str:
-    """The last lines of git's stderr, without the address, which may have a password in it."""
+    """Why git failed, without the address, which may have a password in it."""
     text = said.decode("utf-8", "replace").replace(source.url, without_credentials(source.url))
     text = re.sub(r"(://)[^/@\s]*@", r"\1", text)
-    lines = [
-        line.removeprefix("fatal: ").removeprefix("error: ").strip() for line in text.splitlines() if line.strip()
-    ]
-    return "; ".join(lines[-2:])[:300] or "it says nothing"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
+    return (fatal or lines[-1:] or ["it says nothing"])[0][:300]

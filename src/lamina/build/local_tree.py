@@ -33,7 +33,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 32
 _SMALL = 128 << 10  # bytes; a file up to this size is read at once
 _KEPT = 16 << 20  # bytes of small files that stay in memory between hashing and writing
-_LEFT_OUT = ("trusted.overlay.", "user.overlay.", "security.selinux", "system.nfs4_acl", "com.apple.")
+_CAPABILITY = "security.capability"
 _EMPTY = hashlib.sha256().digest()
 _SECOND = 1_000_000_000
 
@@ -358,7 +358,7 @@ class LocalTree:
         try:
             data = _read_all(descriptor, size + 1)
             if node.digest is None:
-                node.has_xattrs = bool(os.listxattr(descriptor))
+                node.has_xattrs = _CAPABILITY in os.listxattr(descriptor)
         except OSError as error:
             self._fail(node, error)
         finally:
@@ -394,7 +394,7 @@ class LocalTree:
         hasher = hashlib.sha256()
         descriptor = self._opened(node)
         try:
-            node.has_xattrs = bool(os.listxattr(descriptor))
+            node.has_xattrs = _CAPABILITY in os.listxattr(descriptor)
             while data := os.read(descriptor, CHUNK):
                 if self._cancel is not None:
                     self._cancel.check()
@@ -523,13 +523,9 @@ def _read_all(descriptor: int, limit: int) -> bytes:
 
 
 def _xattrs_of(descriptor: int) -> dict[bytes, bytes]:
+    """The extended attributes that go into a layer: as in BuildKit's layers only capabilities. The others say more of
+    this machine than of the file, and not every file system has them."""
     try:
-        names = os.listxattr(descriptor)
+        return {os.fsencode(_CAPABILITY): os.getxattr(descriptor, _CAPABILITY)}
     except OSError:
-        return {}  # the file system has none
-    found = {}
-    for name in names:
-        if not name.startswith(_LEFT_OUT):
-            with suppress(OSError):  # this user may not read it
-                found[os.fsencode(name)] = os.getxattr(descriptor, name)
-    return found
+        return {}

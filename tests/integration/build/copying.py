@@ -99,9 +99,11 @@ class Build:
                 path.chmod(mode)
 
     def opened(self, place: str = "", **options: Any) -> contexts.OpenedContext:
+        options.setdefault("registries", None)
+        network = options.pop("registries")
         return contexts.open_context(
-            place or str(self.context), store=self.store, network=None, cancel=Cancel(), **options
-        )  # type: ignore[arg-type]
+            place or str(self.context), store=self.store, network=network, cancel=Cancel(), **options
+        )
 
     def given(self, opened: ExitStack, **options: Any) -> Given:
         context = self.opened()

@@ -245,3 +245,17 @@ def test_copy_into_nothing(tmp_path: Path) -> None:
     build.write({"a": "1"})
     assert build.copy("a", to="/") == {"a": "file 1"}
     assert build.copy(".", to="/") == {"a": "file 1"}
+
+
+def test_of_the_attributes_of_a_context_only_capabilities_count(build: Build) -> None:
+    """As in BuildKit's layers; file systems differ in the others."""
+    build.write({"d/x": "1"})
+    path = build.context / "d/x"
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    try:
+        os.setxattr(path, "user.note", b"n")
+        os.setxattr(path, "security.capability", capability)
+    except OSError:
+        pytest.skip("no extended attributes here")
+    step = CopyStep(platform=PLATFORM, sources=(FromContext("", ("d",)),), target="/n/")
+    assert [entry.xattrs for entry, _ in build.items(step)] == [{}, {b"security.capability": capability}]
