@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import io
+import itertools
 import json
 import os
 import socket
@@ -15,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ import pytest
 
 from corpus.adding import SERVED
 from corpus.bases import IMAGES, write_bases
-from corpus.case import Case, lay
+from corpus.case import OLD, Case, lay
 from docker_engine import Docker, die_with_us
+from lamina.cli import run
 from lamina.image import Image
 from lamina.image import open as open_image
 from lamina.layer.entry import Kind
@@ -33,6 +36,7 @@ from support import free_port, lamina, peer, require_root, require_tool
 
 NEW = 1_750_000_000
 """Seconds. Files of the corpus are older; what a builder makes itself is newer."""
+_UNDEFINED = {"new", 0, 1_700_000_000}  # of the base
 _LONG = 100
 
 
@@ -58,21 +62,18 @@ class Bench:
     def __init__(self, top: Path, http: str, git: str, agent: str) -> None:
         self.top, self.http, self.git, self.agent = top, http, git, agent
         self.bases = write_bases(top / "bases")
+        self.numbers = itertools.count()
 
     @contextmanager
     def laid(self, case: Case) -> Iterator[Place]:
         """The case in a directory of its own."""
         with tempfile.TemporaryDirectory(dir=self.top, prefix="case-") as name:
             place = Place(Path(name), self, case)
-            lay(case.files, place.context)
-            lay(case.beside, place.top / "beside")
+            files = {"Dockerfile": place.filled(place.text), **case.files}
+            lay(files, place.context, place.time)
+            lay(case.beside, place.top / "beside", place.time)
             for context, files in case.contexts.items():
-                lay(files, place.top / context)
-            text = case.dockerfile.encode() if isinstance(case.dockerfile, str) else case.dockerfile
-            if not (place.context / "Dockerfile").exists():
-                (place.context / "Dockerfile").write_bytes(place.filled(text))
-                os.utime(place.context / "Dockerfile", (1_700_000_000, 1_700_000_000))
-                os.utime(place.context, (1_700_000_000, 1_700_000_000))
+                lay(files, place.top / context, place.time)
             yield place
 
 
@@ -82,6 +83,9 @@ class Place:
     def __init__(self, top: Path, bench: Bench, case: Case) -> None:
         self.top, self.bench, self.case = top, bench, case
         self.context = top / "context"
+        self.text = case.dockerfile.encode() if isinstance(case.dockerfile, str) else case.dockerfile
+        # no two cases have the same: BuildKit takes a file of the same name, size and time for one that it has
+        self.time = OLD + next(bench.numbers)
         self.values = {
             "{d}": str(top),
             "{http}": bench.http,
@@ -120,7 +124,7 @@ def _made(image: Image) -> Made:
         path = "/" + entry.path.decode(errors="backslashreplace")
         seconds = entry.mtime // 1_000_000_000
         one: dict[str, Any] = {"kind": entry.kind.name.lower(), "owner": f"{entry.uid}:{entry.gid}"}
-        one["time"] = "new" if seconds > NEW else seconds
+        one["time"] = "old" if OLD <= seconds < NEW else "new" if seconds >= NEW else seconds
         if entry.kind == Kind.SYMLINK:
             one["target"] = entry.link.decode(errors="backslashreplace")
         else:
@@ -146,27 +150,32 @@ def _made(image: Image) -> Made:
     config |= {
         key: value for key, value in (raw.get("config") or {}).items() if value not in (None, "", [], {}, False)
     }
-    history = [
-        {
-            key: ("new" if key == "created" and value > "2026" else value)
-            for key, value in step.items()
-            if value not in (None, "", False)
-        }
-        for step in raw.get("history") or []
-    ]
+    layers = iter(image.layers)
+    history = []
+    for step in raw.get("history") or []:
+        known = {key: value for key, value in step.items() if value not in (None, "", False)}
+        if "created" in known:
+            known["created"] = "new" if known["created"] > "2026" else known["created"]
+        # some write a layer without entries where others write none
+        if not known.get("empty_layer") and len(next(layers)) == 0:
+            known["empty_layer"] = True
+        history.append(known)
     return Made(files, config, history)
 
 
+def _comparable(ours: dict[str, Any], theirs: dict[str, Any] | None) -> dict[str, Any]:
+    """Ours, with their time where that is not defined: of what was built, and of a directory that was there before."""
+    times = {ours["time"], theirs["time"]} if theirs else set()
+    if theirs and (theirs["time"] == "new" or (ours["kind"] == theirs["kind"] == "directory" and times & _UNDEFINED)):
+        return ours | {"time": theirs["time"]}
+    return ours
+
+
 def differences(one: Made, other: Made) -> list[str]:
-    """Each difference as a line: of what, here and there. Where the other's time is that of its building, no time is
-    defined."""
+    """Each difference as a line: of what, here and there. Without a history in ``other``, none is compared."""
     found = []
-    times = {path: "new" for path, file in other.files.items() if file["time"] == "new"}
-    one = Made(
-        {path: file | {"time": times.get(path, file["time"])} for path, file in one.files.items()},
-        one.config,
-        one.history,
-    )
+    files = {path: _comparable(file, other.files.get(path)) for path, file in one.files.items()}
+    one = Made(files, one.config, one.history)
     for what, left, right in (("file", one.files, other.files), ("config", one.config, other.config)):
         for key in sorted(left.keys() | right.keys()):
             a, b = left.get(key), right.get(key)
@@ -178,7 +187,7 @@ def differences(one: Made, other: Made) -> list[str]:
                 found.append(f"file {key}: {', '.join(parts)}")
             else:
                 found.append(f"{what} {key}: {a!r} {b!r}")
-    for number in range(max(len(one.history), len(other.history))):
+    for number in range(max(len(one.history), len(other.history)) if other.history else 0):
         step, its = (steps[number] if number < len(steps) else None for steps in (one.history, other.history))
         if step != its:
             found.append(f"history {number}: {step!r} {its!r}")
@@ -201,7 +210,10 @@ class BuildKit:
             for name, descriptor in self.bases.items():
                 words += ["--opt", f"context:{name}=oci-layout://bases@{descriptor.digest}"]
             words += self._words(place)
-            words += ["--output", f"type=oci,dest={out}/made,tar=false"]
+            words += [
+                "--output",
+                f"type=oci,dest={out}/made,tar=false,rewrite-timestamp=true",
+            ]  # if there is an epoch
             done = subprocess.run(words, capture_output=True, check=False, timeout=120)
             if done.returncode:
                 return Refused(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
@@ -280,6 +292,15 @@ def _await_socket(process: subprocess.Popen[bytes], address: str, log: Path) -> 
         time.sleep(0.02)
 
 
+def _file_named(place: Place) -> list[str]:
+    """The flags, with the Dockerfile as a path of this machine: the corpus names it as seen from the context."""
+    flags = place.flags
+    if "-f" in flags:
+        at = flags.index("-f") + 1
+        flags[at] = str(place.context / flags[at])
+    return flags
+
+
 class Lamina:
     """The command line, with a store that has the bases."""
 
@@ -291,17 +312,24 @@ class Lamina:
 
     def build(self, place: Place) -> Made | Refused:
         note = place.top / "id"
-        words = ["build", "--iidfile", str(note), "--progress", "plain", *place.flags, str(place.context)]
-        # a Dockerfile is named as seen from the context, as the other builders' clients are told
-        if "-f" in words:
-            at = words.index("-f") + 1
-            words[at] = str(place.context / words[at])
-        done = lamina(*words, root=self.root)
-        if done.returncode:
-            told = done.stderr.decode(errors="replace")
-            assert "Traceback" not in told
-            return Refused(told.strip().rpartition("\n")[2])
+        words = ["--root", str(self.root), "build", "--iidfile", str(note), "--progress", "plain"]
+        words += [*_file_named(place), str(place.context)]
+        told = io.StringIO()
+        # in this process: its start would take longer than most builds
+        with redirect_stdout(told), redirect_stderr(told):
+            code = run(words)
+        if code:
+            return Refused(told.getvalue().strip().rpartition("\n")[2])
         return place.made(open_image(note.read_text().strip(), root=self.root))
+
+
+@contextmanager
+def lamina_store(bench: Bench) -> Iterator[Lamina]:
+    made = Lamina(bench)
+    try:
+        yield made
+    finally:
+        lamina("umount", "--all", root=made.root)
 
 
 class Buildah:
@@ -335,11 +363,7 @@ class Buildah:
     def build(self, place: Place) -> Made | Refused:
         note = place.top / "id"
         words = ["bud", *self.policy, "--format", "docker", "--pull-never", "--iidfile", str(note), "--layers=false"]
-        flags = place.flags
-        if "-f" in flags:
-            at = flags.index("-f") + 1
-            flags[at] = str(place.context / flags[at])
-        done = self(*words, *flags, str(place.context), check=False)
+        done = self(*words, *_file_named(place), str(place.context), check=False)
         if done.returncode:
             return Refused(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         out = place.top / "buildah-made"
@@ -376,10 +400,7 @@ class OldDocker:
 
     def build(self, place: Place) -> Made | Refused:
         note, out = place.top / "id", place.top / "docker-made.tar"
-        words = ["build", "-q", "--iidfile", str(note), *place.flags, str(place.context)]
-        if "-f" in words:
-            at = words.index("-f") + 1
-            words[at] = str(place.context / words[at])
+        words = ["build", "-q", "--iidfile", str(note), *_file_named(place), str(place.context)]
         done = self.docker(*words, DOCKER_BUILDKIT="0")
         if done.returncode:
             return Refused(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])

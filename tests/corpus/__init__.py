@@ -28,3 +28,5 @@ FAMILIES: dict[str, dict[str, Case]] = {
 CASES: dict[str, Case] = {
     f"{family}: {name}": case for family, cases in FAMILIES.items() for name, case in cases.items()
 }
+OLD_CASES: list[str] = []
+"""Those that builders before BuildKit know, or refuse with reason."""

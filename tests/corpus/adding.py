@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import subprocess
+import tarfile
 from typing import Any
 
 from corpus.case import Case, on_base
@@ -43,6 +44,10 @@ ADDING: dict[str, Case] = {
     "ADD of an archive": on_base("ADD a.tar /srv/new\nADD a.tar.gz /srv/gz/\n", ARCHIVES),
     "ADD of other compressions": on_base("ADD a.tar.bz2 /srv/bz2\nADD a.tar.xz /srv/xz\n", ARCHIVES),
     "ADD of an archive by Zstandard": on_base("ADD a.tar.zst /srv/new\n", {"a.tar.zst": zstd(TAR)}),
+    "ADD of the smallest archive": on_base(
+        "ADD small.tar.gz /srv/new\n",
+        {"small.tar.gz": gzip.compress(make_tar([("a", b"")], tarfile.USTAR_FORMAT)[:1536], mtime=0)},
+    ),
     "ADD knows archives by their content": on_base("ADD no-name /srv/new\nADD false.tar text.gz /srv/\n", ARCHIVES),
     "ADD of an archive among others": on_base("ADD one a.tar /srv/new/\n", ARCHIVES),
     "ADD of archives by a pattern": on_base("ADD a.t* /srv/new/\n", ARCHIVES),

@@ -13,6 +13,7 @@ from typing import Any
 
 from support import make_tar
 
+OLD = 1_710_000_000
 Files = Mapping[str, Any]
 """Paths and what they are, as ``support.make_tar`` has them; a pair adds attributes: ``(b"x", {"mode": 0o600})``."""
 
@@ -45,15 +46,15 @@ def refused(dockerfile: str, files: Files | None = None, *flags: str, **more: An
     return build(dockerfile, files, *flags, fails=True, **more)
 
 
-def lay(files: Files, directory: Path) -> None:
-    """Make the files, with their attributes and old times."""
+def lay(files: Files, directory: Path, time: int = OLD) -> None:
+    """Make the files, with their attributes; ``time``: of those that have none of their own, in seconds."""
     directory.mkdir(parents=True, exist_ok=True)
     members, extended = [], {}
     for name, value in files.items():
         content, attributes = value if isinstance(value, tuple) else (value, {})
         extended[name] = attributes.get("xattrs", {})
         rest = {key: one for key, one in attributes.items() if key != "xattrs"}
-        members.append((name, content, rest))
+        members.append((name, content, {"mtime": time, **rest}))
     with tarfile.open(fileobj=BytesIO(make_tar(members))) as tar:
         tar.extractall(directory, filter="fully_trusted")
     for name, attributes in extended.items():
@@ -62,8 +63,4 @@ def lay(files: Files, directory: Path) -> None:
     for top, directories, _ in os.walk(directory, topdown=False):
         for one in (*(os.path.join(top, name) for name in directories), top):
             if not os.path.islink(one):
-                os.utime(one, (OLD, OLD))
-
-
-OLD = 1_700_000_000
-"""The time of every file, in seconds."""
+                os.utime(one, (time, time))

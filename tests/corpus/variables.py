@@ -131,7 +131,7 @@ VARIABLES: dict[str, Case] = {
     "an escaped dollar": on_base("ENV A=\\$HOME B='\\$HOME' C=\"\\$HOME\" D=\\\\$PATH\nLABEL a=\\${A}\n"),
     "a dollar alone": on_base('ENV A=$ B=a$ C="$" D=$1 E=$- F=$$\n'),
     "SOURCE_DATE_EPOCH": on_base(
-        "COPY a /a\nRUN echo 1 >/b && touch -d '2020-01-01 00:00' /c\nENV A=1\n",
+        "COPY a /a\nRUN echo 1 >/b && touch -d '2020-01-01 00:00:00' /c\nENV A=1\n",
         {"a": b"1"},
         *("--build-arg", "SOURCE_DATE_EPOCH=1600000000"),
     ),

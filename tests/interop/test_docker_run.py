@@ -118,6 +118,7 @@ CASES: dict[str, Case] = {
     # users and places
     "a user's name": sh("id; echo $HOME; " + STATUS, "-u web"),
     "a user and a group": sh("id; echo $HOME", "--user web:lone"),
+    "a group alone": sh("id; echo $HOME", "-u :44"),
     "numbers": sh("id; echo $HOME", "-u 1234:5678"),
     "a number alone": sh("id; echo $HOME", "-u 1234"),
     "a number that has a name": sh("id; echo $HOME", "-u 33"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lamina.layer.tar_write import Content
 
 MAX_ARCHIVE = 64 << 30  # bytes of an unpacked archive
+_SMALLEST = 32  # bytes: no tar becomes so small by compression
 
 
 class Archive:
@@ -154,7 +155,7 @@ class ArchiveTree:
 def opened(tree: FileTree[Any], node: Any) -> Archive | None:
     """Open a regular file as an archive; None if it is none. Raises UsageError (damaged), LimitExceeded."""
     entry = tree.entry(node, b"")
-    if entry.size < BLOCK // 4:
+    if entry.size < _SMALLEST:
         return None
     content = tree.content(node)
     what = f"an archive in {tree.what}"

@@ -197,6 +197,8 @@ class Target:
             place.tree, place.node, place.rule = tree, node, rule
             return place
         before = self._stated(known)
+        if known.is_whole:
+            self._load(known, [*path, (name, known)])
         if implied:
             known.entry = replace(before, mode=tree.entry(node, b"").mode)
         else:

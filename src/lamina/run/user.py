@@ -40,16 +40,15 @@ class _Group(Value):
 
 
 def resolve_user(wanted: str, passwd: bytes, group: bytes) -> User:
-    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root, ``USER:`` is ``USER``. ``passwd`` and
-    ``group``: the files' bytes.
+    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root, ``:GROUP`` is root with this group, ``USER:`` is
+    ``USER``. ``passwd`` and ``group``: the files' bytes.
 
     A name must be there; a number need not. The first line that fits counts. A number takes its group and its home
     from the line with this uid. Additional groups are those that list the user's name, unless a group is given.
-    Raises NotFound, UsageError (no such form, or an id out of range).
+    Raises NotFound, UsageError (an id out of range).
     """
-    name, _, group_name = (wanted or "0").partition(":")
-    if not name:
-        raise UsageError(f"{wanted!r:.80} is not USER[:GROUP]", hint="give names or numbers")
+    name, _, group_name = wanted.partition(":")
+    name = name or "0"
     number = parse_id(name, "user")
     account = _account(name, number, passwd)
     if account is None:

@@ -169,10 +169,10 @@ def test_unknown_users_and_groups_are_refused(wanted: str) -> None:
         resolve_user(wanted, PASSWD, GROUP)
 
 
-@pytest.mark.parametrize("wanted", [":1", ":", ":web"])
-def test_a_group_alone_is_no_user(wanted: str) -> None:
-    with pytest.raises(UsageError, match="USER"):
-        resolve_user(wanted, PASSWD, GROUP)
+@pytest.mark.parametrize(("wanted", "gid"), [(":1", 1), (":web", 44), (":", 0)])
+def test_a_group_alone_is_for_root(wanted: str, gid: int) -> None:
+    found = resolve_user(wanted, PASSWD, GROUP)
+    assert (found.uid, found.gid, found.home) == (0, gid, resolve_user("0", PASSWD, GROUP).home)
 
 
 def test_users_of_an_image_without_passwd_and_group() -> None:
