@@ -225,7 +225,8 @@ class Directive:
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
     """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character. ``source``: the
-    text of the file. ``blanks``: where an empty line is inside an instruction."""
+    text of the file. ``blanks``: where an empty line is inside an instruction. ``notes``: what the user should
+    know."""
 
     directives: tuple[Directive, ...]
     arguments: tuple[Arg, ...]
@@ -233,3 +234,4 @@ class Dockerfile:
     escape: str = "\\"
     source: str = field(default="", compare=False, repr=False)
     blanks: tuple[At, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)

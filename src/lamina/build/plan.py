@@ -134,7 +134,7 @@ class _Planner:
         self._names = {stage.base.name: number for number, stage in enumerate(dockerfile.stages) if stage.base.name}
         self._bases: dict[tuple[str, Platform], Base] = {}
         self._steps: dict[tuple[str, Platform], BaseStep] = {}
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, None] = dict.fromkeys(dockerfile.notes)
         self.epoch: int | None = None
         self._number = self._target_number()
         self._globals = self._global_arguments(build_platform)

@@ -2,7 +2,10 @@
 
 BuildKit's parser is the reference, and a test compares the two (``tests/interop/test_dockerfile_oracle.py``).
 What BuildKit builds is read here too. These differ on purpose: characters that are not ASCII stay whole in flags, ARG
-and STOPSIGNAL refuse flags instead of dropping them, a NUL or bytes that are not UTF-8 in an instruction are refused.
+and STOPSIGNAL refuse flags instead of dropping them, and a NUL in an instruction is refused.
+
+Bytes that are not UTF-8: in comments they mean nothing; in the here-documents of COPY they stay (as lone
+surrogates); in RUN they are refused, since no runtime spec can hold them; elsewhere they become U+FFFD, with a note.
 """
 
 from __future__ import annotations
@@ -104,6 +107,7 @@ def parse(data: bytes, file: str = "Dockerfile") -> Dockerfile:
         source.escape,
         source.text,
         tuple(source.blanks),
+        tuple(source.notes),
     )
 
 
@@ -152,6 +156,7 @@ class _Source:
         self.file = file
         self.directives: list[Directive] = []
         self.blanks: list[At] = []
+        self.notes: list[str] = []
         self.escape = "\\"
         self.lines: list[str] = []
         if len(data) > MAX_SIZE:
@@ -223,11 +228,13 @@ class _Source:
         """The instruction that begins with ``line``, which was taken already."""
         first = self.next
         joined = self.joined(line, column)
+        self.replace_bytes(joined)
         try:
             statement = _statement(joined.text, 0, self.escape)
             inner = statement.inner or statement
             if inner.name in ("ADD", "COPY", "RUN") and not inner.is_json and "<<" in joined.text:
-                statement.documents = [self.here_document(one) for one in _here_documents(joined.text)]
+                keeps_bytes = statement.name in ("ADD", "COPY")
+                statement.documents = [self.here_document(one, keeps_bytes) for one in _here_documents(joined.text)]
             statement.at = At(self.file, first, self.next)
             statement.comments = comments
             return _KINDS[statement.name].build(statement)
@@ -255,10 +262,21 @@ class _Source:
         if has_blank:
             self.blanks.append(At(self.file, self.next, self.next))
         joined = _Joined("".join(parts), pieces)
-        for what, offset in (("a byte that is not UTF-8", _not_utf8(joined.text)), ("a NUL", joined.text.find("\0"))):
-            if offset >= 0:
-                raise self.error(what, *joined.place(offset), "save the file as UTF-8 text")
+        if "\0" in joined.text:
+            raise self.error("a NUL", *joined.place(joined.text.find("\0")), "save the file as UTF-8 text")
         return joined
+
+    def replace_bytes(self, joined: _Joined) -> None:
+        """Replace bytes that are not UTF-8."""
+        offset = _not_utf8(joined.text)
+        if offset < 0:
+            return
+        number, column = joined.place(offset)
+        words = [word.upper() for word in joined.text.split(maxsplit=2)]
+        if "RUN" in words[: 2 if words[0] == "ONBUILD" else 1]:
+            raise self.error("a byte that is not UTF-8", number, column, "save the file as UTF-8 text")
+        joined.text = _SURROGATE.sub("\ufffd", joined.text)
+        self.notes.append(f"{clean(self.file)}:{number}:{column}: a byte that is not UTF-8 is replaced")
 
     def continued(self, line: str) -> tuple[str, bool]:
         """The line without its continuation character, and whether it had one. Two escape characters are none."""
@@ -267,7 +285,7 @@ class _Source:
             return stripped[:-1], True
         return line, False
 
-    def here_document(self, word: _Word) -> HereDocument:
+    def here_document(self, word: _Word, keeps_bytes: bool) -> HereDocument:
         """Read the lines up to the one with its name."""
         first = self.next
         lines: list[str] = []
@@ -275,7 +293,7 @@ class _Source:
             end = line.rstrip("\r")
             if (end.lstrip("\t") if word.tabs else end) == word.name:
                 content = "".join(lines)
-                if _not_utf8(content) >= 0:
+                if not keeps_bytes and _not_utf8(content) >= 0:
                     raise self.error(f"the here-document {clean(word.name)} is not UTF-8", first)
                 if not word.tabs:
                     return HereDocument(word.name, content, word.expand)

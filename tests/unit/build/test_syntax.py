@@ -169,16 +169,34 @@ def test_an_error_shows_the_line_made_safe() -> None:
     assert error.message == f"Dockerfile:2:1: unknown instruction RUM; the line is: RUM \\x1b[31m{'x' * 108}..."
 
 
-def test_an_error_shows_bytes_that_are_not_utf8() -> None:
-    assert "2:7: a byte that is not UTF-8; the line is: LABEL \\xe4=1" in refused(b"FROM a\nLABEL \xe4=1\n").message
+@pytest.mark.parametrize("line", [b"RUN \xe4", b"ONBUILD RUN \xe4", b"run a \xe4"])
+def test_a_program_gets_only_utf8(line: bytes) -> None:
+    error = refused(b"FROM a\n" + line)
+    assert f"2:{len(line)}: a byte that is not UTF-8; the line is: {line[:-1].decode()}\\xe4" in error.message
+
+
+def test_bytes_that_are_not_utf8_are_replaced() -> None:
+    found = parse(b"FROM a\nLABEL run=1 \\\n by=J\xe9r\xf4me\n")
+    (label,) = found.stages[0].instructions
+    assert isinstance(label, i.Label)
+    assert label.items == (("run", "1"), ("by", "J\ufffdr\ufffdme"))
+    assert found.notes == ("Dockerfile:3:6: a byte that is not UTF-8 is replaced",)
 
 
 def test_comments_may_be_in_any_encoding() -> None:
     assert len(parse(b"# \xe4\xff\nFROM a\nRUN b \\\n# \xe4\n c\n").stages[0].instructions) == 1
 
 
-def test_a_document_must_be_utf8() -> None:
-    assert refused(b"FROM a\nCOPY <<E /x\n\xff\nE\n").message.startswith("Dockerfile:2:1: the here-document E is not")
+def test_the_documents_of_copy_keep_their_bytes() -> None:
+    (copy,) = parse(b"FROM a\nCOPY <<E /x\n\xff $a\nE\n").stages[0].instructions
+    assert isinstance(copy, i.Copy)
+    assert copy.documents[0].content.encode("utf-8", "surrogateescape") == b"\xff $a\n"
+
+
+@pytest.mark.parametrize("name", ["RUN", "ONBUILD COPY"])
+def test_other_documents_must_be_utf8(name: str) -> None:
+    error = refused(f"FROM a\n{name} <<E /x\n".encode() + b"\xff\nE\n")
+    assert error.message.startswith("Dockerfile:2:1: the here-document E is not UTF-8")
 
 
 @pytest.mark.parametrize(
