@@ -152,6 +152,11 @@ def start_threads(threads: Iterable[threading.Thread], least: int = 1) -> list[t
 def join(threads: Iterable[threading.Thread]) -> None:
     """Wait for threads to end, so that Ctrl-C works: a plain ``Thread.join`` can miss an interrupt that arrives just
     before it blocks, or in another thread."""
+    import threading
+    import time
+
     for thread in threads:
         while thread.is_alive():
             thread.join(0.1)
+        while thread in threading.enumerate():  # Python before 3.13: after an interrupted join, it is not "alive"
+            time.sleep(0.01)

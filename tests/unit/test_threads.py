@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from lamina import cli
 from lamina.errors import SystemFailure
-from lamina.events import Cancel
+from lamina.events import Cancel, join
 from lamina.store.writeback import sync_together
 from lamina.transfer.parallel import for_each
 
@@ -69,3 +70,29 @@ def test_the_command_line_has_one_line_for_it(
     assert capfd.readouterr().err.splitlines() == [
         "lamina: can't start new thread (raise the limit of processes: ulimit -u, --pids-limit)"
     ]
+
+
+def test_join_waits_for_a_thread_after_an_interrupted_join() -> None:
+    """Python before 3.13 takes a thread for an ended one after its join was interrupted."""
+    go, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait()
+        ended.set()
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            join([thread])
+        threading.Timer(0.1, go.set).start()
+        join([thread])
+        assert ended.is_set()
+    finally:
+        go.set()
+        signal.signal(signal.SIGALRM, before)

@@ -513,6 +513,7 @@ class _Schedule:
                 join(threads)
         except BaseException:
             self._cancel.set()
+            self._wake()  # `calling` has ended, so `set` wakes nobody
             join(thread for thread in threads if thread.ident is not None)
             if self._error is None or isinstance(self._error, Cancelled):
                 raise
@@ -530,6 +531,7 @@ class _Schedule:
             if self._error is None or isinstance(self._error, Cancelled):
                 self._error = error
         self._cancel.set()
+        self._wake()
 
     def _run(self) -> None:
         while True:
