@@ -73,7 +73,9 @@ BUILDKIT: dict[str, Known] = {
     "refusing: COPY --chown of a user that is not there": OURS_REFUSED,
     "refusing: COPY --chown of a group that is not there": OURS_REFUSED,
     "refusing: a NUL": OURS_REFUSED,
-    "refusing: text that is not UTF-8": OURS_REFUSED,
+    "variables: a default behind text in EXPOSE": Known(
+        (r"config ExposedPorts: .*8080/tcp.* .*'80/tcp.*", r"history 1: .*8080/tcp.* .*\[80/tcp.*")
+    ),
 }
 """By case. A case that is not here must be equal."""
 BUILDAH: dict[str, Known] = {}

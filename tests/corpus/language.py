@@ -5,6 +5,7 @@ from __future__ import annotations
 from corpus.case import Case, build, on_base
 
 LANGUAGE: dict[str, Case] = {
+    "text that is not UTF-8": Case(b"# \xff\nFROM base\nLABEL a=J\xe9r\xf4me\nCOPY <<'E' /a\n\xe9\nE\n"),
     "a syntax directive": build("# syntax=docker/dockerfile:1\nFROM base\nENV A=1\n"),
     "a backtick as escape": build(
         """

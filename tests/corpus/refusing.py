@@ -122,6 +122,6 @@ REFUSING: dict[str, Case] = {
     "a word after FROM's platform": refused("FROM --platform linux/amd64 base\n"),
     "an option of another instruction": refused("FROM base\nENV --chown=1 A=1\n"),
     "a NUL": Case(b"FROM base\nENV A=\0\n", fails=True),
-    "text that is not UTF-8": Case(b"FROM base\nLABEL a=\xff\n"),
+    "text that is not UTF-8, of a program": Case(b"FROM base\nRUN echo \xff\n", fails=True),
     "the Dockerfile is not there": build("FROM base\n", None, "-f", "nothing", fails=True),
 }

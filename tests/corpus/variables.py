@@ -36,6 +36,7 @@ VARIABLES: dict[str, Case] = {
         """,
         {"a": b"1"},
     ),
+    "a default behind text in EXPOSE": on_base("EXPOSE 80${PORT:-80}\n"),
     "ARG has a default, and a value": on_base(
         "ARG A=1\nARG B=2\nARG C\nARG D=\nRUN echo $A,$B,$C,$D,${C-unset} >/out\n", None, "--build-arg", "B=given"
     ),
