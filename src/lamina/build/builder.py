@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ from lamina.text import human_size
 
 if TYPE_CHECKING:
     from lamina.build.bases import Bases
+    from lamina.build.cache import Made
     from lamina.build.checks import Checked, Finding
     from lamina.build.instructions import Dockerfile
     from lamina.build.options import BuiltImage
-    from lamina.build.progress import Vertex
+    from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context
-    from lamina.build.solve import BuildInputs, Result
+    from lamina.build.shared_cache import SharedCache
+    from lamina.build.solve import BuildInputs, Result, Solver
     from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
@@ -100,7 +102,18 @@ def built(
         inputs.epoch = planned[0].epoch
         executors = Executors(copy_files, run_program.ran, content_digest)
         place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{definition.name}"
-        solver = Solver(session, inputs, executors, bases, cache, progress, options, place)
+        solver = Solver(
+            session,
+            inputs,
+            executors,
+            bases,
+            cache,
+            progress,
+            options,
+            place,
+            shared=_shared_caches(options, planned, network, progress),
+            every_stage=any(one.attributes.get("mode") == "max" for one in options.cache_to),
+        )
         try:
             solver.solve(planned)
             with progress.vertex("exporting to image") as vertex:
@@ -109,7 +122,8 @@ def built(
                 for one in planned:
                     if options.squash:
                         one, results = joined(one, inputs, session, cache, solver.packing)
-                    written.append(write_image(session, one, results, options))
+                    inline = _own_records(solver, [one.step]) if _is_inline(options) else None
+                    written.append(write_image(session, one, results, options, inline))
                 images = tuple(written)
                 entries = _attested(session, planned, images, options, store, definition, began)
                 is_one = len(images) == 1 and not entries
@@ -119,10 +133,63 @@ def built(
                     session.tag(tag, top)
                     if tag:
                         vertex.note(f"naming to {canonical(tag)} done")
+            _share(options, planned, solver, session, network, progress)
         finally:
             cache.keep()
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
         yield Built(top, images, tuple(solver.ran.values()), notes, definition.findings)
+
+
+def _shared_caches(
+    options: BuildOptions, planned: Sequence[Planned], network: RegistryAccess, progress: Progress
+) -> list[SharedCache]:
+    """The caches of ``--cache-from``. One that can't be read gives a warning."""
+    from lamina.build import shared_cache
+
+    found: list[SharedCache] = []
+    for place in options.cache_from:
+        may_fail = shared_cache.may_fail(place, lambda text: progress.tell(Warned(text)), always=True)
+        with progress.vertex(f"importing cache manifest from {shared_cache.shown(place)}"), may_fail:
+            found += shared_cache.read_cache(place, network, [one.platform for one in planned])
+    return found
+
+
+def _share(
+    options: BuildOptions,
+    planned: Sequence[Planned],
+    solver: Solver,
+    session: StoreSession,
+    network: RegistryAccess,
+    progress: Progress,
+) -> None:
+    """Write the caches of ``--cache-to``. Raises what a push raises."""
+    from lamina.build import shared_cache
+
+    for place in options.cache_to:
+        if place.kind == "inline":
+            continue
+        steps = solver.records if place.attributes.get("mode") == "max" else [one.step for one in planned]
+        records = _own_records(solver, steps)
+        may_fail = shared_cache.may_fail(place, lambda text: progress.tell(Warned(text)))
+        with progress.vertex(f"exporting cache to {shared_cache.shown(place)}") as vertex, may_fail:
+            cancel = solver.inputs.cancel
+            shared_cache.write_cache(place, records, session, network, on_event=vertex.event, cancel=cancel)
+
+
+def _own_records(solver: Solver, tops: Iterable[Step | None]) -> dict[str, Made | None]:
+    """The records of the steps that made the layers of these."""
+    found: dict[str, Made | None] = {}
+    for top in tops:
+        step = top
+        while step is not None:
+            found |= solver.records.get(step, {})
+            step = step.below
+    return found
+
+
+def _is_inline(options: BuildOptions) -> bool:
+    asked = options.arguments.get("BUILDKIT_INLINE_CACHE", "")
+    return any(place.kind == "inline" for place in options.cache_to) or asked in ("1", "true")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.build.options import BuildOptions, BuiltImage
+from lamina.build.shared_cache import INLINE, Records, listed
 from lamina.build.solve import Result
 from lamina.build.steps import BaseStep, Planned, Step
 from lamina.edit.publish import timestamp
@@ -15,6 +16,7 @@ from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.image_config import History, ImageConfig
+from lamina.spec.json import dump
 from lamina.spec.manifest import Manifest, build_index, build_manifest, translate
 from lamina.spec.platform import Platform
 
@@ -25,15 +27,21 @@ _ANNOTATION = re.compile(r"([a-z,-]+)(?:\[([^\]]+)\])?:(.+)", re.DOTALL)
 _TYPES = ("manifest", "index", "manifest-descriptor", "index-descriptor")
 
 
-def image_config(planned: Planned, results: Mapping[Step, Result], *, media_type: str) -> ImageConfig:
-    """The whole config: with the layers, with their times in the history, and with the time of the image."""
+def image_config(
+    planned: Planned, results: Mapping[Step, Result], *, media_type: str, inline: Records | None = None
+) -> ImageConfig:
+    """The whole config: with the layers, with their times in the history, and with the time of the image. ``inline``:
+    the records of the build cache that it shares."""
     layers = results[planned.step].layers if planned.step is not None else ()
     history = _dated(list(_marked(planned, results)))
     created = next((step.created for step in reversed(history) if step.created), None) or timestamp(planned.epoch)
     config = planned.config.with_layers(
         [layer.diff_id for layer in layers], [step.to_json() for step in history]
     ).with_(created=created)
-    return ImageConfig.parse(config.raw, "the config of the build", media_type)
+    raw = config.raw
+    if inline is not None:
+        raw = dump({**config.json, INLINE: listed(inline, [layer.descriptor for layer in layers])})
+    return ImageConfig.parse(raw, "the config of the build", media_type)
 
 
 def _marked(planned: Planned, results: Mapping[Step, Result]) -> Iterator[History]:
@@ -109,12 +117,17 @@ def annotations_for(given: Mapping[str, str], kind: str, platform: Platform | No
 
 
 def write_image(
-    session: Session, planned: Planned, results: Mapping[Step, Result], options: BuildOptions
+    session: Session,
+    planned: Planned,
+    results: Mapping[Step, Result],
+    options: BuildOptions,
+    inline: Records | None = None,
 ) -> BuiltImage:
-    """Write one platform's config and manifest. Raises SystemFailure, UsageError."""
+    """Write one platform's config and manifest. ``inline`` as in ``image_config``. Raises SystemFailure,
+    UsageError."""
     docker = options.oci is False
     media_type = mediatype.DOCKER_CONFIG if docker else mediatype.OCI_CONFIG
-    config = image_config(planned, results, media_type=media_type)
+    config = image_config(planned, results, media_type=media_type, inline=inline)
     layers = results[planned.step].layers if planned.step is not None else ()
     annotations = {} if docker else annotations_for(options.annotations, "manifest", planned.platform)
     manifest = image_manifest(config, [layer.descriptor for layer in layers], annotations, docker=docker)

@@ -33,7 +33,7 @@ from lamina.build.steps import (
 )
 from lamina.edit.publish import Packing, new_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
-from lamina.events import Cancel, join
+from lamina.events import Cancel, Warned, join
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig, chain_ids
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lamina.build.options import BuildOptions, Secret, SshAgent
     from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context, CopyFiles, Items, RunProgram
+    from lamina.build.shared_cache import SharedCache
     from lamina.spec.platform import Platform
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
@@ -183,8 +184,12 @@ class Solver:
         progress: Progress,
         options: BuildOptions,
         place: str,
+        *,
+        shared: Sequence[SharedCache] = (),
+        every_stage: bool = False,
     ) -> None:
-        """``place``: what this build is of, for ``--why``: steps at the same place of it are compared."""
+        """``place``: what this build is of, for ``--why``: steps at the same place of it are compared. ``shared``:
+        more caches to look into. ``every_stage``: also solve the stages that only steps of the cache read from."""
         self.session = session
         self.inputs = inputs
         self._executors = executors
@@ -194,6 +199,10 @@ class Solver:
         self.packing = Packing(options.compression, options.level, inputs.epoch)
         self._jobs = max(options.jobs or 0, 0) or max(4, os.cpu_count() or 1)
         self._place = place
+        self._shared = shared
+        self._every_stage = every_stage
+        self.records: dict[Step, dict[str, Made | None]] = {}
+        """What was made under which keys, for each step."""
         self._solved: dict[str, Result] = {}
         self._positions: dict[Step, int] = {}
         self._steps: dict[Step, threading.Lock] = {}
@@ -237,7 +246,7 @@ class Solver:
                     found = None if below is None else self._probe(step, below)
                     if found is not None:
                         hits[step] = found
-                    else:
+                    if found is None or self._every_stage:
                         waiting += [one for one in step.inputs() if one is not step.below]
                 below = hits.get(step)
         return needed, hits
@@ -251,7 +260,7 @@ class Solver:
         with _explained(step):
             work = self._work(step, below)
             parts = self._parts(work)
-            made = None if parts is None else self._recorded(key_of(parts))
+            made = None if parts is None else self._recorded(work, parts)
         return None if made is None else Result((*below.layers, *made.layers), made.made)
 
     def _step(self, step: Step) -> None:
@@ -286,7 +295,7 @@ class Solver:
             lock = self._keys.setdefault(key, threading.Lock())
         with self._progress.vertex(step.label, step.at) as vertex, lock:
             self.inputs.cancel.check()
-            made = self._known(step, key)
+            made = self._known(work, key, parts, vertex)
             vertex.cached = made is not None
             if made is None:
                 made = self._missed(work, key, parts, vertex)
@@ -294,6 +303,7 @@ class Solver:
                 self.ran[step] = Ran(step.label, step.at, key, True)
             with self._guard:
                 self._solved[key] = made
+                self.records.setdefault(step, {})[key] = made.layers[-1] if made.made else None
         return Result((*below.layers, *made.layers), made.made)
 
     def _work(self, step: Step, below: Result) -> _Work:
@@ -350,31 +360,55 @@ class Solver:
     def _content_of(self, step: Step, source: FromStep | RunMount) -> str:
         return self._executors.content(step, source, self.inputs.stack(_origin(source)))
 
-    def _known(self, step: Step, key: str) -> Result | None:
+    def _known(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
         with self._guard:
             found = self._solved.get(key)
-        return found if found is not None or step.no_cache else self._recorded(key)
+        return found if found is not None or work.step.no_cache else self._recorded(work, parts, vertex)
 
-    def _recorded(self, key: str) -> Result | None:
+    def _recorded(self, work: _Work, parts: Parts, vertex: Vertex | None = None) -> Result | None:
+        """What the cache has under a key. The layer of a shared cache is brought into the store; without a
+        ``vertex`` only later."""
+        key = key_of(parts)
         record = self._cache.find(key)
-        if record is None:
-            return None
-        if record.made is None:
-            return EMPTY
-        if not self.session.has(record.made.descriptor, record.made.diff_id):
-            return None
-        return Result((record.made,), True)
+        if record is not None:
+            if record.made is None:
+                return EMPTY
+            if self.session.has(record.made.descriptor, record.made.diff_id):
+                return Result((record.made,), True)
+        for shared in self._shared:
+            if key not in shared.records:
+                continue
+            made = shared.records[key]
+            if vertex is not None:
+                if made is not None and not self._brought(shared, made, vertex):
+                    continue
+                self._cache.put(Record(key, parts, made, self._places(work.step), work.step.label))
+            return EMPTY if made is None else Result((made,), True)
+        return None
+
+    def _brought(self, shared: SharedCache, made: Made, vertex: Vertex) -> bool:
+        if self.session.has(made.descriptor, made.diff_id):
+            return True
+        try:
+            shared.bring(made, self.session, on_event=vertex.event, cancel=self.inputs.cancel)
+        except Cancelled:
+            raise
+        except LaminaError as error:
+            vertex.event(Warned(f"the build cache has no usable layer {made.descriptor.digest}: {error.message}"))
+            return False
+        return True
 
     def _missed(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
         """There is no record of the key: look for one of what the step reads, else run the step."""
         step = work.step
         with self._cache.locked(key, self.inputs.cancel):
-            made = None if step.no_cache else self._recorded(key)  # another process may have solved it meanwhile
+            # another process may have solved it meanwhile
+            made = None if step.no_cache else self._recorded(work, parts, vertex)
             content = self._parts_by_content(work) if made is None and work.origins else parts
             if content != parts:
                 with self._cache.locked(key_of(content), self.inputs.cancel):
-                    made = None if step.no_cache else self._recorded(key_of(content))
+                    made = None if step.no_cache else self._recorded(work, content, vertex)
                     if made is None:
                         made = self._run(work, key, parts, vertex)
                         self._record(work, key_of(content), content, made, placed=False)
@@ -398,6 +432,8 @@ class Solver:
         layer = made.layers[-1] if made.made else None
         places = self._places(work.step) if placed else ()
         self._cache.put(Record(key, parts, layer, places, work.step.label))
+        with self._guard:
+            self.records.setdefault(work.step, {})[key] = layer
 
     def _places(self, step: Step) -> tuple[str, ...]:
         """Names of the places of a step: by its text, then by its number in the stage."""
