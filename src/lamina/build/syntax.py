@@ -196,7 +196,7 @@ class _Source:
                     if in_directives:
                         continue
             if stripped.startswith("#"):
-                comment = stripped[1:].strip(SPACES)
+                comment = _SURROGATE.sub("\ufffd", stripped[1:].strip(SPACES))
                 if comment:
                     comments.append(comment)
                 else:
