@@ -18,6 +18,7 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge
+from lamina.union.partial import MANY, PartialMerge
 from lamina.union.tree import UNSTATED, Ending, HiddenBy, Tree
 
 
@@ -59,15 +60,43 @@ def stacked(layers: Sequence[LayerIndex]) -> list[Stacked]:
             own = union.fork(layers) if len(layers) > 1 else union
             found.append(_Layer(union, own, number, []).finish())
             continue
-        own = Tree(layers)
-        try:
-            LayerMerge(own, number, index).apply(names)
-        except InvalidLayer as error:
-            raise Unsupported(
-                f"layer {number + 1} has a hard link to a file of a lower layer", hint="use --view erofs-merged"
-            ) from error
+        assert names is not None
+        own = _own_tree(layers, number, names)
         found.append(_Layer(union, own, number, [] if number == bottom else union.endings[before:]).finish())
     return found
+
+
+def stacked_top(layers: Sequence[LayerIndex]) -> Stacked | None:
+    """Return the last one of ``stacked(layers)`` without merging the lower layers whole: only what the top layer
+    states or hides. None where that is not enough, or not cheaper.
+
+    Raises Unsupported as ``stacked``.
+    """
+    number = len(layers) - 1
+    index = layers[number]
+    if number < 1 or len(index.kind) > MANY or lowest(layers) == number:
+        return None
+    own = _own_tree(layers, number, list(index.each_basename()))
+    stated = [own.path(node) for node in own.walk() if own.is_directory(node) and own.rows[node] != UNSTATED]
+    opaque, whiteouts = ([index.path(row) for row in index.rows_of(kind)] for kind in (Kind.OPAQUE, Kind.WHITEOUT))
+    paths = [*map(own.path, own.walk()), *whiteouts]
+    if len(paths) + len(opaque) > MANY:
+        return None
+    union = PartialMerge().tree(layers, paths, inside={*stated, *opaque})
+    layer = _Layer(union, own, number, [ending for ending in union.endings if ending.layer == number])
+    return layer.finish() if layer.is_known() else None
+
+
+def _own_tree(layers: Sequence[LayerIndex], number: int, names: Sequence[bytes]) -> Tree:
+    """Return the tree of one layer alone. Raises Unsupported."""
+    own = Tree(layers)
+    try:
+        LayerMerge(own, number, layers[number]).apply(names)
+    except InvalidLayer as error:
+        raise Unsupported(
+            f"layer {number + 1} has a hard link to a file of a lower layer", hint="use --view erofs-merged"
+        ) from error
+    return own
 
 
 class _Layer:
@@ -79,6 +108,24 @@ class _Layer:
         self.number = number
         self.endings = endings
         self.opaque: set[int] = set()
+
+    def is_known(self) -> bool:
+        """Whether a union of only what this layer states or hides is enough: no directory that it states has one that
+        no layer states, whose own directories would matter too (``_timed``)."""
+        pending = [(0, 0, False)]
+        while pending:
+            node, there, stated = pending.pop()
+            if stated and self.union.rows[there] == UNSTATED and self.own.rows[node] == UNSTATED:
+                return False
+            stated = self.own.rows[node] != UNSTATED
+            children = self.own.children(node)
+            for name, below in self.union.children(there).items():
+                if self.union.is_directory(below):
+                    if name in children:
+                        pending.append((children[name], below, stated))
+                    elif stated and self.union.rows[below] == UNSTATED:
+                        return False
+        return True
 
     def finish(self) -> Stacked:
         said = hashlib.sha256()

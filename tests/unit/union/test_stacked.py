@@ -12,7 +12,7 @@ from lamina.errors import InvalidLayer, Unsupported
 from lamina.layer.entry import Kind
 from lamina.layer.index import LayerIndex
 from lamina.union.merge import LayerMerge, merge
-from lamina.union.stacked import Stacked, lowest, stacked
+from lamina.union.stacked import Stacked, lowest, stacked, stacked_top
 from support import layer_index, rounds
 
 
@@ -66,6 +66,53 @@ def test_overlay_of_the_layers_is_the_union(stack: Any) -> None:
         assert seen(stacked(indexes)) == expected
     except Unsupported:
         assert any(kind == Kind.HARDLINK for index in indexes for kind in index.kind)
+
+
+def content(layer: Stacked) -> tuple[Any, ...]:
+    tree = layer.tree
+    entries = sorted(
+        (tree.path(node), tree.kind(node), tree.origin(node), node in layer.opaque) for node in tree.walk()
+    )
+    return layer.layer, layer.context, entries
+
+
+@settings(max_examples=rounds(3000), deadline=None)
+@given(stacks)
+def test_the_top_layer_needs_no_merge_of_the_others(stack: Any) -> None:
+    indexes = [build(layer) for layer in numbered(stack)]
+    try:
+        whole = stacked(indexes)
+    except (InvalidLayer, Unsupported):
+        return
+    top = stacked_top(indexes)
+    if top is not None:
+        assert content(top) == content(whole[-1])
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        [("d/new", b"x")],
+        [("d/", None, {"mode": 0o755}), ("d/new", b"x")],
+        [(".wh.f", b""), ("d/e/", None)],
+        [("d/e/", None), ("d/e/.wh..wh..opq", b""), ("d/e/z", b"z")],
+        [("d/e", b"now a file")],
+    ],
+)
+def test_the_top_layer_of_usual_images_needs_no_merge(top: list[Any]) -> None:
+    base = [("d/", None), ("d/e/", None, {"mode": 0o700}), ("d/e/x", b"1"), ("f/", None), ("f/g", b"3")]
+    indexes = [layer_index(*base), layer_index(("d/e/y", b"2")), layer_index(*top)]
+    found = stacked_top(indexes)
+    assert found is not None
+    assert content(found) == content(stacked(indexes)[-1])
+
+
+def test_the_top_layer_may_need_a_merge_of_the_others() -> None:
+    base = layer_index(("d/e/f/x", b"1"))  # nobody states these directories
+    assert stacked_top([base, layer_index(("d/", None))]) is None
+    assert stacked_top([base, layer_index(("d/e/", None), ("d/e/new", b"x"))]) is None
+    assert stacked_top([base, layer_index(*((f"n{number}", b"") for number in range(100)))]) is None
+    assert stacked_top([base, layer_index((".wh..wh..opq", b""))]) is None
 
 
 DEEP: list[tuple[Any, ...]] = [
