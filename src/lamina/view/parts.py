@@ -18,6 +18,7 @@ from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
     from lamina.store.store import Store
+    from lamina.union.stacked import Stacked
     from lamina.union.tree import Tree
 
 VERSION = 4
@@ -25,6 +26,8 @@ VERSION = 4
 DEEPEST = 100
 """A stack of more layers becomes one part (the kernel's limit is 500)."""
 
+_MOST_NEW = 8
+"""The number of layers on top of known ones that are looked at alone: with more of them a merge is cheaper."""
 _ALL_MERGED = "-"
 _HIDDEN = "."
 """Stands for the key of a layer that an opaque root hides: it is not a part."""
@@ -63,7 +66,7 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
     keys = _stored_keys(note)
     if not keys:
         try:
-            keys = trees.keys()
+            keys = _keys_over_known(store, stack, trees) or trees.keys()
         except Unsupported:
             if merged is not None:
                 raise
@@ -73,7 +76,25 @@ def parts_of(store: Store, stack: Stack, *, merged: bool | None = None) -> list[
         if merged is not None:
             trees.keys()
         return [merged_part(stack)]
-    return _layer_parts(stack, keys)
+    return _layer_parts(stack, keys, trees)
+
+
+def _keys_over_known(store: Store, stack: Stack, trees: _Trees) -> list[str]:
+    """Return the keys, if most layers were mounted before without the upper ones: then only these are looked at. []
+    where that is not so, or not cheaper than a merge. Raises Unsupported."""
+    count = len(stack.layers)
+    for known in range(count - 1, max(0, count - 1 - _MOST_NEW), -1):
+        below = stack.slice(stack.first, stack.first + known - 1)
+        keys = _stored_keys(os.path.join(store.paths.union(_stack_key(below)), "parts"))
+        if len(keys) != known or keys == [_ALL_MERGED]:
+            continue
+        for number in range(known, count):
+            top = trees.top(number)
+            if top is None:
+                return []
+            keys.append(trees.key_of(top))
+        return keys
+    return []
 
 
 def is_deep(layers: int) -> bool:
@@ -87,17 +108,17 @@ def possible_parts(store: Store, stack: Stack) -> list[Part]:
     keys = _stored_keys(os.path.join(store.paths.union(_stack_key(stack)), "parts"))
     if keys == [_ALL_MERGED] or len(keys) != len(stack.layers):
         return [merged_part(stack)]
-    return [merged_part(stack), *_layer_parts(stack, keys)]
+    return [merged_part(stack), *_layer_parts(stack, keys, _Trees(stack))]
 
 
 def layer_parts(stack: Stack) -> list[Part]:
     """Return one part for each visible layer, bottom first: they don't depend on the layers above. Nothing is stored.
     Raises Unsupported if that is impossible."""
-    return _layer_parts(stack, _Trees(stack).keys())
-
-
-def _layer_parts(stack: Stack, keys: list[str]) -> list[Part]:
     trees = _Trees(stack)
+    return _layer_parts(stack, trees.keys(), trees)
+
+
+def _layer_parts(stack: Stack, keys: list[str], trees: _Trees) -> list[Part]:
     return [
         Part(key, (diff_id,), trees.maker(number))
         for number, (key, diff_id) in enumerate(zip(keys, stack.diff_ids, strict=True))
@@ -133,16 +154,30 @@ class _Trees:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self._tops: dict[int, Stacked | None] = {}
 
     def keys(self) -> list[str]:
         keys = [_HIDDEN] * len(self.stack.layers)
         for one in self.stack.stacked():
-            keys[one.layer] = _key("layer", str(self.stack.diff_ids[one.layer]), one.context)
+            keys[one.layer] = self.key_of(one)
         return keys
+
+    def key_of(self, one: Stacked) -> str:
+        return _key("layer", str(self.stack.diff_ids[one.layer]), one.context)
+
+    def top(self, number: int) -> Stacked | None:
+        """The tree of a layer, without a merge of all layers below it; None if it needs one. Raises Unsupported."""
+        if number not in self._tops:
+            from lamina.union.stacked import stacked_top
+
+            self._tops[number] = stacked_top([layer.index() for layer in self.stack.layers[: number + 1]])
+        return self._tops[number]
 
     def maker(self, number: int) -> Callable[[], tuple[Tree, Set[int], list[int]]]:
         def made() -> tuple[Tree, Set[int], list[int]]:
-            (one,) = (one for one in self.stack.stacked() if one.layer == number)
+            one = self._tops.get(number)
+            if one is None:
+                (one,) = (one for one in self.stack.stacked() if one.layer == number)
             return one.tree, one.opaque, [number]
 
         return made
