@@ -152,13 +152,14 @@ class ArchiveTree:
         return described(self, node)
 
 
-def opened(tree: FileTree[Any], node: Any) -> Archive | None:
-    """Open a regular file as an archive; None if it is none. Raises UsageError (damaged), LimitExceeded."""
+def opened(tree: FileTree[Any], node: Any, name: bytes) -> Archive | None:
+    """Open a regular file as an archive; None if it is none. ``name``: what messages call it. Raises UsageError
+    (damaged), LimitExceeded."""
     entry = tree.entry(node, b"")
     if entry.size < _SMALLEST:
         return None
     content = tree.content(node)
-    what = f"an archive in {tree.what}"
+    what = f"the archive {name.decode('utf-8', 'backslashreplace')!r:.200}"
     return opened_content(content, what)
 
 

@@ -153,7 +153,7 @@ def _add(copy: _Copy, source: Source, inputs: Inputs, log: Log, opened: ExitStac
         from lamina.build import fetch
 
         file = opened.enter_context(fetch.fetched(source, inputs))
-        if step.unpack and copy.unpacked(file, 1, opened, log):
+        if step.unpack and copy.unpacked(file, 1, file.name, opened, log):
             return
         copy.one(file, 1, file.name, Rule(copy.owner, copy.change))
     else:
@@ -185,7 +185,7 @@ class _Copy:
         """Copy what the words name. Raises PathNotFound, UsageError."""
         for word in words:
             for match in sources.matches(tree, word, parents=self.step.parents):
-                if unpack and self.unpacked(tree, match.node, opened, log):
+                if unpack and self.unpacked(tree, match.node, match.name, opened, log):
                     continue
                 # files of one match that are one file are hard links
                 self.one(tree, match.node, match.name, Rule(self.owner, self.change), include=match.include)
@@ -221,11 +221,11 @@ class _Copy:
         path = target.directories(path, above, self._parent_mode, owner, mtime)
         target.put(path, last, tree, node, rule)
 
-    def unpacked(self, tree: FileTree[Any], node: Any, opened: ExitStack, log: Log) -> bool:
+    def unpacked(self, tree: FileTree[Any], node: Any, name: bytes, opened: ExitStack, log: Log) -> bool:
         """Unpack an archive into the target. Returns False if the file is not an archive."""
         if tree.kind(node) != Kind.FILE:
             return False
-        archive = archives.opened(tree, node)
+        archive = archives.opened(tree, node, name)
         if archive is None:
             return False
         opened.callback(archive.close)

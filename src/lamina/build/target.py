@@ -196,6 +196,7 @@ class Target:
             place.kids = {}
             place.tree, place.node, place.rule = tree, node, rule
             return place
+        self._load(known, [*path, (name, known)])
         before = self._stated(known)
         if known.is_whole:
             self._load(known, [*path, (name, known)])

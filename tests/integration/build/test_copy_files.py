@@ -143,6 +143,25 @@ def test_later_sources_see_the_earlier_ones(build: Build) -> None:
     assert build.copy("one", "two", "three", to="/n/") == {"n": "directory", "n/name": "symlink -> elsewhere"}
 
 
+def test_directories_of_several_sources_are_merged(build: Build) -> None:
+    build.write({"one/sub/a": "1", "one/sub/same": "1", "two/sub/b": "2", "two/sub/same": "2", "two/new/c": "3"})
+    (build.context / "two/sub").chmod(0o700)
+    assert build.copy("one", "two", to="/n/") == {
+        "n": "directory",
+        "n/new": "directory",
+        "n/new/c": "file 3",
+        "n/sub": "directory 700",
+        "n/sub/a": "file 1",
+        "n/sub/b": "file 2",
+        "n/sub/same": "file 2",
+    }
+    build.write({"three/sub": "4"})
+    with pytest.raises(UsageError, match="a file can't replace the directory /n/sub"):
+        build.copy("one", "three", to="/n/")
+    with pytest.raises(UsageError, match="a directory can't replace /n/sub"):
+        build.copy("three", "one", to="/n/")
+
+
 def test_hard_links_stay_within_one_source(build: Build) -> None:
     build.write({"d/one": "1"})
     os.link(build.context / "d/one", build.context / "d/two")
