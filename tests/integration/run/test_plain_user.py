@@ -76,7 +76,7 @@ def test_umount_takes_the_directory_that_mount_was_given(user: tuple[Path, Plain
     assert [call("umount", one).returncode for one in two] == [0, 0]
     (top / "file").touch()
     done = call("mount", "app", "file")
-    assert (done.returncode, b"file is not a directory" in done.stderr) == (5, True)
+    assert (done.returncode, b"file: it is not a directory" in done.stderr) == (5, True)
 
 
 def test_an_opaque_root_hides_all_layers_below_it(user: tuple[Path, PlainUser]) -> None:
