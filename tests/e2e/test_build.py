@@ -345,6 +345,15 @@ def test_checks_are_those_of_buildx(top: Path, call: Call) -> None:
     assert " 2 warnings found (see `lamina build --check`):\n - FromAsCasing: " in built.err
 
 
+def test_the_checks_know_the_variables_of_bases_in_the_store(call: Call) -> None:
+    Path("Dockerfile").write_text("FROM base\nENV A=$HOSTNAMES B=$PATH\nFROM not-here\nENV A=$X\n")
+    said = call("build", "--check", ".")
+    assert said.code == 1
+    assert said.out.count("WARNING: ") == 1
+    assert "Usage of undefined variable '$HOSTNAMES'" in said.out
+    assert call("build", "--check", "--build-context", "base=app", ".").code == 0
+
+
 def test_the_ignore_file_counts_for_the_checks(call: Call) -> None:
     Path(".dockerignore").write_text("app\n")
     said = call("build", "--check", ".")

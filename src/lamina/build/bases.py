@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lamina.events import Cancel
     from lamina.source.protocols import Reader
     from lamina.spec.descriptor import Descriptor
+    from lamina.spec.image_config import ImageConfig
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
@@ -152,6 +153,20 @@ class Bases:
             return None
         here = [self._session.has(layer.descriptor, layer.diff_id) for layer in stack.layers]
         return stack if all(here) else None
+
+
+def stored_config(store: Store, network: RegistryAccess, name: str, platform: Platform) -> ImageConfig | None:
+    """The config of an image, if the store has it for this platform."""
+    try:
+        names: Iterable[str] = dict.fromkeys((name, str(network.full(name))))
+    except UsageError:
+        return None
+    for one in names:
+        try:
+            return read_config(store, find_manifest(store, store.resolve(one), platform, one), one)
+        except (NotFound, UsageError):
+            continue
+    return None
 
 
 def _full(name: str) -> str:

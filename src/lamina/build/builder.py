@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
+    from lamina.spec.image_config import ImageConfig
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
@@ -352,15 +353,25 @@ class _Opener:
         )
 
     def checked(self, dockerfile: Dockerfile, inputs: BuildInputs) -> Checked:
-        """The findings of all checks. The ignore file is read if a check needs it. Raises UsageError."""
+        """The findings of all checks. The ignore file is read if a check needs it. The variables of base images are
+        known if the store has them. Raises UsageError."""
+        from lamina.build.bases import stored_config
         from lamina.build.checks import check
+        from lamina.build.plan import context_name
 
         options = self._options
+        contexts = {*map(context_name, options.contexts)}
+
+        def config_of(name: str, platform: Platform) -> ImageConfig | None:
+            replaced = context_name(name) in contexts
+            return None if replaced else stored_config(self._store, self._network, name, platform)
+
         return check(
             dockerfile,
             arguments={name: value for name, value in options.arguments.items() if value is not None},
             target=options.target,
             platform=options.platforms[0] if options.platforms else None,
+            config_of=config_of,
             is_ignored=(lambda path: inputs.context("").is_ignored(path)) if self._is_local else None,
         )
 

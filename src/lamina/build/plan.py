@@ -129,7 +129,7 @@ class _Planner:
         self._arguments = {key: value for key, value in options.arguments.items() if value is not None}
         if options.epoch is not None:
             self._arguments.setdefault("SOURCE_DATE_EPOCH", str(options.epoch))
-        self._contexts = {_context_name(name): _Named(name, place) for name, place in options.contexts.items()}
+        self._contexts = {context_name(name): _Named(name, place) for name, place in options.contexts.items()}
         self._stages: list[_Stage | None] = [None] * len(dockerfile.stages)
         self._names = {stage.base.name: number for number, stage in enumerate(dockerfile.stages) if stage.base.name}
         self._bases: dict[tuple[str, Platform], Base] = {}
@@ -339,7 +339,7 @@ class _Planner:
     def _context_of(self, name: str) -> _Named | None:
         if not name or name.lower() in (SCRATCH, "context"):
             return None
-        return self._contexts.get(_context_name(name))
+        return self._contexts.get(context_name(name))
 
     def _origin(self, stage: _Stage, name: str, at: i.At, *, by_number: bool = True) -> Step | str:
         """What ``--from=name`` means: the last step of a stage, an image, or the name of a context of files. A union
@@ -721,7 +721,7 @@ class _Named:
         return self.place.partition("://")[2]
 
 
-def _context_name(name: str) -> str:
+def context_name(name: str) -> str:
     """One spelling of the name of a context: ``alpine`` and ``docker.io/library/alpine:latest`` are the same."""
     try:
         return Reference.parse(name).familiar.removesuffix(":latest")
