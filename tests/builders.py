@@ -164,7 +164,7 @@ def _made(image: Image) -> Made:
 
 
 def _comparable(ours: dict[str, Any], theirs: dict[str, Any] | None) -> dict[str, Any]:
-    """Ours, with their time where that is not defined: of what was built, and of a directory that was there before."""
+    """Ours, with their time where that is not defined: of what was built, and of directories that were there."""
     times = {ours["time"], theirs["time"]} if theirs else set()
     if theirs and (theirs["time"] == "new" or (ours["kind"] == theirs["kind"] == "directory" and times & _UNDEFINED)):
         return ours | {"time": theirs["time"]}

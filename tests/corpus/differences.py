@@ -41,7 +41,6 @@ BUILDKIT: dict[str, Known] = {
         (r"file /srv/file: names None \[.*", r"file /srv/twin: names None \[.*", EMPTY)
     ),
     "stages: copies between stages never see what is removed": Known((NO_XATTRS,)),
-    "copying: extended attributes": Known((NO_XATTRS,)),
     "copying: from a stage, extended attributes": Known((NO_XATTRS,)),
     "adding: ADD of an archive with extended attributes": Known((NO_XATTRS,)),
     "copying: a relative target": Known((EMPTY,)),

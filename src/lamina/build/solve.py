@@ -326,6 +326,8 @@ class Solver:
             if name is None:
                 return None
             names[one] = name
+        if work.step.below is not None:
+            names[work.step.below] = work.below.chain  # it may read from there, too
         return work.parts(lambda source: names[_origin(source)])
 
     def _parts_by_content(self, work: _Work) -> Parts:

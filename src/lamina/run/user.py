@@ -40,8 +40,8 @@ class _Group(Value):
 
 
 def resolve_user(wanted: str, passwd: bytes, group: bytes) -> User:
-    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root, ``:GROUP`` is root with this group, ``USER:`` is
-    ``USER``. ``passwd`` and ``group``: the files' bytes.
+    """``wanted``: ``USER[:GROUP]``, each a name or a number; "" is root, ``:GROUP`` is root with the group,
+    ``USER:`` is ``USER``. ``passwd`` and ``group``: the files' bytes.
 
     A name must be there; a number need not. The first line that fits counts. A number takes its group and its home
     from the line with this uid. Additional groups are those that list the user's name, unless a group is given.
