@@ -436,6 +436,68 @@ _REGISTRIES = [
     ),
 ]
 
+_LABEL = "lamina inspect -f '{{index .Config.Labels \"stage\"}}' mine:1"
+_RUNS_VERSION = "lamina run --rm --network none mine:1"
+_BUILDS = [
+    Row("build -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row("build --build-arg VERSION=2 -t mine:1 .", alone=True, then=(_RUNS_VERSION, "2")),
+    Row("build -t mine:1 -f docker/prod.Dockerfile .", alone=True, then=(_RUNS_VERSION, "prod")),
+    Row("build --target base -t mine:1 .", alone=True, then=("lamina ls mine:1 /version /app.py 2>&1", "(?s).*no.*")),
+    Row("build --no-cache --pull -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row(
+        "build -q .",
+        alone=True,
+        has="^sha256:[0-9a-f]{64}$",
+        then=("lamina images -q -f dangling=true | wc -l", "[12]"),
+    ),
+    Row(
+        "build - < Dockerfile.stdin",
+        before="printf 'FROM alpine\\nCMD echo stdin\\n' > Dockerfile.stdin",
+        alone=True,
+    ),
+    Row(
+        "build -t mine:1 -f- .",
+        ours="printf 'FROM alpine\\nCOPY app.py /x\\n' | lamina build -t mine:1 -f- .",
+        alone=True,
+        then=("lamina ls mine:1 /x", "/x"),
+    ),
+    Row(
+        "build -t mine:1 - < context.tar.gz",
+        before="tar czf context.tar.gz Dockerfile app.py",
+        alone=True,
+        then=(_RUNS_VERSION, "1"),
+    ),
+    Row(
+        "build --secret id=token,src=env.list -t mine:1 -f docker/secret.Dockerfile .",
+        alone=True,
+        then=("lamina history --no-trunc mine:1 | grep -c blue; lamina cat mine:1 /size", "0\n[1-9][0-9]*"),
+    ),
+    Row("build --label stage=test -t mine:1 .", alone=True, then=(_LABEL, "test")),
+    Row("build --output out .", alone=True, then=("cat out/version", "1")),
+    Row("build -o type=tar,dest=out.tar .", alone=True, then=("tar xOf out.tar version", "1")),
+    Row("build --progress=plain -t mine:1 .", alone=True, err=r"#\d+ \[base 2/2\] COPY app.py /app.py"),
+    Row("build --check .", out="Check complete, no warnings found."),
+    Row("build --iidfile id -t mine:1 .", alone=True, then=("cat id | cut -c1-7", "sha256:")),
+    Row(
+        "buildx build --platform linux/amd64,linux/arm64 -t localhost:5000/built/multi:1 --push .",
+        ours="lamina buildx build --platform linux/amd64,linux/arm64 -t localhost:5000/built/multi:1 "
+        "--push -f docker/copy.Dockerfile .",
+        alone=True,
+        then=("lamina manifest localhost:5000/built/multi:1", "(?s).*amd64.*arm64.*"),
+    ),
+    Row("buildx build --load -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row(
+        "buildx build -o type=oci,dest=mine.tar .",
+        alone=True,
+        then=("tar tf mine.tar | grep index.json", "index.json"),
+    ),
+    Row("image build -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row("builder prune -f", alone=True, before="lamina build -q .", has="freed: "),
+    Row("buildx du", has="build cache"),
+    Row("build -t mine:1 nowhere", code=3, err="nowhere"),
+    Row("build -f docker/broken.Dockerfile .", code=1, err="exit code: 3", alone=True),
+]
+
 _TIDY = [
     Row("tag alpine:3.20 mine:1", alone=True, then=("lamina images mine --format '{{.Tag}}'", "1")),
     Row(
@@ -568,7 +630,9 @@ _LATER = [
     ),
 ]
 
-DOCKER = _of("docker", *_RUNS, *_EXECS, *_LISTS, *_INSPECTS, *_FILES, *_REGISTRIES, *_TIDY, *_ITSELF, *_LATER)
+DOCKER = _of(
+    "docker", *_RUNS, *_EXECS, *_LISTS, *_INSPECTS, *_FILES, *_REGISTRIES, *_BUILDS, *_TIDY, *_ITSELF, *_LATER
+)
 
 _REF = "docker://localhost:5000/team/app:1"
 SKOPEO = _of(
@@ -785,6 +849,9 @@ PODMAN = _of(
     Row("unshare podman image mount alpine", ours="ls $(lamina mount alpine)/etc", has="os-release", alone=True),
     Row("image diff app:2 app:1", ours="lamina diff app:1 app:2", code=1, has="/app/version"),
     Row("image exists alpine", code=0, out=""),
+    Row("build -t mine:1", alone=True, then=(_RUNS_VERSION, "1")),
+    Row("build --layers --format docker -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row("build --squash --isolation chroot --jobs 2 -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
     Row("system check", ours="lamina fsck", has="the store is intact"),
 )
 

@@ -66,7 +66,21 @@ FILES = {
     "site/index.html": "<p>site</p>\n",
     "env.list": "# colours\nCOLOR=blue\n",
     "script.sh": "echo from a script\n",
-    "Dockerfile": "FROM alpine\nRUN true\n",
+    "Dockerfile": """\
+FROM alpine AS base
+COPY app.py /app.py
+FROM base
+ARG VERSION=1
+RUN echo $VERSION > /version
+CMD ["cat", "/version"]
+""",
+    "docker/prod.Dockerfile": 'FROM alpine\nCMD ["echo", "prod"]\n',
+    "docker/copy.Dockerfile": "FROM scratch\nCOPY app.py /app.py\n",
+    "docker/broken.Dockerfile": "FROM alpine\nRUN exit 3\n",
+    "docker/secret.Dockerfile": """\
+FROM alpine
+RUN --mount=type=secret,id=token wc -c < /run/secrets/token > /size
+""",
 }
 
 
