@@ -167,8 +167,8 @@ class _Work:
 
     @property
     def origins(self) -> list[Step]:
-        """The other steps that it reads from."""
-        return [one for one in self.step.inputs() if one is not self.step.below]
+        """The steps that it reads from."""
+        return list(self.step.origins())
 
 
 class Solver:
@@ -247,7 +247,7 @@ class Solver:
                     if found is not None:
                         hits[step] = found
                     if found is None or self._every_stage:
-                        waiting += [one for one in step.inputs() if one is not step.below]
+                        waiting += step.origins()
                 below = hits.get(step)
         return needed, hits
 

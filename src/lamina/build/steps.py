@@ -81,10 +81,15 @@ class Step:
     platform: Platform
     no_cache: bool = False
 
+    def origins(self) -> Iterator[Step]:
+        """The steps of which the files are read (one of them may be ``below`` too)."""
+        return iter(())
+
     def inputs(self) -> Iterator[Step]:
         """The steps that must be solved first."""
         if self.below is not None:
             yield self.below
+        yield from self.origins()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -113,9 +118,7 @@ class CopyStep(Step):
     unpack: bool | None = False
     is_add: bool = False
 
-    def inputs(self) -> Iterator[Step]:
-        if self.below is not None:
-            yield self.below
+    def origins(self) -> Iterator[Step]:
         for source in self.sources:
             if isinstance(source, FromStep):
                 yield source.step
@@ -173,9 +176,7 @@ class RunStep(Step):
     shm_size: int | None = None
     ulimits: tuple[Ulimit, ...] = ()
 
-    def inputs(self) -> Iterator[Step]:
-        if self.below is not None:
-            yield self.below
+    def origins(self) -> Iterator[Step]:
         for mount in self.mounts:
             if isinstance(mount.origin, Step):
                 yield mount.origin
