@@ -5,15 +5,8 @@ from __future__ import annotations
 from lamina.errors import Unsupported, UsageError
 from lamina.light import Value, pattern, replace
 from lamina.spec.reference import Reference
-from lamina.spec.transport import BY_NAME, REGISTRY
+from lamina.spec.transport import BY_NAME, REGISTRY, UNSUPPORTED
 
-_REFUSED = {
-    "containers-storage": "save it with podman or skopeo to an oci: layout first",
-    "docker-daemon": "run `docker save` and use docker-archive:FILE",
-    "atomic": "copy it to a registry or an oci: layout first: this transport was discontinued",
-    "ostree": "copy it to a registry or an oci: layout first: this transport was discontinued",
-    "tarball": "use `lamina append` to make a layer from the files of an archive",
-}
 _RANGE = pattern(r"~(\d{1,9})(?::(\d{1,9}))?$")
 
 
@@ -73,8 +66,8 @@ def parse_name(text: str) -> ImageName:
             )
         text = text[: found.start()]
     transport, colon, rest = text.partition(":")
-    if colon and transport in _REFUSED:
-        raise Unsupported(f"the transport {transport}: is not supported", hint=_REFUSED[transport])
+    if colon and transport in UNSUPPORTED:
+        raise Unsupported(f"the transport {transport}: is not supported", hint=UNSUPPORTED[transport])
     known = BY_NAME.get(transport) if colon else None
     if known is None:
         return ImageName("", "", text, low, high)

@@ -96,6 +96,14 @@ TRANSPORTS = (
         can_grow=True,
     ),
 )
+UNSUPPORTED = {
+    "containers-storage": "save it with podman or skopeo to an oci: layout first",
+    "docker-daemon": "run `docker save` and use docker-archive:FILE",
+    "atomic": "copy it to a registry or an oci: layout first: this transport was discontinued",
+    "ostree": "copy it to a registry or an oci: layout first: this transport was discontinued",
+    "tarball": "use `lamina append` to make a layer from the files of an archive",
+}
+"""Transports of other tools that lamina lacks: name and hint."""
 BY_NAME = {one.name: one for one in TRANSPORTS}
 IN_FILES = tuple(one for one in TRANSPORTS if one.name != REGISTRY)
 """The transports whose names have the path of a file or a directory."""

@@ -217,7 +217,7 @@ def rebase(
     format: str | None,
 ) -> int:
     """Move an image's own layers to another base. A report comes first. It lists: files that the image replaces or
-    removes and that differ between the bases; hardlinks without a target; libraries and interpreters that programs of
+    removes and that differ between the bases; hard links without a target; libraries and interpreters that programs of
     the image would not find any more; differences between the configs of the bases. If there are conflicts, no image
     is made (exit code 5) unless --force is given. The image keeps its own settings; settings that it inherited from
     the old base are taken from the new base."""
@@ -314,7 +314,7 @@ def _tell_plan(plan: RebasePlan, *, err: bool, quiet: bool) -> None:
         was, now = (clean(json.dumps(value, ensure_ascii=False)) for value in (drift.old, drift.new))
         say(f"  {'!' if drift.conflict else ' '} {'config':<11} {clean(drift.field)}: {was} to {now} ({clean(took)})")
     for number in sorted(plan.rewritten):
-        say(f"    layer {number} is rewritten, because its hardlinks have lost their target")
+        say(f"    layer {number} is rewritten, because its hard links have lost their target")
     say(counted(plan.conflicts, "conflict") if plan.conflicts else "no conflicts")
 
 
@@ -339,7 +339,7 @@ def erase(
     format: str | None,
 ) -> None:
     """Remove paths, and everything below them, from every layer that has them: they are not hidden but deleted.
-    Layers without them stay shared. A file with another hardlink keeps its data there. Other images in the store that
+    Layers without them stay shared. A file with another hard link keeps its data there. Other images in the store that
     still have the paths are listed."""
     from lamina.edit.erase import erase as make
     from lamina.edit.erase import plan_erase
@@ -385,6 +385,6 @@ def _tell_erased(plan: Erased, still: list[str], tag: str, quiet: bool) -> None:
             err=True,
         )
     for path in plan.elsewhere:
-        warn(f"the data stays in the image at /{clean(path)}, another hardlink of the same file")
+        warn(f"the data stays in the image at /{clean(path)}, another hard link of the same file")
     for name in still:
         warn(f"{name} in the store still has these paths")

@@ -68,7 +68,7 @@ def iso(nanoseconds: int) -> str:
 @click.option("-S", "by_size", is_flag=True, help="Sort by size, largest first.")
 @click.option("-r", "--reverse", is_flag=True, help="Reverse the order.")
 @click.option(
-    "-i", "--inode", is_flag=True, help="Show a number before each name; hardlinks of one file have the same number."
+    "-i", "--inode", is_flag=True, help="Show a number before each name; hard links of one file have the same number."
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Accepted as in ls; all names are always shown.")
 @click.option("-A", "--almost-all", is_flag=True, help="Same as -a.")

@@ -52,7 +52,7 @@ def du(
     hidden: bool,
     format: str | None,
 ) -> None:
-    """Show the size of the files in each directory, and the layers that they come from. A file with several hardlinks
+    """Show the size of the files in each directory, and the layers that they come from. A file with several hard links
     counts once. Only the indexes of the layers are read."""
     from lamina.insight.du import weigh
 

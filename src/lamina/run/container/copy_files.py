@@ -239,7 +239,7 @@ def open_file(name: str | bytes, directory: int) -> int:
 
 def new_file(name: str, directory: int) -> int:
     """A descriptor of a new file in the place of what is there, for writing. Other files that a program in the
-    container puts there meanwhile (a device, a hardlink) are not written to. Raises OSError, Conflict."""
+    container puts there meanwhile (a device, a hard link) are not written to. Raises OSError, Conflict."""
     for attempt in range(_ATTEMPTS):
         clear(directory, name)
         try:

@@ -44,7 +44,7 @@ def file_items(inside: Inside, path: str, on_warning: Callable[[str], object]) -
 
 
 class _Walk:
-    """One walk over files; the second name of a file is a hardlink to the first."""
+    """One walk over files; the second name of a file is a hard link to the first."""
 
     def __init__(self, on_warning: Callable[[str], object]) -> None:
         self._on_warning = on_warning
