@@ -52,8 +52,8 @@ def du(
     hidden: bool,
     format: str | None,
 ) -> None:
-    """Show the size of the files in each directory, and the layers that they come from. A file with several hard links
-    counts once. Only the indexes of the layers are read."""
+    """Show the size of the files in each directory, and the layers that they come from. A file with several hard
+    links counts once. Only the indexes of the layers are read."""
     from lamina.insight.du import weigh
 
     with session.interruptible():
