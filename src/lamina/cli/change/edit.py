@@ -217,8 +217,8 @@ def rebase(
     format: str | None,
 ) -> int:
     """Move an image's own layers to another base. A report comes first. It lists: files that the image replaces or
-    removes and that differ between the bases; hard links without a target; libraries and interpreters that programs of
-    the image would not find any more; differences between the configs of the bases. If there are conflicts, no image
+    removes and that differ between the bases; hard links without a target; libraries and interpreters that programs
+    of the image would not find any more; differences between the configs of the bases. If there are conflicts, no image
     is made (exit code 5) unless --force is given. The image keeps its own settings; settings that it inherited from
     the old base are taken from the new base."""
     from lamina.edit.find_base import find_base
@@ -339,8 +339,8 @@ def erase(
     format: str | None,
 ) -> None:
     """Remove paths, and everything below them, from every layer that has them: they are not hidden but deleted.
-    Layers without them stay shared. A file with another hard link keeps its data there. Other images in the store that
-    still have the paths are listed."""
+    Layers without them stay shared. A file with another hard link keeps its data there. Other images in the store
+    that still have the paths are listed."""
     from lamina.edit.erase import erase as make
     from lamina.edit.erase import plan_erase
     from lamina.edit.erased_content import images_with_content
