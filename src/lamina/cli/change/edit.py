@@ -219,8 +219,8 @@ def rebase(
     """Move an image's own layers to another base. A report comes first. It lists: files that the image replaces or
     removes and that differ between the bases; hard links without a target; libraries and interpreters that programs
     of the image would not find any more; differences between the configs of the bases. If there are conflicts, no
-    image is made (exit code 5) unless --force is given. The image keeps its own settings; settings that it inherited from
-    the old base are taken from the new base."""
+    image is made (exit code 5) unless --force is given. The image keeps its own settings; settings that it inherited
+    from the old base are taken from the new base."""
     from lamina.edit.find_base import find_base
     from lamina.edit.rebase import plan_rebase
     from lamina.edit.rebase import rebase as make
