@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import IO
 
 from lamina.errors import NotFound, UsageError
@@ -66,7 +67,9 @@ def scan(
             if state.st_nlink > 1 and not stat.S_ISDIR(state.st_mode):
                 known = first.setdefault(key, target)
                 if known != target:
-                    yield Entry(target, Kind.HARDLINK, link=known), None
+                    # with the attributes of its file: other engines apply those of the link's header to it
+                    entry, _ = _item(path, target, owner, state)
+                    yield replace(entry, kind=Kind.HARDLINK, link=known, size=0, rdev=(0, 0), xattrs={}), None
                     continue
             yield _item(path, target, owner, state)
             if stat.S_ISDIR(state.st_mode):
