@@ -1,5 +1,5 @@
 """The command line. It only parses, calls and prints. Each group of verbs has its own module, which is imported only
-when one of its verbs is called.
+when one of its verbs is called. Must not contain logic that users of the library need too.
 """
 
 from __future__ import annotations
