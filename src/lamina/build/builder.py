@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from lamina.build.options import BuiltImage
     from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context
+    from lamina.build.results import Result
     from lamina.build.shared_cache import SharedCache
-    from lamina.build.solve import BuildInputs, Result, Solver
+    from lamina.build.solve import BuildInputs, Solver
     from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
@@ -136,7 +137,7 @@ def built(
                         vertex.note(f"naming to {canonical(tag)} done")
             _share(options, planned, solver, session, network, progress)
         finally:
-            cache.keep()
+            cache.settle()
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
         yield Built(top, images, tuple(solver.ran.values()), notes, definition.findings)
 

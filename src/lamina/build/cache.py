@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 PURPOSE = "build cache"
 MAX_AGE = 30 * 24 * 3600.0
 """In seconds: a record that nobody used for so long is removed."""
+EVERY = 3600.0
+"""In seconds: how often old records are looked for."""
 MAX_SHARE = 0.2
 """The largest part of the file system that the layers of the cache may take."""
 _MAX_RECORD = 4 << 20
@@ -89,6 +93,9 @@ class Cache:
         self._records = os.path.join(store.paths.build, "records")
         self._places = os.path.join(store.paths.build, "places")
         self._locks = os.path.join(store.paths.build, "locks")
+        self._lock = os.path.join(store.paths.build, "lock")
+        self._new: list[Record] = []
+        self._guard = threading.Lock()
 
     def find(self, key: str) -> Record | None:
         """The record of a key, which is used from now on. A damaged one is removed, with a warning. Raises
@@ -101,16 +108,20 @@ class Cache:
         return record
 
     def put(self, record: Record) -> None:
-        """Write a record. Its layer must be protected by the caller until ``keep``. Raises SystemFailure."""
+        """Write a record. Its layer must be protected by the caller until ``settle``. Raises SystemFailure."""
         data = json.dumps(record.to_json(), separators=(",", ":")).encode()
         with reported(self._records):
             make_directory(self._records)
             path = os.path.join(self._records, record.key)
-            replace_file(path, pieces([data], "build.record-written"), lasting=False)
+            within = self._store.paths.ingest
+            replace_file(path, pieces([data], "build.record-written"), within=within, lasting=False)
             point("build.record-renamed")
             make_directory(self._places)
             for place in record.places:
-                replace_file(os.path.join(self._places, place), [record.key.encode()], lasting=False)
+                path = os.path.join(self._places, place)
+                replace_file(path, [record.key.encode()], within=within, lasting=False)
+        with self._guard:
+            self._new.append(record)
 
     def earlier(self, places: Iterable[str]) -> Record | None:
         """The newest record that stands at one of these places, which are tried in their order."""
@@ -150,6 +161,25 @@ class Cache:
             if record is not None:
                 yield record
 
+    def settle(self) -> None:
+        """At the end of a build: pin the layers of the new records. Now and then the whole cache is looked through
+        (``keep``): that reads all records. Raises SystemFailure."""
+        with self._guard:
+            new, self._new = self._new, []
+        if not new:
+            return
+        with reported(self._lock):
+            try:
+                age = time.time() - os.stat(self._lock).st_mtime
+            except FileNotFoundError:
+                age = EVERY
+            if not 0 <= age < EVERY:
+                self.keep()
+                return
+            with locked(self._lock):
+                pinned = (root.digests for root in self._store.roots.pins(PURPOSE))
+                self._pin(new, frozenset().union(*pinned))
+
     def keep(self, *, max_age: float = MAX_AGE, max_size: int | None = None) -> int:
         """Remove what is too old or too much, and pin the layers of the rest; returns the bytes of blobs that the
         cache no longer needs. ``max_size``: None is a part of the file system. Raises SystemFailure."""
@@ -161,7 +191,8 @@ class Cache:
             max_size = int(state.f_blocks * state.f_frsize * MAX_SHARE)
         with reported(self._records):
             make_directory(self._store.paths.build)
-            with locked(os.path.join(self._store.paths.build, "lock")):
+            with locked(self._lock):
+                os.utime(self._lock)
                 kept, gone = self._chosen(max_age, max_size)
                 for record in gone:
                     remove(os.path.join(self._records, record.key))
@@ -203,8 +234,8 @@ class Cache:
                 if file.read(65) in keys:
                     remove(path)
 
-    def _pin(self, kept: Iterable[Record]) -> None:
-        digests: dict[Digest, None] = {}
+    def _pin(self, kept: Iterable[Record], more: Iterable[Digest] = ()) -> None:
+        digests: dict[Digest, None] = dict.fromkeys(more)
         for record in kept:
             if record.made is not None:
                 digests |= {record.made.descriptor.digest: None, record.made.diff_id: None}

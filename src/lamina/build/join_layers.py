@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache, Made, Record
 from lamina.build.keys import VERSION, key_of
-from lamina.build.solve import EMPTY, BuildInputs, Result
+from lamina.build.results import EMPTY, Result
+from lamina.build.solve import BuildInputs
 from lamina.build.steps import BaseStep, Planned, Step
 from lamina.edit.publish import Packing, new_layer, timestamp
 from lamina.edit.squash import items_of
@@ -30,18 +31,18 @@ def joined(
     base = base_of(step)
     below = EMPTY if base is None else results[base]
     above = results[step]
-    count = len(above.layers) - len(below.layers)
+    count = above.count - below.count
     if count < 2:
         return planned, results
     made = _joined(above, below, step, inputs, session, cache, packing)
-    history, bottom = [], len(below.layers)
+    history, bottom = [], below.count
     for entry in planned.history:
         bottom -= not entry.empty_layer
         history.append(entry if bottom >= 0 else replace_empty(entry))
     created = history[-1].created if inputs.epoch is not None else None
     history.append(History(created, "", "", f"{count} layers joined by --squash"))
     top = _Joined(below=base, platform=step.platform)
-    results[top] = Result((*below.layers, made), True)
+    results[top] = Result(below, made)
     return replace(planned, step=top, history=tuple(history)), results
 
 
@@ -78,7 +79,7 @@ def _joined(
             return record.made
         stack = inputs.stack_of(above, step.platform)
         assert stack is not None
-        low = len(below.layers)
+        low = below.count
         stated = squashed([layer.index() for layer in stack.layers], low, implied=True)
         packing = replace(packing, epoch=None)  # times were clamped when the layers were made
         built = new_layer(session, items_of(stack, stated), packing, ordered=low == 0, cancel=inputs.cancel)

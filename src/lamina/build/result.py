@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.build.options import BuildOptions, BuiltImage
+from lamina.build.results import Result
 from lamina.build.shared_cache import INLINE, Records, listed
-from lamina.build.solve import Result
 from lamina.build.steps import BaseStep, Planned, Step
 from lamina.edit.publish import timestamp
 from lamina.source.verify import BytesBlob
@@ -57,7 +57,7 @@ def _marked(planned: Planned, results: Mapping[Step, Result]) -> Iterator[Histor
         if isinstance(step, BaseStep):
             waiting += [(True, layer.created) for layer in result.layers]
         else:
-            waiting.append((result.made, result.layers[-1].created if result.made else ""))
+            waiting.append((result.made is not None, result.made.created if result.made else ""))
     made = iter(waiting)
     for entry in planned.history:
         if entry.empty_layer:

@@ -19,6 +19,7 @@ from lamina.build.cache import Cache, Made, Record
 from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
+from lamina.build.results import EMPTY, Result
 from lamina.build.run_mounts import context_pattern
 from lamina.build.steps import (
     BaseStep,
@@ -36,7 +37,7 @@ from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, Warned, join
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import ImageConfig, chain_ids
+from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 
 if TYPE_CHECKING:
@@ -54,21 +55,10 @@ SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What is there after a step: all layers, bottom first. ``made``: whether the step itself made the top one (or,
-    of a base, all)."""
+class _Found:
+    """What one step made. ``made``: None if it changed nothing."""
 
-    layers: tuple[Made, ...] = ()
-    made: bool = False
-
-    @property
-    def chain(self) -> str:
-        """The ChainID, "" without layers."""
-        chain = chain_ids([layer.diff_id for layer in self.layers])
-        return str(chain[-1]) if chain else ""
-
-
-EMPTY = Result()
+    made: Made | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +121,7 @@ class BuildInputs:
 
     def stack_of(self, result: Result, platform: Platform) -> Stack | None:
         """The union of the layers; the same object for the same layers, so that it is merged once."""
-        if not result.layers:
+        if not result.count:
             return None
         chain = result.chain
         with self._guard:
@@ -163,7 +153,7 @@ class _Work:
     epoch: int | None
 
     def parts(self, origins: Origins) -> Parts:
-        return parts_of(self.step, self.below.chain, self.digests, origins, epoch=self.epoch)
+        return parts_of(self.step, self.below.identity, self.digests, origins, epoch=self.epoch)
 
     @property
     def origins(self) -> list[Step]:
@@ -203,7 +193,7 @@ class Solver:
         self._every_stage = every_stage
         self.records: dict[Step, dict[str, Made | None]] = {}
         """What was made under which keys, for each step."""
-        self._solved: dict[str, Result] = {}
+        self._solved: dict[str, _Found] = {}
         self._positions: dict[Step, int] = {}
         self._steps: dict[Step, threading.Lock] = {}
         self._asking = threading.RLock()
@@ -254,14 +244,14 @@ class Solver:
     def _probe(self, step: Step, below: Result) -> Result | None:
         """The result of a step if the cache has it."""
         if isinstance(step, BaseStep):
-            return Result(self._bases.layers(step), True) if step.digest else EMPTY
+            return Result.of(self._bases.layers(step)) if step.digest else EMPTY
         if step.no_cache:
             return None
         with _explained(step):
             work = self._work(step, below)
             parts = self._parts(work)
-            made = None if parts is None else self._recorded(work, parts)
-        return None if made is None else Result((*below.layers, *made.layers), made.made)
+            found = None if parts is None else self._recorded(work, parts)
+        return None if found is None or parts is None else Result(below, found.made, key=key_of(parts))
 
     def _step(self, step: Step) -> None:
         """Solve a step whose inputs have been solved; once, whoever calls."""
@@ -282,7 +272,7 @@ class Solver:
             return EMPTY
         with self._progress.vertex(step.label or step.text, step.at) as vertex:
             self._bases.stack(step, vertex)
-        return Result(self._bases.layers(step), True)
+        return Result.of(self._bases.layers(step))
 
     def _other(self, step: Step) -> Result:
         below = EMPTY if step.below is None else self.inputs.results[step.below]
@@ -295,16 +285,16 @@ class Solver:
             lock = self._keys.setdefault(key, threading.Lock())
         with self._progress.vertex(step.label, step.at) as vertex, lock:
             self.inputs.cancel.check()
-            made = self._known(work, key, parts, vertex)
-            vertex.cached = made is not None
-            if made is None:
-                made = self._missed(work, key, parts, vertex)
+            found = self._known(work, key, parts, vertex)
+            vertex.cached = found is not None
+            if found is None:
+                found = self._missed(work, key, parts, vertex)
             else:
                 self.ran[step] = Ran(step.label, step.at, key, True)
             with self._guard:
-                self._solved[key] = made
-                self.records.setdefault(step, {})[key] = made.layers[-1] if made.made else None
-        return Result((*below.layers, *made.layers), made.made)
+                self._solved[key] = found
+                self.records.setdefault(step, {})[key] = found.made
+        return Result(below, found.made, key=key)
 
     def _work(self, step: Step, below: Result) -> _Work:
         return _Work(step, below, self._digests(step), self.inputs.epoch)
@@ -345,7 +335,7 @@ class Solver:
 
     def _defined(self, step: Step) -> str | None:
         if isinstance(step, BaseStep):
-            return Result(self._bases.layers(step)).chain if step.digest else ""
+            return Result.of(self._bases.layers(step)).identity if step.digest else ""
         inputs = {one: self._definitions[one] for one in step.inputs()}
         if step.no_cache or None in inputs.values():
             return None
@@ -362,22 +352,21 @@ class Solver:
     def _content_of(self, step: Step, source: FromStep | RunMount) -> str:
         return self._executors.content(step, source, self.inputs.stack(_origin(source)))
 
-    def _known(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result | None:
+    def _known(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> _Found | None:
         """The layer of a step that was solved before: in this build, or by an earlier one."""
         with self._guard:
             found = self._solved.get(key)
         return found if found is not None or work.step.no_cache else self._recorded(work, parts, vertex)
 
-    def _recorded(self, work: _Work, parts: Parts, vertex: Vertex | None = None) -> Result | None:
+    def _recorded(self, work: _Work, parts: Parts, vertex: Vertex | None = None) -> _Found | None:
         """What the cache has under a key. The layer of a shared cache is brought into the store; without a
         ``vertex`` only later."""
         key = key_of(parts)
         record = self._cache.find(key)
         if record is not None:
-            if record.made is None:
-                return EMPTY
-            if self.session.has(record.made.descriptor, record.made.diff_id):
-                return Result((record.made,), True)
+            made = record.made
+            if made is None or self.session.has(made.descriptor, made.diff_id):
+                return _Found(made)
         for shared in self._shared:
             if key not in shared.records:
                 continue
@@ -386,7 +375,7 @@ class Solver:
                 if made is not None and not self._brought(shared, made, vertex):
                     continue
                 self._cache.put(Record(key, parts, made, self._places(work.step), work.step.label))
-            return EMPTY if made is None else Result((made,), True)
+            return _Found(made)
         return None
 
     def _brought(self, shared: SharedCache, made: Made, vertex: Vertex) -> bool:
@@ -401,41 +390,39 @@ class Solver:
             return False
         return True
 
-    def _missed(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
+    def _missed(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> _Found:
         """There is no record of the key: look for one of what the step reads, else run the step."""
         step = work.step
         with self._cache.locked(key, self.inputs.cancel):
             # another process may have solved it meanwhile
-            made = None if step.no_cache else self._recorded(work, parts, vertex)
-            content = self._parts_by_content(work) if made is None and work.origins else parts
+            found = None if step.no_cache else self._recorded(work, parts, vertex)
+            content = self._parts_by_content(work) if found is None and work.origins else parts
             if content != parts:
                 with self._cache.locked(key_of(content), self.inputs.cancel):
-                    made = None if step.no_cache else self._recorded(work, content, vertex)
-                    if made is None:
-                        made = self._run(work, key, parts, vertex)
-                        self._record(work, key_of(content), content, made, placed=False)
-                        return made
-                    self._record(work, key, parts, made)
-            if made is None:
+                    found = None if step.no_cache else self._recorded(work, content, vertex)
+                    if found is None:
+                        found = self._run(work, key, parts, vertex)
+                        self._record(work, key_of(content), content, found, placed=False)
+                        return found
+                    self._record(work, key, parts, found)
+            if found is None:
                 return self._run(work, key, parts, vertex)
         vertex.cached = True
         self.ran[step] = Ran(step.label, step.at, key, True)
-        return made
+        return found
 
-    def _run(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> Result:
+    def _run(self, work: _Work, key: str, parts: Parts, vertex: Vertex) -> _Found:
         """Run the step, and record it."""
         self.ran[work.step] = self._why(work.step, key, parts, self._places(work.step))
-        layer = self._layer(work.step, work.below, vertex)
-        made = EMPTY if layer is None else Result((layer,), True)
-        self._record(work, key, parts, made)
-        return made
+        found = _Found(self._layer(work.step, work.below, vertex))
+        self._record(work, key, parts, found)
+        return found
 
-    def _record(self, work: _Work, key: str, parts: Parts, made: Result, *, placed: bool = True) -> None:
-        layer = made.layers[-1] if made.made else None
+    def _record(self, work: _Work, key: str, parts: Parts, found: _Found, *, placed: bool = True) -> None:
         places = self._places(work.step) if placed else ()
-        self._cache.put(Record(key, parts, layer, places, work.step.label))
+        self._cache.put(Record(key, parts, found.made, places, work.step.label))
         with self._guard:
-            self.records.setdefault(work.step, {})[key] = layer
+            self.records.setdefault(work.step, {})[key] = found.made
 
     def _places(self, step: Step) -> tuple[str, ...]:
         """Names of the places of a step: by its text, then by its number in the stage."""

@@ -48,13 +48,12 @@ def test_a_killed_build_leaves_a_whole_store_and_the_next_one_goes_on(tmp_path: 
     store = Store.open(str(tmp_path / "store"))
     context = write_files(tmp_path / "context", {"a": "A", "b": "B", "c": "C"})
     assert build(store, context, FIRST).ran == ["[1/1] COPY a /a"]
+    if point == "build.records-removed":  # old records are looked for only now and then
+        os.utime(os.path.join(store.paths.build, "lock"), (1, 1))
     env = {**os.environ, "LAMINA_FAULT": point}
     command = [sys.executable, "-c", BUILD, store.paths.root, str(context), WHOLE]
     killed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if killed.returncode == 0:  # the point is passed only when records are removed
-        assert point == "build.records-removed"
-    else:
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert [finding.what for finding in fsck(store) if finding.severity not in ("leftover", "derived")] == []
     prune(store)
     done = build(store, context, WHOLE)

@@ -16,6 +16,7 @@ from lamina.build.events import VertexDone, VertexLog, VertexStarted
 from lamina.build.steps import FromStep, RunMount, RunStep, Step
 from lamina.errors import Cancelled, NotFound
 from lamina.source.stack import Stack
+from lamina.spec.digest import Digest
 from lamina.spec.image_config import History
 from lamina.store.prune import prune
 from lamina.store.store import Store
@@ -44,7 +45,7 @@ def test_each_step_sees_what_the_steps_below_made(store: Store) -> None:
     (result,) = Build(store, workers).solve(chain("make a", "make b", "make c"))
     assert workers.seen == {"make a": [], "make b": [b"a"], "make c": [b"a", b"b"]}
     assert len(result.layers) == 3
-    assert result.made
+    assert result.made is not None
 
 
 def test_a_second_build_runs_nothing_and_has_the_same_layers(store: Store) -> None:
@@ -62,6 +63,16 @@ def test_a_step_that_changes_nothing_makes_no_layer(store: Store) -> None:
     assert len(result.layers) == 2
     again = Build(store, Workers())
     assert again.solve(chain("make a", "nothing", "make b")) == [result]
+    assert again.workers.done == []
+
+
+def test_the_same_instruction_twice_is_two_steps(store: Store) -> None:
+    """The first one changed nothing, so the layers below are the same for both."""
+    build = Build(store, Workers())
+    build.solve(chain("make a", "nothing", "nothing", "nothing more"))
+    assert build.workers.done == ["make a", "nothing", "nothing", "nothing more"]
+    again = Build(store, Workers())
+    again.solve(chain("make a", "nothing", "nothing", "nothing more"))
     assert again.workers.done == []
 
 
@@ -275,6 +286,26 @@ def test_records_that_nobody_uses_are_removed_and_so_are_the_oldest_of_too_many(
     assert [pin.pin for pin in store.roots.pins()] == ["build-cache"]
     cache.clear()
     assert store.roots.pins() == []
+
+
+def test_the_pin_grows_with_each_build_and_old_records_are_looked_for_now_and_then(store: Store) -> None:
+    def pinned() -> frozenset[Digest]:
+        return frozenset().union(*(pin.digests for pin in store.roots.pins()))
+
+    (first,) = Build(store, Workers()).solve(run("make a"))
+    lock = Path(store.paths.build, "lock")
+    before = lock.stat().st_mtime_ns
+    (second,) = Build(store, Workers()).solve(run("make b"))
+    assert lock.stat().st_mtime_ns == before
+    layers = (*first.layers, *second.layers)
+    assert pinned() == {one for layer in layers for one in (layer.descriptor.digest, layer.diff_id)}
+    records = {record.label: record.key for record in Cache(store)}
+    os.utime(os.path.join(store.paths.build, "records", records["make a"]), (1, 1))
+    os.utime(lock, (1, 1))
+    (third,) = Build(store, Workers()).solve(run("make c"))
+    assert {record.label for record in Cache(store)} == {"make b", "make c"}
+    layers = (*second.layers, *third.layers)
+    assert pinned() == {one for layer in layers for one in (layer.descriptor.digest, layer.diff_id)}
 
 
 def content_of(step: Step, source: FromStep | RunMount, stack: Stack | None) -> str:

@@ -7,11 +7,11 @@ import pytest
 
 from lamina.build.cache import Made
 from lamina.build.result import annotations_for, image_config
-from lamina.build.solve import EMPTY, Result
+from lamina.build.results import EMPTY, Result
 from lamina.build.steps import BaseStep, Planned, RunStep, Step
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.image_config import History, ImageConfig
+from lamina.spec.image_config import History, ImageConfig, chain_ids
 from lamina.spec.mediatype import OCI_CONFIG
 from lamina.spec.platform import Platform
 
@@ -36,11 +36,12 @@ def test_entries_get_the_times_of_their_layers_and_the_others_those_beside_them(
     base = BaseStep(name="b", digest="d", platform=AMD64)
     empty = RunStep(below=base, words=("x",), platform=AMD64)
     top = RunStep(below=empty, words=("y",), platform=AMD64)
-    below = Result((made("b", "2020-01-01T00:00:00Z"),), True)
-    results = {
+    below = Result.of([made("b", "2020-01-01T00:00:00Z")])
+    nothing = Result(below, key="k")
+    results: dict[Step, Result] = {
         base: below,
-        empty: Result(below.layers, False),
-        top: Result((*below.layers, made("y", "2024-01-01T00:00:00Z")), True),
+        empty: nothing,
+        top: Result(nothing, made("y", "2024-01-01T00:00:00Z")),
     }
     history = (entry("base", "2020-01-01T00:00:00Z"), entry("ENV", empty=True), entry("RUN x"), entry("RUN y"))
     planned = Planned("s", top, ImageConfig.build(AMD64), (*history, entry("CMD", empty=True)), AMD64)
@@ -85,3 +86,13 @@ GIVEN = {
 )
 def test_annotations_go_where_their_type_says(kind: str, platform: Platform | None, expected: dict[str, str]) -> None:
     assert annotations_for(GIVEN, kind, platform) == expected
+
+
+def test_layers_are_identified_by_their_chain_and_steps_without_layers_too() -> None:
+    layers = [made("a", ""), made("b", "")]
+    one = Result.of(layers)
+    assert one.layers == tuple(layers)
+    assert one.chain == one.identity == str(chain_ids([layer.diff_id for layer in layers])[-1])
+    twice = Result(Result(one, key="k"), key="k")
+    assert twice.chain == one.chain
+    assert len({one.identity, Result(one, key="k").identity, Result(one, key="l").identity, twice.identity}) == 4
