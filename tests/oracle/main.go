@@ -21,6 +21,7 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/frontend/dockerui"
@@ -125,7 +126,7 @@ func parse(asked request) (answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	stages, arguments, err := instructions.Parse(file.AST, nil)
+	stages, arguments, err := instructions.Parse(file.AST, linter.New(&linter.Config{}))
 	if err != nil {
 		return nil, err
 	}

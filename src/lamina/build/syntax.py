@@ -45,6 +45,7 @@ from lamina.build.instructions import (
     Volume,
     Workdir,
 )
+from lamina.build.run_mounts import origin_of
 from lamina.build.words import SPACES, BadExpansion, raw_words
 from lamina.errors import UsageError
 from lamina.text import clean, nearest
@@ -731,6 +732,12 @@ def _sources(s: _Statement) -> tuple[tuple[str, ...], str, tuple[HereDocument, .
 
 def _run(s: _Statement) -> Run:
     flags = _Flags(s, lists=["mount"], texts=["network", "security"])
+    for offset, flag in s.flags:
+        if flag.startswith("--mount="):
+            try:
+                origin_of(flag.partition("=")[2])
+            except UsageError as error:
+                raise _Bad(error.message, offset, error.hint) from None
     return Run(
         _command(s, s.values),
         tuple(s.documents),
