@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of views, of the store and of containers with everything they write on an overlayfs, as inside a
+# Runs the tests of views, of the store, of containers and of builds with everything they write on an overlayfs, as inside a
 # container: there the kernel mounts no image from a file, takes no upper directory and lets nobody make whiteouts.
 # Root. Arguments go to pytest.
 #   tests/on_overlay.sh [-x ...]
@@ -35,6 +35,7 @@ named=(
 )
 check() { "$python" -m pytest -q --basetemp="$scratch/top/t" "$@"; }
 check -n auto tests/integration/view tests/integration/test_store_survives.py "$run" "${named[@]/#/--deselect=}" "$@"
+check -n auto tests/integration/build "$@"
 check tests/integration/view/test_fuse.py "$@"  # again: some of it counts what else runs on the machine
 # the one that is left out makes files of a container's own directory such that nobody can remove them
 LAMINA_UPPER_DIR="$scratch/written" check -n auto "${named[@]}" \

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
-run=tests/integration/run
+run=tests/integration/run build=tests/integration/build
 # the first two expect a cgroup that guards devices, as runc has it here, the last that nobody mounts anything anew
 named=(
   "$run/test_run.py::test_defaults_are_dockers"
@@ -14,4 +14,5 @@ named=(
 )
 export LAMINA_RUNTIME=crun
 exec unshare --mount sh -ec 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec "$@"' sh \
-  "$python" -m pytest -q -n auto "$run/test_run.py" "$run/test_users.py" "$run/test_sandbox.py" "${named[@]/#/--deselect=}" "$@"
+  "$python" -m pytest -q -n auto "$run/test_run.py" "$run/test_users.py" "$run/test_sandbox.py" \
+  "$build/test_run_program.py" "$build/test_step_mounts.py" "$build/test_killed_step.py" "${named[@]/#/--deselect=}" "$@"

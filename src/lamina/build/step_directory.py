@@ -167,7 +167,7 @@ class StepDirectory:
         """End the program of a killed build, and remove everything. The caller holds the lock. Raises
         SystemFailure."""
         if not privileges.is_root():
-            _kill_in_other_namespaces(self.path)
+            _kill_in_other_namespaces(self.identity)
         Pasta.close_left(self.network)
         self.sandbox(self._stored_keys(_RUNTIME)).end()
         point("step.ended")
@@ -234,11 +234,11 @@ def _cleared(store: Store, path: str) -> bool:
     return True
 
 
-def _kill_in_other_namespaces(path: str) -> None:
-    """Kill the processes that have mounts of this directory in another mount namespace than this process, and wait
-    for their end. A plain user's mounts and the runtime's files are only seen in the namespace of the killed build;
-    nobody else can have copies of these mounts."""
-    ours, name = mountinfo.namespace(), os.fsencode(path) + b"/"
+def _kill_in_other_namespaces(identity: str) -> None:
+    """Kill the processes that have mounts of the step with this identity in another mount namespace than this process,
+    and wait for their end. A plain user's mounts and the runtime's files are only seen in the namespace of the killed
+    build; nobody else can have copies of these mounts."""
+    ours, name = mountinfo.namespace(), identity.encode()
     held: list[tuple[int, int]] = []
     try:
         for word in filter(str.isdigit, os.listdir("/proc")):

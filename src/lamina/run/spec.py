@@ -35,6 +35,7 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 INIT = "/run/lamina-init"
 _PERIOD = 100_000  # microseconds
 _SHM_SIZE = "65536k"
+_OPPOSITES = (("noexec", "exec"), ("nodev", "dev"), ("nosuid", "suid"))
 _BIND_OPTIONS = ("nosuid", "nodev", "noexec", "rro")
 
 
@@ -211,7 +212,7 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
         found.append(_mount(INIT, "bind", host.init, ["bind", "ro"]))
     for mount in sorted(host.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
         if mount.kind == "tmpfs":
-            options = ["nosuid", "nodev", "noexec", *mount.options]
+            options = _tmpfs_options(mount.options)
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
         else:
             more = ["ro"] if mount.read_only else ["rw"]
@@ -222,6 +223,16 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
             depth = "bind" if "bind" in mount.options else "rbind"
             found.append(_mount(mount.target, "bind", mount.source, [depth, mount.propagation, *more]))
     return found
+
+
+def _tmpfs_options(given: Sequence[str]) -> list[str]:
+    """The options with docker's defaults. Of contradicting ones only the last is kept: crun does not let a later one
+    count."""
+    for pair in _OPPOSITES:
+        words = [option for option in given if option in pair]
+        given = [option for option in given if option not in pair]
+        given = [*(pair[:1] if words[-1:] != [pair[1]] else ()), *given]
+    return list(given)
 
 
 def _proc(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:

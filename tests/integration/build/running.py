@@ -22,6 +22,8 @@ from lamina.transfer.copy import copy
 from lamina.view.overlay.lower import sweep
 from support import busybox, write_layout
 
+RUNTIMES = ("crun",) if os.environ.get("LAMINA_RUNTIME") == "crun" else ("runc", "bwrap")
+"""crun where tests/with_crun.sh makes it work."""
 APPLETS = (
     "sh cat echo ls touch rm mkdir id env pwd sleep mount test chmod chown ln hostname stat head true false grep "
     "kill wc mv cp sha256sum nc date ip seq"

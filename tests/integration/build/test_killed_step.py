@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.build.running import GivenInputs, left_in, make_store, members, run_step, said
+from integration.build.running import RUNTIMES, GivenInputs, left_in, make_store, members, run_step, said
 from lamina.build.run_program import run_programs
 from lamina.build.step_directory import clear, step_directory
 from lamina.store.fault import BUILD_POINTS
 from lamina.store.store import Store
 from support import lamina, made_once, require_root, require_tool
 
-RUNTIMES = ("runc", "bwrap")
 TESTS = Path(__file__).parents[2]
 BUILD = f"""
 import sys
@@ -45,7 +44,7 @@ def make(top: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     require_root()
-    require_tool("runc", "bwrap", "busybox")
+    require_tool(*RUNTIMES, "busybox")
     made_once(make, tmp_path)
     store = Store.open(str(tmp_path / "store"))
     yield store

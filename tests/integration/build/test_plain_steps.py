@@ -54,8 +54,8 @@ def test_programs_run_and_change_layers(user: tuple[Path, PlainUser], runtime: s
         CACHED,
         LAMINA_RUNTIME=runtime,
     )
-    assert "of the context" in said
-    assert [line.split()[-1] for line in said.splitlines() if line.startswith("#6 ")][2:4] == ["g", "new"]
+    printed = [line.split(" ", 2)[-1] for line in said.splitlines()]
+    assert printed[printed.index("of the context") + 1 :][:2] == ["g", "new"]
     listed = call("ls", "-R", "new", "/srv").stdout.decode().split()
     assert "new" in listed
     assert "f" not in listed

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from integration.build.running import (
+    RUNTIMES,
     GivenInputs,
     base,
     left_in,
@@ -27,8 +28,6 @@ from lamina.run.options import Ulimit
 from lamina.store.store import Store
 from support import made_once, require_root, require_tool
 
-RUNTIMES = ("runc", "bwrap")
-
 
 def make(top: Path) -> None:
     make_store(top, [members(("data/", None), ("data/file", b"old\n"), ("data/more", b"more\n"))])
@@ -37,7 +36,7 @@ def make(top: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     require_root()
-    require_tool("runc", "bwrap", "busybox")
+    require_tool(*RUNTIMES, "busybox")
     made_once(make, tmp_path)
     store = Store.open(str(tmp_path / "store"))
     yield store

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.build.running import (
+    RUNTIMES,
     GivenInputs,
     base,
     bytes_in,
@@ -33,7 +34,6 @@ from lamina.events import Cancel
 from lamina.store.store import Store
 from support import made_once, require_root, require_tool
 
-RUNTIMES = ("runc", "bwrap")
 SECRET = b"xyzzy-0123456789-plugh"
 
 
@@ -45,7 +45,7 @@ def make(top: Path) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     require_root()
-    require_tool("runc", "bwrap", "busybox")
+    require_tool(*RUNTIMES, "busybox")
     made_once(make, tmp_path)
     store = Store.open(str(tmp_path / "store"))
     yield store
