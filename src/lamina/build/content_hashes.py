@@ -32,10 +32,12 @@ Records = dict[bytes, bytes]
 
 
 class ContentHashes:
-    """The digests known for one directory and all below. ``path``: the file that keeps them, "" for none."""
+    """The digests known for one directory and all below. ``path``: the file that keeps them, "" for none; ``within``:
+    the directory for temporary files."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, within: str = "") -> None:
         self._path = path
+        self._within = within
         self._body = _load(path) if path else b""
         self._groups = _groups(self._body)
 
@@ -59,7 +61,8 @@ class ContentHashes:
             pieces += records
         body = b"".join(pieces)
         make_directory(os.path.dirname(self._path))
-        replace_file(self._path, [_HEADER.pack(_MAGIC, len(body), zlib.crc32(body)), body], lasting=False)
+        head = _HEADER.pack(_MAGIC, len(body), zlib.crc32(body))
+        replace_file(self._path, [head, body], within=self._within, lasting=False)
 
 
 def record(state: bytes, digest: bytes, has_xattrs: bool) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lamina.build import addresses, archives, globs, sources
+from lamina.build import addresses, archives, globs, source_storage, sources
 from lamina.build.ignore import Patterns, names_of_ignore_files, read_ignore_file
 from lamina.build.trees import FileTree, UnionTree, found
 from lamina.errors import LimitExceeded, NotFound, PathNotFound, UsageError
@@ -164,7 +164,9 @@ def _local(
         patterns = _ignored(plain, dockerfile) if ignore is None else read_ignore_file(ignore)
     finally:
         plain.close()
-    hashes = ContentHashes(_hashes_of(store, state, place))
+    kept = _hashes_of(store, state, place)
+    source_storage.touch(kept)
+    hashes = ContentHashes(kept, within=store.paths.ingest)
     ignored = Patterns(patterns)
     tree = opened.enter_context(LocalTree(place, ignored=ignored, hashes=hashes, cancel=cancel))
     return OpenedContext(tree, opened, look=lambda path: tree.read(path, MAX_READ), ignored=ignored)
@@ -183,7 +185,7 @@ def _hashes_of(store: Store, state: os.stat_result, place: str) -> str:
     import hashlib
 
     name = hashlib.sha256(f"{state.st_dev} {os.path.realpath(place)}".encode("utf-8", "surrogateescape")).hexdigest()
-    return os.path.join(store.paths.build, "contexts", name[:40])
+    return source_storage.place(store.paths, source_storage.CONTEXTS, name[:40])
 
 
 def _of_stream(stream: Any, what: str, opened: ExitStack, *, only_tar: bool = False) -> OpenedContext:

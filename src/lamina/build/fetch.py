@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from lamina.build.addresses import file_name, without_credentials
+from lamina.build.source_storage import FETCHED, place, touch
 from lamina.build.trees import OneFile
 from lamina.errors import DigestMismatch, UsageError
 from lamina.host.files import CHUNK, READ_FLAGS, SharedRange, make_directory, replace_file, reported, write_all
@@ -82,6 +83,8 @@ def fetched(source: Remote, inputs: Inputs) -> Iterator[RemoteFile]:
     path = _content(inputs.store.paths, kept.digest)
     with reported(path):
         descriptor = os.open(path, READ_FLAGS)
+    touch(path)
+    touch(_record_path(inputs.store.paths, source.url))
     try:
         yield RemoteFile(file_name(source.url), kept, descriptor)
     finally:
@@ -135,7 +138,7 @@ def _save(source: Remote, download: Download, paths: Paths) -> Fetched:
     directory = os.path.dirname(record)
     with reported(directory):
         make_directory(directory)
-        with Temporary(directory, "fetched") as file:
+        with Temporary(paths.ingest, "fetched") as file:
             while data := download.read(CHUNK):
                 hasher.update(data)
                 write_all(file.descriptor, data)
@@ -147,7 +150,7 @@ def _save(source: Remote, download: Download, paths: Paths) -> Fetched:
     kept = Fetched(hasher.hexdigest(), size, _seconds(download.header("Last-Modified")), download.header("ETag"))
     text = json.dumps([_VERSION, kept.digest, kept.size, kept.mtime, kept.etag])
     with reported(record):
-        replace_file(record, [text.encode()], lasting=False)
+        replace_file(record, [text.encode()], within=paths.ingest, lasting=False)
     return kept
 
 
@@ -180,11 +183,11 @@ def _hash(path: str, algorithm: str = "sha256") -> str:
 
 def _record_path(paths: Paths, url: str) -> str:
     name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
-    return os.path.join(paths.build, "fetched", f"{name}.json")
+    return place(paths, FETCHED, f"{name}.json")
 
 
 def _content(paths: Paths, digest: str) -> str:
-    return os.path.join(paths.build, "fetched", digest)
+    return place(paths, FETCHED, digest)
 
 
 def _seconds(text: str) -> int:

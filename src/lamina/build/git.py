@@ -11,16 +11,17 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from lamina.build.addresses import without_credentials
 from lamina.build.local_tree import LocalTree
+from lamina.build.source_storage import GIT, place, touch
 from lamina.errors import LaminaError, NotFound, RemoteFailure, Unsupported, UsageError
 from lamina.host.files import make_directory, reported
 from lamina.host.lock import locked_for_now
+from lamina.host.temporary import TemporaryDirectory
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Log
@@ -81,21 +82,15 @@ def checked_out_in(
 ) -> Iterator[LocalTree]:
     """As ``checked_out``, for a context."""
     commit, ref = _resolved(source, cancel)
-    with reported(store.paths.build):
-        make_directory(store.paths.build)
-        scratch = tempfile.mkdtemp(prefix="git-", dir=store.paths.build)
-    try:
-        files = os.path.join(scratch, "files")
+    with reported(store.paths.ingest), TemporaryDirectory(store.paths.ingest, "git") as scratch:
+        files = os.path.join(scratch.path, "files")
         os.mkdir(files)
         _check_out(source, commit, ref, store, files, cancel, log)
         top = files
         if source.subdirectory:
             top = _inside(files, source)
-        tree = LocalTree(top, what=f"the repository {without_credentials(source.url)}", cancel=cancel)
-        with tree:
+        with LocalTree(top, what=f"the repository {without_credentials(source.url)}", cancel=cancel) as tree:
             yield tree
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _resolved(source: Repository, cancel: Cancel) -> tuple[str, str]:
@@ -158,12 +153,13 @@ def _check_out(
     log: Callable[[bytes], object],
 ) -> None:
     name = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-    bare = os.path.join(store.paths.build, "git", name)
+    bare = place(store.paths, GIT, name)
     with reported(bare):
         make_directory(os.path.dirname(bare))
     with locked_for_now(f"{bare}.lock"):
         try:
             _fetched(source, commit, ref, bare, cancel)
+            touch(bare)
         except LaminaError:
             shutil.rmtree(bare, ignore_errors=True)  # it may be damaged: the next build starts over
             raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache
 from lamina.build.cache_mounts import CacheMount, cache_mounts, remove_cache_mount, unused_since
+from lamina.build.source_storage import remove_sources
 from lamina.build.step_directory import clear
 from lamina.host.files import remove
 from lamina.store.fsck import Finding
@@ -36,6 +37,7 @@ def prune_cache(store: Store, *, age: float = 0, size: int | None = None, dry_ru
         return Deleted(freed=usage(store).build)
     failed = clear(store)
     freed = sum(remove_cache_mount(store, one.key) for one in _old_mounts(store, age, size))
+    freed += remove_sources(store.paths, age=age) if age or not size else 0
     cache = Cache(store)
     if age or size:
         left = _EVERYTHING if size is None else max(0, size - sum(one.size for one in cache_mounts(store)))

@@ -473,3 +473,22 @@ def test_a_build_that_is_cancelled_ends_git(build: Build) -> None:
         with pytest.raises(Cancelled), git.checked_out_in(Repository(url), build.store, cancel, print):
             pass
         thread.join()
+
+
+def test_prune_removes_what_was_fetched(build: Build, site: Site, served: tuple[Path, str]) -> None:
+    from lamina.build.storage import prune_cache
+
+    site.files["/f"] = b"x" * 100_000
+    added(build, Remote(site.url("/f")))
+    added(build, Repository(f"{served[1]}/repo.git"))
+    kept = build.where / "store/build"
+
+    def names() -> set[str]:
+        return {path.parent.name for path in kept.glob("*/*") if path.parent.name in ("fetched", "git", "contexts")}
+
+    assert {"fetched", "git"} <= names()
+    prune_cache(build.store, age=3600)
+    assert {"fetched", "git"} <= names()
+    assert prune_cache(build.store).freed > 100_000
+    assert names() == set()
+    assert not [name for name in os.listdir(build.where / "store/ingest") if "git" in name]
