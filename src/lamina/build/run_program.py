@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import posixpath
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from lamina.build.errors import ProgramFailed
 from lamina.build.step_directory import StepDirectory, clear, running, step_directory
@@ -169,28 +170,64 @@ def _own(spec: dict[str, Any], step: RunStep, task: Task) -> dict[str, Any]:
 
 
 def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, warn: OnWarning) -> ExitStatus:
-    """Run the program to its end. When the build is cancelled, the whole sandbox is killed."""
+    """Run the program to its end. When the build is cancelled, or its output can't be taken, the whole sandbox is
+    killed."""
     over = threading.Event()
     with ExitStack() as last, ExitStack() as opened:
         with _STARTING:
             reading, writing = os.pipe()
-            reader = threading.Thread(target=_read, args=(reading, log), daemon=True)
+            output = _Output(reading, log)
             try:
-                reader.start()
-                last.callback(reader.join)  # when nobody has the other end of the pipe any more
+                output.start()
+                last.callback(output.finish)  # when nobody has the other end of the pipe any more
                 streams = Streams(stdout=writing, stderr=writing, interactive=False)
                 program = opened.enter_context(sandbox.start(spec, streams, on_warning=warn))
             finally:
                 os.close(writing)
         opened.callback(over.set)
-        with cancel.calling(lambda: _kill_soon(program, over)):
+        output.watch(partial(_kill_soon, program, over))
+        with cancel.calling(partial(_kill_soon, program, over)):
             return program.wait()
 
 
-def _read(descriptor: int, log: Log) -> None:
-    with open(descriptor, "rb", buffering=0) as file:
-        while data := file.read(_PIECE):
-            log(data)
+class _Output(threading.Thread):
+    """Passes the output of a program on."""
+
+    def __init__(self, descriptor: int, log: Log) -> None:
+        super().__init__(daemon=True)
+        self._descriptor = descriptor
+        self._log = log
+        self._error: BaseException | None = None
+        self._on_failure: Callable[[], object] | None = None
+        self._guard = threading.Lock()
+
+    def run(self) -> None:
+        with open(self._descriptor, "rb", buffering=0) as file:
+            while data := file.read(_PIECE):
+                if self._error is not None:
+                    continue  # the program must not wait for somebody who reads
+                try:
+                    self._log(data)
+                except BaseException as error:  # noqa: BLE001  (``finish`` raises it)
+                    with self._guard:
+                        self._error = error
+                        failed = self._on_failure
+                    if failed is not None:
+                        failed()
+
+    def watch(self, on_failure: Callable[[], object]) -> None:
+        """``on_failure`` is called when the listener has raised an error."""
+        with self._guard:
+            self._on_failure = on_failure
+            if self._error is None:
+                return
+        on_failure()
+
+    def finish(self) -> None:
+        """Wait for the end of the output. Raises what the listener raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _kill_soon(program: Program, over: threading.Event) -> None:

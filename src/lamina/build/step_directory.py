@@ -235,9 +235,9 @@ def _cleared(store: Store, path: str) -> bool:
 
 
 def _kill_in_other_namespaces(identity: str) -> None:
-    """Kill the processes that have mounts of the step with this identity in another mount namespace than this process,
-    and wait for their end. A plain user's mounts and the runtime's files are only seen in the namespace of the killed
-    build; nobody else can have copies of these mounts."""
+    """Kill the processes that have mounts of the step with this identity in another mount namespace than this
+    process, and wait for their end. A plain user's mounts and the runtime's files are only seen in the namespace of
+    the killed build; nobody else can have copies of these mounts."""
     ours, name = mountinfo.namespace(), identity.encode()
     held: list[tuple[int, int]] = []
     try:

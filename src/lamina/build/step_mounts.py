@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.options import Mount
 from lamina.run.rootfs import Inside
+from lamina.view import kernel
 from lamina.view.overlay.mount import Top, mount_union
 
 if TYPE_CHECKING:
@@ -64,8 +66,7 @@ class _Preparing:
         if mount.kind == BIND:
             self._take_bind(mount)
         elif mount.kind == CACHE:
-            source = self._below(self._caches[id(mount)], mount)
-            self.mounts.append(_bind(source, mount))
+            self.mounts.append(_bind(self._in_cache(self._caches[id(mount)], mount), mount))
         elif mount.kind == TMPFS:
             size = () if mount.size is None else (f"size={mount.size}",)
             read_only = ("ro",) if mount.read_only else ()
@@ -155,6 +156,30 @@ class _Preparing:
                 cache_mounts.cache_directories(self._inputs.store, wanted, self._inputs.cancel)
             )
             self._caches = {id(mount): place for mount, place in zip(mounts, places, strict=True)}
+
+    def _in_cache(self, root: str, mount: RunMount) -> str:
+        """The path of the mount's source in a cache. Another step may write to the cache meanwhile, and put a symlink
+        in the place of a directory on the way: the runtime would follow it on this host. So the runtime gets a mount
+        of exactly what is there now (CVE-2024-23651 was of that kind)."""
+        if mount.source in ("", "/"):
+            return root
+        with Inside(root) as inside:
+            try:
+                opened = inside.open(mount.source, os.O_PATH)
+            except OSError as error:
+                raise _missing(mount, error.strerror or "") from None
+        try:
+            above = self._directory.directory(self._name())
+            target = os.path.join(above, _CONTENT)
+            with reported(target):
+                if stat.S_ISDIR(os.fstat(opened).st_mode):
+                    os.mkdir(target)
+                else:
+                    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            kernel.bind(f"{kernel.BY_DESCRIPTOR}{opened}", target, attributes=0)
+        finally:
+            os.close(opened)
+        return target
 
     def _cache(self, mount: RunMount) -> tuple[CacheWanted, cache_mounts.Fill]:
         stack = self._inputs.stack(mount.origin) if isinstance(mount.origin, Step) else None

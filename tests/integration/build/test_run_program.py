@@ -22,8 +22,9 @@ from integration.build.running import (
 )
 from lamina.build.errors import ProgramFailed
 from lamina.build.run_mounts import run_mounts
+from lamina.build.run_program import ran
 from lamina.build.steps import RunMount
-from lamina.errors import Cancelled, LaminaError, NotFound, PathNotFound, Unsupported, UsageError
+from lamina.errors import Cancelled, Conflict, LaminaError, NotFound, PathNotFound, Unsupported, UsageError
 from lamina.run.options import Ulimit
 from lamina.store.store import Store
 from support import made_once, require_root, require_tool
@@ -237,6 +238,15 @@ def test_long_output_arrives_whole(inputs: GivenInputs) -> None:
         assert len(done.output.split()) == 101_000
 
 
+def test_a_listener_that_fails_ends_the_program(inputs: GivenInputs) -> None:
+    def log(data: bytes) -> None:
+        raise Conflict("nobody listens")
+
+    step = run_step("echo up; while true; do echo more; done")
+    with pytest.raises(Conflict, match="nobody listens"), ran(step, inputs.stack(step.below), inputs, log):
+        pass
+
+
 def test_a_cancelled_build_ends_all_programs_of_a_step(inputs: GivenInputs) -> None:
     up = threading.Event()
     output: list[bytes] = []
@@ -250,8 +260,6 @@ def test_a_cancelled_build_ends_all_programs_of_a_step(inputs: GivenInputs) -> N
     caught: list[BaseException] = []
 
     def work() -> None:
-        from lamina.build.run_program import ran
-
         step = run_step(f"trap '' TERM INT; sleep {mark} & echo up; sleep {mark}")
         try:
             with ran(step, inputs.stack(step.below), inputs, log):

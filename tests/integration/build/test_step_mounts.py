@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from integration.build.running import (
     running_step,
     said,
 )
+from lamina.build import run_program
 from lamina.build.cache_mounts import CacheWanted, cache_directories, cache_mounts, remove_cache_mount
 from lamina.build.contexts import open_context
 from lamina.build.options import MAX_SECRET, Secret, SshAgent
@@ -171,6 +173,33 @@ def test_a_read_only_cache_takes_nothing(inputs: GivenInputs) -> None:
 def test_a_source_that_a_cache_has_not_is_an_error(inputs: GivenInputs) -> None:
     with pytest.raises(NotFound, match="nothing is at '/x'"):
         said(inputs, run_step("true", mounts=(cache(source="/x"),)))
+
+
+def test_a_part_of_a_cache_is_seen_and_never_a_file_of_this_host(inputs: GivenInputs) -> None:
+    make = "mkdir -p /cache/a/b; echo in > /cache/a/b/file; ln -s /etc /cache/host; ln -s a/b /cache/short"
+    said(inputs, run_step(make, mounts=(cache(),)))
+    assert said(inputs, run_step("cat /part/file", mounts=(cache("/part", source="/a/b"),))) == "in\n"
+    assert said(inputs, run_step("cat /part/file", mounts=(cache("/part", source="/short"),))) == "in\n"
+    assert said(inputs, run_step("cat /part", mounts=(cache("/part", source="/a/b/file"),))) == "in\n"
+    with pytest.raises(NotFound, match="nothing is at '/host'"):
+        said(inputs, run_step("ls /part", mounts=(cache("/part", source="/host"),)))
+
+
+def test_a_part_of_a_cache_that_is_swapped_before_the_program_starts_is_not_followed(
+    inputs: GivenInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another step does that shares the cache (CVE-2024-23651)."""
+    said(inputs, run_step("mkdir -p /cache/part; echo ours > /cache/part/hostname", mounts=(cache(),)))
+    described = run_program.prepare_spec
+
+    def swapped(*words: Any) -> Any:
+        (data,) = Path(inputs.store.paths.build, "mounts").glob("*/*/data")
+        (data / "part").rename(data / "old")
+        (data / "part").symlink_to("/etc")
+        return described(*words)
+
+    monkeypatch.setattr(run_program, "prepare_spec", swapped)
+    assert said(inputs, run_step("cat /part/hostname", mounts=(cache("/part", source="/part"),))) == "ours\n"
 
 
 def test_one_step_may_use_a_locked_cache_twice(store: Store) -> None:
