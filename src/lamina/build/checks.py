@@ -481,9 +481,10 @@ class _Checker:
             return
         for source in sources:
             path = posixpath.normpath(source)
-            if is_address(source) or git_repository(source) or path in (".", "/", "//"):
+            if is_address(source) or git_repository(source):
                 continue
-            if self._is_ignored(path):
+            # the whole context is ignored by patterns that ignore any name, and so a star too
+            if self._is_ignored("*" if path.strip("/") in ("", ".") else path):
                 verb = "Add" if is_add else "Copy"
                 text = f'Attempting to {verb} file "{path}" that is excluded by .dockerignore'
                 self._tell("CopyIgnoredFile", text, one)

@@ -49,7 +49,8 @@ def test_a_copy_of_an_ignored_file_is_found() -> None:
         return path == "c"
 
     assert found(text, is_ignored=is_ignored) == [("CopyIgnoredFile", 2), ("CopyIgnoredFile", 3)]
-    assert asked == ["a", "c", "c"]
+    assert asked == ["a", "c", "c", "*"]
+    assert found("FROM scratch\nCOPY . /\n", is_ignored=lambda _: True) == [("CopyIgnoredFile", 2)]
 
 
 def test_a_base_for_another_platform_is_found() -> None:
