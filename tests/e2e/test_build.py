@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from e2e.test_bad_input import is_plain, on_a_terminal
+from e2e.test_completion import candidates
 from lamina.cli import run
 from lamina.host import mountinfo
 from lamina.image import open as open_image
@@ -361,6 +362,18 @@ def test_the_ignore_file_counts_for_the_checks(call: Call) -> None:
     assert "WARNING: CopyIgnoredFile\n" in said.out
 
 
+def test_the_ignore_file_can_be_named(top: Path, call: Call) -> None:
+    (top / "ignore").write_text("app/main.py\n")
+    Path(".dockerignore").write_text("docker\n")
+    Path("Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    assert call("build", "--ignorefile", f"{top}/ignore", "-t", "app:1", ".").code == 0
+    assert "docker/Dockerfile.prod" in files(top, "app:1")
+    assert "app/main.py" not in files(top, "app:1")
+    assert call("build", "-t", "app:2", ".").code == 0
+    assert "docker/Dockerfile.prod" not in files(top, "app:2")
+    assert call("build", "--ignorefile", "nowhere", ".").code == 3
+
+
 def test_findings_can_be_errors(call: Call) -> None:
     Path("Dockerfile").write_text("# check=error=true\nFROM scratch\nCOPY app /app\nCMD x\n")
     said = call("build", ".")
@@ -392,6 +405,25 @@ def test_why_names_what_differs(call: Call) -> None:
     why = said.err.rpartition("COPY app /app (Dockerfile:6)\n")[2]
     assert "sha256:" in why
     assert " -> " in why
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("lamina build --target ", ["base ", "dev "]),
+        ("lamina build -f docker/two --target l", ["last "]),
+        ("lamina build -f nowhere --target ", []),
+        ("lamina build --progress t", ["tty "]),
+        ("lamina buildx build --network ", ["default ", "host ", "none "]),
+        ("lamina build -o type=l", ["local "]),
+        ("lamina build --call o", ["outline "]),
+        ("lamina build -f ", ["#file"]),
+        ("lamina build ", ["#dir"]),
+    ],
+)
+def test_completion_knows_the_values_of_options(top: Path, line: str, wanted: list[str]) -> None:
+    Path("docker/two").write_text("FROM scratch AS first\nFROM first AS last\n")
+    assert candidates(top / "s", line) == wanted
 
 
 REFUSED = [
@@ -433,6 +465,7 @@ REFUSED = [
     ("build --cap-add ALL .", 2, "security.insecure"),
     ("build -v /x:/x .", 2, "--mount"),
     ("build --device /dev/kvm .", 2, "--device"),
+    ("build --from alpine .", 2, "--build-context"),
     ("build --platform linux/arm64 --arch arm64 .", 2, "--platform"),
     ("build -o type=docker,dest=x.tar --platform linux/amd64,linux/arm64 .", 7, "one platform"),
     ("build -o type=image,compression=zstd -o type=image,compression=gzip .", 2, "compression"),

@@ -90,6 +90,7 @@ CHANGES = {
     "append app --remove /etc/conf -t new": 0,
     "pack sh -t new": 0,
     "index create new app": 0,
+    "build --build-context app=oci-layout://{layout}:app -t new {context}": 0,
     "commit box new": 0,
     "cp {layout}/index.json box:/x": 0,
     "run --rm --network none app true": 127,
@@ -106,7 +107,6 @@ CHANGES = {
 ELSEWHERE = {
     *(
         "blob",
-        "build",
         "completion",
         "delete",
         "explore",
@@ -139,6 +139,7 @@ class World:
     def __init__(self, top: Path, registry: str, read: Callable[[], tuple[str, str]]) -> None:
         self.root = top / "s"
         self.layout = top / "l"
+        self.context = top / "context"
         self.out, self.mnt = top / "out", top / "mnt"
         self.registry = registry
         self._read = read
@@ -148,7 +149,9 @@ class World:
         if self.out.is_dir():
             shutil.rmtree(self.out)
         self.out.unlink(missing_ok=True)
-        words = line.format(out=self.out, mnt=self.mnt, registry=self.registry, layout=self.layout).split()
+        words = line.format(
+            out=self.out, mnt=self.mnt, registry=self.registry, layout=self.layout, context=self.context
+        ).split()
         code = run(["--root", str(root or self.root), *words])
         sys.stdout.flush()
         return Said(code, *self._read())
@@ -170,6 +173,8 @@ def made(top: Path) -> None:
     done = lamina("load", "-i", str(top / "l"), root=top / "s")
     assert done.returncode == 0, done.stderr
     write_layout(top / "l2", "base", [[("other", b"o")]])
+    (top / "context").mkdir()
+    (top / "context/Dockerfile").write_text("FROM app\nCOPY Dockerfile /\n")
     store = Store.open(str(top / "s"))
     stack = store.stack("app", Platform.host())
     box = create(store, stack, ContainerOptions(name="box", command=("true",)))
@@ -433,7 +438,7 @@ def test_commands_without_a_store(world: World, tmp_path: Path, kind: str) -> No
     ROOTS[kind](place)
     root = tmp_path / "file" / "s" if kind == "below a file" else place
     for line in VERB_LINES:
-        if line.split()[0] in ("load", "pull", "copy", "import", "pack", "info", "version"):
+        if line.split()[0] in ("build", "load", "pull", "copy", "import", "pack", "info", "version"):
             continue
         # verbs that write make a store before they look for the image
         lists = line.split()[0] in ("images", "ps", "mounts", "umount", "df", "fsck", "find", "prune")

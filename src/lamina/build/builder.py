@@ -337,6 +337,10 @@ class _Opener:
         self._inside = "" if self._is_local and options.file else options.file
         """Where the Dockerfile is in the context."""
         self._ignore: bytes | None = None
+        if options.ignore_file:
+            self._ignore = _read(options.ignore_file)
+            if self._ignore is None:
+                raise NotFound(f"no such file: {options.ignore_file!r:.300}", hint="check the path of --ignorefile")
 
     def open(self, name: str) -> Context:
         """Open the context ``name``; "" is the build's own. Raises NotFound, and what ``open_context`` raises."""
@@ -402,7 +406,8 @@ class _Opener:
                 path = os.path.join(self._place, file)  # podman's rule, after docker's
                 text = _read(path)
             if text is not None:
-                self._ignore = _read(f"{path}.dockerignore")
+                if self._ignore is None:
+                    self._ignore = _read(f"{path}.dockerignore")
                 return os.path.basename(path), text
         raise _missing(file)
 

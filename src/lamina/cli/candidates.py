@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FILES, DIRECTORIES = "#file", "#dir"
 
 
+_MOST = 16 << 20  # bytes of a Dockerfile
+
+
 _FEW = 16
 """Up to this many symlinks are followed one by one; for more, a merge of the whole image is cheaper."""
 
@@ -212,6 +215,31 @@ def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
     yield from _local(incomplete)
 
 
+def _outputs(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    """Yield the types of --output, and directories."""
+    from lamina.build.outputs import KINDS
+
+    yield from (f"type={kind}" for kind in KINDS)
+    yield from _local(incomplete)
+
+
+def _stages(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    """Yield the names of the stages in the Dockerfile of the command line."""
+    from lamina.build.builder import NAMES
+    from lamina.build.describe import targets
+    from lamina.build.syntax import parse
+
+    context = ctx.params.get("context") or "."
+    file = ctx.params.get("file")
+    for path in (file,) if file else (os.path.join(context, name) for name in NAMES):
+        try:
+            with open(path, "rb") as opened:
+                yield from (one.name for one in targets(parse(opened.read(_MOST))) if one.name)
+            return
+        except (LaminaError, OSError):
+            continue
+
+
 def _platforms(ctx: click.Context, incomplete: str) -> Iterator[str]:
     yield from (
         f"linux/{name}" for name in ("386", "amd64", "arm64", "arm/v6", "arm/v7", "ppc64le", "riscv64", "s390x")
@@ -230,6 +258,12 @@ _Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
 
 _OPTIONS: dict[tuple[str, str], Any] = {
     # (verb, or "" for any; option): its values
+    ("build", "--call"): ("build", "check", "outline", "targets"),
+    ("build", "--network"): ("default", "host", "none"),
+    ("build", "--output"): _outputs,
+    ("build", "--progress"): ("auto", "json", "plain", "quiet", "tty"),
+    ("build", "--pull"): ("false", "true"),
+    ("build", "--target"): _stages,
     ("images", "--filter"): _image_filters,
     ("ps", "--filter"): _container_filters,
     ("", "--cap-add"): _capabilities,

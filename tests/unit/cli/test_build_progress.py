@@ -116,6 +116,13 @@ def test_lines_that_wait_for_long_are_shown(clock: Clock) -> None:
     ) == ["#1 a", "#1 ...", "", "#2 b", "#2 0.000 one", "#2 5.000 two", "#2 DONE 5.0s", "", "#1 a", "#1 DONE 5.0s"]
 
 
+def test_many_lines_do_not_wait(clock: Clock) -> None:
+    many = b"".join(b"%d\n" % number for number in range(1001))
+    lines = told(Plain, clock, VertexStarted(1, "a"), VertexStarted(2, "b"), VertexLog(2, many), VertexLog(2, b"x\n"))
+    assert lines[:4] == ["#1 a", "#1 ...", "", "#2 b"]
+    assert len(lines) == 4 + 1002
+
+
 def test_what_still_waits_is_shown_when_the_build_is_interrupted(clock: Clock) -> None:
     lines = told(Plain, clock, VertexStarted(1, "a"), VertexStarted(2, "b"), VertexLog(2, b"last\n"))
     assert lines == ["#1 a", "#1 ...", "", "#2 b", "#2 0.000 last"]

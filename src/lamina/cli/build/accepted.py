@@ -28,6 +28,7 @@ ACCEPTED = (
     _Option(("--isolation",), fine=("*",)),
     _Option(("--log-level",), fine=("*",)),
     _Option(("--builder",), "there are no builders", _NOTHING, ("default", "")),
+    _Option(("--from",), "the base comes from the Dockerfile", "use --build-context NAME=docker-image://REF"),
     _Option(("--cap-add",), _RUN, "use RUN --security=insecure, with --allow security.insecure"),
     _Option(("--cap-drop",), _RUN, _NOTHING),
     _Option(("--security-opt",), _RUN, _NOTHING, ("label=disable", "seccomp=unconfined", "apparmor=unconfined")),

@@ -50,6 +50,7 @@ OPTIONS = (
         ("-f", "--file"), "file", "The Dockerfile; - is standard input (default: Dockerfile or Containerfile).",
         "FILE",
     ),
+    Option(("--ignorefile",), "ignore_file", "Use this ignore file (default: .dockerignore in CONTEXT).", "FILE"),
     Option(("--target",), "target", "Build this stage: its name, or its number from 0.", "STAGE"),
     Option(("--build-arg",), "build_args", "Set an ARG; NAME alone copies your environment's.", "NAME[=VALUE]", MANY),
     Option(("--build-arg-file",), "build_arg_files", "Read values of ARGs from a file, one per line.", "FILE", MANY),
@@ -295,6 +296,7 @@ def _options(
         raise UsageError("--no-cache contradicts --no-cache-filter", hint="leave one of them out")
     return BuildOptions(
         file=given["file"],
+        ignore_file=given["ignore_file"],
         recipe=_recipe(given),
         target=given["target"],
         tags=tuple(names) if stays else (),

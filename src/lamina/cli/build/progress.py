@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "plain", "tty", "json", "rawjson", "quiet", "none")
 _HELD = 5.0  # seconds that lines of another vertex wait for the current one
+_MOST_HELD = 1000  # lines that wait; more are shown at once, so that they take no memory
 
 
 def display(mode: str, *, quiet: bool = False) -> Display:
@@ -139,7 +140,11 @@ class Plain(Display):
                 number = (ready or list(self._waiting))[0]
             else:
                 limit = self.trace.clock() - _HELD
-                late = [number for number in self._waiting if self._waiting[number] and self._since[number] <= limit]
+                late = [
+                    number
+                    for number, lines in self._waiting.items()
+                    if lines and (self._since[number] <= limit or len(lines) > _MOST_HELD)
+                ]
                 if not late:
                     return
                 number = late[0]
