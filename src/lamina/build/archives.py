@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
 from lamina.build.target import Path, Rule, Target
-from lamina.build.trees import FileTree, described, hashed
+from lamina.build.trees import FileTree, described, hashed, read_exactly
 from lamina.errors import InvalidLayer, LimitExceeded, UsageError
 from lamina.host.files import CHUNK, SharedRange
 from lamina.host.spool import Spool
@@ -289,12 +289,3 @@ def _indexed(file: IO[bytes], what: str) -> LayerIndex:
     except InvalidLayer as error:
         raise UsageError(f"{what}: {error.message}", hint="check the archive") from None
     return builder.finish(parser.position)
-
-
-def read_exactly(stream: Any, size: int) -> bytes:
-    """Read ``size`` bytes; fewer only at the end."""
-    pieces, left = [], size
-    while left > 0 and (data := stream.read(left)):
-        pieces.append(data)
-        left -= len(data)
-    return b"".join(pieces)

@@ -1,7 +1,7 @@
 """Contexts: what COPY, ADD and binds of RUN read. A directory, a tar (file or stdin), a git repository, an address,
 an image, a Dockerfile alone on stdin, or nothing.
 
-An ignore file applies to a directory of this machine only: what comes from elsewhere was chosen by whoever made it,
+An ignore file applies to a directory of this host only: what comes from elsewhere was chosen by whoever made it,
 as in BuildKit.
 """
 
@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lamina.build import addresses, archives, globs, source_storage, sources
+from lamina.build import globs, source_storage, sources
 from lamina.build.ignore import Patterns, names_of_ignore_files, read_ignore_file
-from lamina.build.trees import FileTree, UnionTree, found
+from lamina.build.trees import FileTree, UnionTree, found, read_exactly
 from lamina.errors import LimitExceeded, NotFound, PathNotFound, UsageError
 from lamina.host.files import CHUNK, failure
 from lamina.layer.entry import Kind
 
 if TYPE_CHECKING:
-    from lamina.build.steps import Repository
     from lamina.events import Cancel
     from lamina.spec.platform import Platform
     from lamina.store.store import Store
@@ -121,7 +120,11 @@ def _opened(
         return _of_stream(stdin, "stdin", opened)
     if place.startswith((_IMAGE, _LAYOUT)):
         return OpenedContext(UnionTree(_image(place, store, network, platform), f"the image {place}"), opened)
-    repository = None if os.path.exists(place) else _repository(place)
+    if os.path.exists(place):
+        return _local(place, opened, store, cancel, dockerfile, ignore)
+    from lamina.build import addresses
+
+    repository = addresses.git_repository(place, short=place.startswith("github.com/"))
     if repository is not None:
         from lamina.build import git
 
@@ -133,10 +136,6 @@ def _opened(
         with fetch.stream(place, network) as answer:
             return _of_stream(answer, addresses.without_credentials(place), opened)
     return _local(place, opened, store, cancel, dockerfile, ignore)
-
-
-def _repository(place: str) -> Repository | None:
-    return addresses.git_repository(place, short=place.startswith("github.com/"))
 
 
 def _local(
@@ -190,7 +189,9 @@ def _hashes_of(store: Store, state: os.stat_result, place: str) -> str:
 
 def _of_stream(stream: Any, what: str, opened: ExitStack, *, only_tar: bool = False) -> OpenedContext:
     """A tar, or a Dockerfile alone."""
-    start = archives.read_exactly(stream, CHUNK)
+    from lamina.build import archives
+
+    start = read_exactly(stream, CHUNK)
     archive = archives.opened_stream(stream, start, f"the context on {what}" if what == "stdin" else what)
     if archive is not None:
         opened.callback(archive.close)
@@ -199,7 +200,7 @@ def _of_stream(stream: Any, what: str, opened: ExitStack, *, only_tar: bool = Fa
         raise UsageError(f"the context {what!r:.300} is neither a directory nor a tar", hint="check the path")
     if not start:
         raise UsageError(f"{what} is empty", hint="give it a tar, or a Dockerfile")
-    rest = archives.read_exactly(stream, MAX_READ)
+    rest = read_exactly(stream, MAX_READ)
     if len(rest) == MAX_READ:
         raise LimitExceeded(f"{what} is neither a tar nor a Dockerfile: it is too long", hint="check what is sent")
     return OpenedContext(UnionTree(None, "the empty context"), opened, dockerfile=start + rest)
@@ -225,6 +226,6 @@ def _limited(tree: FileTree[Any], node: Any, path: str) -> bytes:
         return content or b""
     stream = content()
     try:
-        return archives.read_exactly(stream, MAX_READ + 1)
+        return read_exactly(stream, MAX_READ + 1)
     finally:
         stream.close()

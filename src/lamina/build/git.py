@@ -1,7 +1,7 @@
 """Git repositories as contexts and for ADD, by the git binary.
 
 Git gets only what it needs: no configuration of this user or machine, no hooks, no filters, no credential helpers, no
-questions, and only the protocols https, http, ssh and git. A repository of this machine can't be a submodule. Commits
+questions, and only the protocols https, http, ssh and git. A repository of this host can't be a submodule. Commits
 are kept in a bare repository for each remote in the store; a checkout exists while it is read.
 """
 
@@ -234,7 +234,7 @@ def _with_history(source: Repository, commit: str, ref: str, bare: str, files: s
 
 
 def _submodules(source: Repository, commit: str, ref: str, bare: str, files: str, cancel: Cancel) -> None:
-    """Check out the submodules, each from its own address; none may be of this machine."""
+    """Check out the submodules, each from its own address; none may be of this host."""
     kept = os.path.isdir(os.path.join(files, ".git"))
     at = ["-C", files]
     if not kept:

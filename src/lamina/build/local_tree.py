@@ -1,4 +1,4 @@
-"""A directory of this machine as a tree of files: a context, or a checkout.
+"""A directory of this host as a tree of files: a context, or a checkout.
 
 Nothing leads out of it. Every directory is opened by its name in the open directory above it, and no symlink is
 followed on the way (O_NOFOLLOW), so a process that renames files meanwhile can't lead us elsewhere. Symlinks are
@@ -524,7 +524,7 @@ def _read_all(descriptor: int, limit: int) -> bytes:
 
 def _xattrs_of(descriptor: int) -> dict[bytes, bytes]:
     """The extended attributes that go into a layer: as in BuildKit's layers only capabilities. The others say more of
-    this machine than of the file, and not every file system has them."""
+    this host than of the file, and not every file system has them."""
     try:
         return {os.fsencode(_CAPABILITY): os.getxattr(descriptor, _CAPABILITY)}
     except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
@@ -304,6 +304,15 @@ def hashed(content: Callable[[], object]) -> bytes:
     finally:
         stream.close()  # type: ignore[attr-defined]
     return hasher.digest()
+
+
+def read_exactly(stream: Any, size: int) -> bytes:
+    """Read ``size`` bytes; fewer only at the end."""
+    pieces, left = [], size
+    while left > 0 and (data := stream.read(left)):
+        pieces.append(data)
+        left -= len(data)
+    return b"".join(pieces)
 
 
 def _text(name: bytes) -> str:
