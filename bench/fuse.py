@@ -16,7 +16,7 @@ from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.view.overlay.mount import mount, unmount
-from lamina.view.unpack.directory import unpack
+from lamina.view.unpack.unpack import unpack
 
 ROUNDS = 3
 

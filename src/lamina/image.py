@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Tree, Union
     from lamina.view.path import ImagePath
-    from lamina.view.unpack.directory import UnpackReport
+    from lamina.view.unpack.unpack import UnpackReport
 
 PIPE = -1
 """``subprocess.PIPE``, without loading subprocess."""
@@ -559,7 +559,7 @@ class Image:
             from lamina.run.container.side import container_side
 
             return container_side(self._store(), other, on_warning=on_warning)
-        from lamina.insight.directory import directory_side
+        from lamina.insight.directory_side import directory_side
 
         path = os.fspath(other)
         if not os.path.isdir(path):
@@ -569,7 +569,7 @@ class Image:
     def unpack(self, target: str | os.PathLike[str], *, cancel: Cancel | None = None) -> UnpackReport:
         """Write the union into ``target``, a new or empty directory; it appears when it is complete. Raises Conflict,
         SystemFailure, Cancelled."""
-        from lamina.view.unpack.directory import unpack
+        from lamina.view.unpack.unpack import unpack
 
         return unpack(self.stack, os.fsencode(target), cancel=cancel)
 

@@ -21,7 +21,7 @@ from lamina.store.store import Store
 from lamina.transfer.connect import RegistryAccess
 from lamina.transfer.copy import Proposal, copy
 from lamina.transfer.make_index import make_index
-from lamina.transfer.plan import plan_pull
+from lamina.transfer.pull_plan import plan_pull
 from support import write_layout
 
 LAYERS = [[("etc", None), ("etc/conf", b"one")], [("usr", None), ("usr/file", b"two" * 1000)]]

@@ -17,9 +17,9 @@ from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.server import RegistryServer
+from lamina.source.accepts import Accepts
 from lamina.source.protocols import Blob, Reader
 from lamina.source.served import Served
-from lamina.source.takes import Takes
 from lamina.source.verify import BytesBlob, verified
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -35,7 +35,7 @@ class Objects:
     """A ``Served`` place of objects in memory: what one on an object store has to do."""
 
     location = "objects"
-    takes = Takes()
+    accepts = Accepts()
 
     def __init__(self) -> None:
         self.objects: dict[Digest, bytes] = {}

@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from lamina.archive.copy_verified import copy_verified
 from lamina.archive.layout import LayoutBlob, read_document
-from lamina.archive.verify import copy_verified
 from lamina.errors import Conflict, NotFound, ReferenceNotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import remove, replace_file, reported, whole_file
 from lamina.host.lock import locked_directory, unheld
 from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
+from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, Presence, here_if
-from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -86,7 +86,7 @@ class DirectoryReader:
 class DirectoryWriter:
     """``Writer`` of such a directory, which may be new, empty, or hold an image to replace."""
 
-    takes = Takes(sparse=False)
+    accepts = Accepts(sparse=False)
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -109,7 +109,7 @@ class DirectoryWriter:
 class DirectorySession:
     """``Session`` of an image directory."""
 
-    takes = DirectoryWriter.takes
+    accepts = DirectoryWriter.accepts
     reader = None
 
     def __init__(self, directory: str) -> None:

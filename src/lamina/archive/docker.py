@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
+from lamina.archive.copy_verified import copy_verified
 from lamina.archive.oci import MemberBlob, OciArchiveReader
 from lamina.archive.tar_members import Members
 from lamina.archive.tar_output import ArchiveFile
 from lamina.archive.unwrapped import UnwrappedBlob, unwrapped
-from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidContent, InvalidDocument, ReferenceNotFound, Unsupported, UsageError
 from lamina.events import BlobProgress, Cancel, Event, OnEvent, ignore
 from lamina.host.files import CHUNK, reported
 from lamina.layer.archive_codec import sniff_archive
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.tarheader import BLOCK
+from lamina.source.accepts import Accepts
 from lamina.source.presence import Presence, here_if
-from lamina.source.takes import Takes
 from lamina.source.verify import PieceStream, verified
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
@@ -274,7 +274,7 @@ class DockerArchiveWriter:
     """``Writer`` of a docker-archive: a new file, or ``-`` for standard output. Layers are written uncompressed, each
     once."""
 
-    takes = Takes(indexes=False, sparse=False)
+    accepts = Accepts(indexes=False, sparse=False)
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -292,7 +292,7 @@ class DockerArchiveWriter:
 class DockerArchiveSession:
     """``Session`` of a docker-archive, and ``TarWriter``."""
 
-    takes = DockerArchiveWriter.takes
+    accepts = DockerArchiveWriter.accepts
     reader = None
 
     def __init__(self, archive: ArchiveFile) -> None:

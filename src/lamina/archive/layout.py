@@ -7,15 +7,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from lamina.archive.copy_verified import copy_verified
 from lamina.archive.names import annotated, by_exact_name, find, names_of
-from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import FileRange, replace_file, reported, whole_file
 from lamina.host.lock import locked_for_now
 from lamina.light import TYPE_CHECKING
+from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, Presence, here_if
-from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -128,7 +128,7 @@ class LayoutBlob:
 class LayoutWriter:
     """``Writer`` of a layout directory, which is created if it does not exist; its content is kept."""
 
-    takes = Takes()
+    accepts = Accepts()
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -151,7 +151,7 @@ class LayoutWriter:
 class LayoutSession:
     """``Session`` of a layout directory."""
 
-    takes = LayoutWriter.takes
+    accepts = LayoutWriter.accepts
     reader = None
 
     def __init__(self, directory: str) -> None:

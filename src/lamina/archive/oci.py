@@ -6,17 +6,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lamina.archive.copy_verified import copy_verified
 from lamina.archive.layout import LAYOUT_FILE, IndexedReader, check_layout_file, parse_index
 from lamina.archive.names import annotated
 from lamina.archive.tar_members import Members
 from lamina.archive.tar_output import ArchiveFile
-from lamina.archive.verify import copy_verified
 from lamina.errors import BlobNotFound, InvalidDocument
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.host.files import SharedRange, reported
 from lamina.light import TYPE_CHECKING
+from lamina.source.accepts import Accepts
 from lamina.source.presence import Presence, here_if
-from lamina.source.takes import Takes
 from lamina.spec import json, mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -63,7 +63,7 @@ class MemberBlob:
 class OciArchiveWriter:
     """``Writer`` of an oci-archive: a new file, or ``-`` for standard output."""
 
-    takes = Takes()
+    accepts = Accepts()
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -82,7 +82,7 @@ class OciArchiveWriter:
 class OciArchiveSession:
     """``Session`` of an oci-archive."""
 
-    takes = OciArchiveWriter.takes
+    accepts = OciArchiveWriter.accepts
     reader = None
 
     def __init__(self, archive: ArchiveFile) -> None:

@@ -194,7 +194,7 @@ def _to_tar(built: Built, output: Output, places: Places) -> None:
 def _to_directory(built: Built, output: Output, places: Places) -> None:
     """Write the files. All of them belong to this user. A directory that has files already keeps those that the image
     does not have."""
-    from lamina.view.unpack.directory import unpack
+    from lamina.view.unpack.unpack import unpack
 
     for directory, image in _directories(built, output):
         target = os.path.join(output.path, directory) if directory else output.path
@@ -217,7 +217,7 @@ def _place_for(target: str) -> Iterator[str]:
         yield target
         return
     from lamina.host.temporary import TemporaryDirectory
-    from lamina.view.unpack.directory import remove_tree
+    from lamina.view.unpack.unpack import remove_tree
 
     above, name = os.path.split(os.path.abspath(target))
     with TemporaryDirectory(above, name, remove=lambda path: remove_tree(os.fsencode(path))) as temporary:

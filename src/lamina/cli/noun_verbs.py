@@ -159,7 +159,7 @@ def container_exists(session: Session, name: str) -> int:
 def list_tags(session: Session, repository: str, format: str | None) -> None:
     """List the tags of a repository in its registry, as skopeo does: one JSON object with Repository and Tags.
     (`lamina tags` prints one tag per line.)"""
-    from lamina.cli.registry.look import print_tags
+    from lamina.cli.registry.queries import print_tags
 
     print_tags(session, repository, format or "json")
 

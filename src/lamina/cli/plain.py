@@ -46,14 +46,14 @@ def _run(words: Sequence[str], flags: dict[str, str]) -> int | None:
 
 
 def _ask(verb: str, words: Sequence[str], flags: dict[str, str]) -> int | None:
-    from lamina.cli.registry import ask
+    from lamina.cli.registry import plain_queries
     from lamina.cli.session import Session
 
-    parsed = parse(words, ask.OPTIONS[verb])
+    parsed = parse(words, plain_queries.OPTIONS[verb])
     if parsed is None or len(parsed[1]) != 1:
         return None
     given, (name,) = parsed
-    ask.ANSWERS[verb](Session(flags), name, **given)
+    plain_queries.ANSWERS[verb](Session(flags), name, **given)
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from lamina.layer.build import index_of
+from lamina.layer.build_layer import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.file_content import FileContents
 from lamina.layer.tar_write import Item, Write, write_layer

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from lamina.errors import UsageError
 from lamina.host.files import reported
-from lamina.layer.build import BuiltLayer, build_layer
+from lamina.layer.build_layer import BuiltLayer, build_layer
 from lamina.layer.tar_write import Item, write_layer
 from lamina.source.stack import Stack
 from lamina.source.verify import BytesBlob

@@ -25,7 +25,7 @@ from lamina.edit.publish import (
 from lamina.edit.rebase_config import BaseDifference, merged_run_config
 from lamina.edit.squash import items_of
 from lamina.errors import Conflict, InvalidLayer, UsageError
-from lamina.layer.build import index_of
+from lamina.layer.build_layer import index_of
 from lamina.layer.entry import Kind
 from lamina.layer.file_content import Content, open_content
 from lamina.layer.index import LayerIndex

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from lamina.errors import InvalidLayer, LimitExceeded
-from lamina.layer.pieces import PIECE, WindowedDecoder
+from lamina.layer.windowed_decoder import PIECE, WindowedDecoder
 
 BZIP2 = b"BZh"
 XZ = b"\xfd7zXZ\0"

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lamina.errors import InvalidLayer, LimitExceeded, Unsupported, UsageError
 from lamina.layer import tarheader
-from lamina.layer.pieces import PIECE, WindowedDecoder
+from lamina.layer.windowed_decoder import PIECE, WindowedDecoder
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -13,7 +13,7 @@ from lamina.remote.list import RemoteLister
 from lamina.remote.read import Site
 from lamina.remote.registries import Registries
 from lamina.remote.upload import Journal, NoJournal
-from lamina.remote.write import TAKES, RemoteSession
+from lamina.remote.write import ACCEPTS, RemoteSession
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import Reference
@@ -23,7 +23,7 @@ class Repository(RemoteLister, RemoteDeleter):
     """Reader, Writer, Deleter, Lister and Referrers of ``host/path``, with its mirrors from registries.conf. No
     request is sent before it is needed. ``journal`` records uploads; ``mount_from`` as in ``RemoteWriter``."""
 
-    takes = TAKES
+    accepts = ACCEPTS
 
     def __init__(
         self,

@@ -10,14 +10,14 @@ from lamina.light import TYPE_CHECKING
 from lamina.remote.http import Answer
 from lamina.remote.read import Site
 from lamina.remote.upload import Journal, Upload
+from lamina.source.accepts import Accepts
 from lamina.source.presence import Presence, here_if
-from lamina.source.takes import Takes
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, parse
 from lamina.spec.reference import Reference
 
-TAKES = Takes(sparse=False, foreign=False)
+ACCEPTS = Accepts(sparse=False, foreign=False)
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -49,7 +49,7 @@ class RemoteSession:
     """``Session`` of a repository. A document waits for its name: sent under its tag it takes one request instead of
     two."""
 
-    takes = TAKES
+    accepts = ACCEPTS
     reader = None
 
     def __init__(self, repository: Target) -> None:

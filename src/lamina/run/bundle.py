@@ -11,7 +11,7 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run import network
 from lamina.run.capability import EVERY
-from lamina.run.credentials import Caller, credentials, find_user
+from lamina.run.granted_user import Caller, find_user, granted_user
 from lamina.run.mount_targets import VisibleFiles, prepare_targets
 from lamina.run.runtime import find_program
 from lamina.run.seccomp import default_profile, seccomp
@@ -45,8 +45,8 @@ _INITS = ("tini", "docker-init", "tini-static", "catatonit", "dumb-init")
 
 class Task(Value):
     """A program for a sandbox. ``wanted``: what was asked. ``config``: of the image. ``command``: the words of the
-    command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``credentials``. ``files``: the
-    names in /etc of the files that describe the host and the network."""
+    command line. ``mounts``: binds with absolute sources, and tmpfs. ``caller`` as in ``granted_user``. ``files``:
+    the names in /etc of the files that describe the host and the network."""
 
     sandbox: Sandbox
     wanted: ContainerOptions
@@ -73,7 +73,7 @@ def prepare_spec(task: Task, inside: Inside) -> tuple[dict[str, Any], list[str]]
     wanted, runtime, owners = task.wanted, task.sandbox.runtime, task.sandbox.owners
     cwd = working_directory(wanted, task.config)
     user, tables = find_user(wanted.user or task.config.user, wanted, task.caller, cwd, inside)
-    user = credentials(user, inside, owners, runtime, wanted.groups, wanted.edits.groups)
+    user = granted_user(user, inside, owners, runtime, wanted.groups, wanted.edits.groups)
     host = _host_resources(task, tables)
     env = environment(wanted, task.config.env, user.home, task.hostname)
     spec = runtime_spec(wanted, task.command, env, cwd, user, host)

@@ -172,9 +172,9 @@ class Sandbox:
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""
         if self.is_bubblewrap:
-            from lamina.run.bubblewrap import program
+            from lamina.run.bubblewrap import process
 
-            program.kill(self.directories.bundle, str(number))
+            process.kill(self.directories.bundle, str(number))
         else:
             runtime.command_for(self.runtime, self._states(), "kill", self.identity, str(number))
 

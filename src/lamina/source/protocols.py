@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamina.layer.index import LayerIndex
+    from lamina.source.accepts import Accepts
     from lamina.source.presence import Presence
-    from lamina.source.takes import Takes
 
 
 class Stream(Protocol):
@@ -117,7 +117,7 @@ class Writer(Protocol):
     def location(self) -> str: ...
 
     @property
-    def takes(self) -> Takes: ...
+    def accepts(self) -> Accepts: ...
 
     def session(self, purpose: str) -> AbstractContextManager[Session]:
         """Open a session. Every write belongs to one: it protects from gc what has no name yet, and closes what must
@@ -133,7 +133,7 @@ class Session(Protocol):
     def location(self) -> str: ...
 
     @property
-    def takes(self) -> Takes: ...
+    def accepts(self) -> Accepts: ...
 
     @property
     def reader(self) -> Reader | None:

@@ -19,18 +19,18 @@ from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.store.findings import (
+from lamina.store.layer_map import LayerMap, layer_map
+from lamina.store.refs import name_of
+from lamina.store.search_hits import (
     VISIBLE,
     DependentHit,
-    Findings,
     Found,
     GroupPlace,
     LayerHits,
     PlaceLists,
+    SearchHits,
     StackImages,
 )
-from lamina.store.layer_map import LayerMap, layer_map
-from lamina.store.refs import name_of
 from lamina.union.merge import merge
 from lamina.union.partial import MANY, PartialMerge, through_symlinks
 from lamina.union.tree import UNSTATED
@@ -231,7 +231,7 @@ class _Search:
         self._at_hand = 0
         self.unread: list[tuple[str, str]] = []
 
-    def run(self) -> Findings:
+    def run(self) -> SearchHits:
         hits, broken = self._hits()
         groups: dict[tuple[int, ...], list[StackImages]] = {}
         concerned = hits.keys() | broken.keys()
@@ -248,7 +248,7 @@ class _Search:
             groups.setdefault(tuple(stack[number] for number in numbers), []).append((numbers, images))
         for stack, alike in groups.items():  # images that differ only in other layers are handled together
             self._add_places(stack, alike, hits)
-        return Findings(self._layers, hits, tuple(self._dependent.values()), self._place_lists)
+        return SearchHits(self._layers, hits, tuple(self._dependent.values()), self._place_lists)
 
     def _hits(self) -> tuple[dict[int, LayerHits], dict[int, str]]:
         """The hits in each distinct layer, before images are considered; and the layers that can't be read."""

@@ -15,7 +15,7 @@ from lamina.events import Cancel
 from lamina.host.files import make_directory, replace_file, sync_directory, write_all
 from lamina.host.spool import CHECK_EVERY, check_free_space
 from lamina.host.temporary import Temporary
-from lamina.layer.build import BuiltLayer
+from lamina.layer.build_layer import BuiltLayer
 from lamina.layer.codec import encoder
 from lamina.layer.decode import LayerReader
 from lamina.spec.descriptor import Descriptor

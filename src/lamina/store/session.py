@@ -17,8 +17,8 @@ from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, N
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import remove, reported
 from lamina.light import TYPE_CHECKING
+from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
-from lamina.source.takes import Takes
 from lamina.source.verify import is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -36,12 +36,12 @@ from lamina.store.session_blobs import SessionBlobs
 from lamina.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from lamina.layer.build import BuiltLayer
+    from lamina.layer.build_layer import BuiltLayer
     from lamina.source.protocols import Blob
     from lamina.store.batch import Batch
     from lamina.store.same_image import ImagesByConfig
 
-TAKES = Takes()
+ACCEPTS = Accepts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
 class StoreSession:
     """The ``Session`` of the store."""
 
-    takes = TAKES
+    accepts = ACCEPTS
 
     def __init__(self, parts: Parts, purpose: str) -> None:
         """Create the root file of the session. Raises OSError."""

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
-from lamina.source.takes import Takes
+from lamina.source.accepts import Accepts
 from lamina.store.blobs import Blobs
 from lamina.store.layers import Layers
 from lamina.store.paths import Paths, open_root
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Store:
     """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call is passed to the part that does the work."""
 
-    takes = Takes()
+    accepts = Accepts()
 
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths

@@ -147,7 +147,7 @@ class SessionWriter:
 
     def __init__(self, session: Session) -> None:
         self.location = session.location
-        self.takes = session.takes
+        self.accepts = session.accepts
         self._session = session
 
     def session(self, purpose: str) -> AbstractContextManager[Session]:
@@ -309,7 +309,7 @@ class Job:
         for found in walk(classify_once, [plan.top], children=self._wanted, children_first=True, what=self.what):
             if isinstance(found, Absent) and self.all_platforms and found.descriptor != plan.top:
                 # A sparse index: what the source does not have can't be copied.
-                if self.target.takes.sparse or self.target.has(found.descriptor):
+                if self.target.accepts.sparse or self.target.has(found.descriptor):
                     continue
                 raise BlobNotFound(
                     f"{self.what} lists {found.descriptor.digest}, which is not at {self.source.location}",
@@ -326,13 +326,13 @@ class Job:
     def _single(self, top: Descriptor, classify: Classifier) -> Descriptor:
         """``top``; or one manifest of it, if the target takes no index, or does not take this one: a registry refuses
         an index that lists manifests which it lacks."""
-        if self.target.takes.indexes and (self.target.takes.sparse or self.all_platforms or self.index_only):
+        if self.target.accepts.indexes and (self.target.accepts.sparse or self.all_platforms or self.index_only):
             return top
 
         def chosen(found: Classified) -> tuple[Descriptor, ...]:
             if not (isinstance(found, Known) and isinstance(found.document, Index)):
                 return ()
-            if self.target.takes.indexes and not any(map(is_selectable, found.document.manifests)):
+            if self.target.accepts.indexes and not any(map(is_selectable, found.document.manifests)):
                 return ()  # an index of artifacts: copy all of it
             if self.all_platforms:
                 raise Conflict(
@@ -345,7 +345,7 @@ class Job:
         if not below:
             return top
         one = below[-1].descriptor
-        if self.target.takes.indexes:
+        if self.target.accepts.indexes:
             if all(child.digest == one.digest or self.target.has(child) for child in listed_documents(first)):
                 return top
             self.on_event(
@@ -458,7 +458,7 @@ def _is_small_and_local(job: Job, blobs: Sequence[Descriptor]) -> bool:
 
 def _move(job: Job, descriptor: Descriptor, kind: str, diff_id: Digest | None, cancel: Cancel) -> Moved | None:
     on_event = job.on_event
-    if mediatype.is_foreign(descriptor.media_type) and not job.target.takes.foreign:
+    if mediatype.is_foreign(descriptor.media_type) and not job.target.accepts.foreign:
         on_event(
             Warned(f"layer {descriptor.digest} may not be distributed: it is not written to {job.target.location}")
         )

@@ -13,7 +13,7 @@ from typing import Any
 from lamina.build import contexts, copy_files
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromContext, FromStep, Step
 from lamina.events import Cancel
-from lamina.layer.build import build_layer
+from lamina.layer.build_layer import build_layer
 from lamina.layer.entry import Entry, Kind
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform

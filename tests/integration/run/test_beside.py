@@ -18,7 +18,7 @@ from integration.run.test_run import LOWER, make_store, members, mounts_of, out,
 from lamina.edit.publish import Packing, Revision
 from lamina.errors import Conflict
 from lamina.run.container.commit import commit, container_changes
-from lamina.run.container.copy_files import copy_in, copy_out
+from lamina.run.container.cp import copy_in, copy_out
 from lamina.run.container.life import create
 from lamina.run.container.life import run as run_container
 from lamina.run.container.mount import opened

@@ -19,7 +19,7 @@ import pytest
 from integration.run.test_run import GROUP, LOWER, make_store, members, mounts_of, wait_for
 from lamina.errors import NotFound
 from lamina.run import runtime
-from lamina.run.bubblewrap.program import process_of
+from lamina.run.bubblewrap.process import process_of
 from support import PLAIN_USER, lamina, plain_user, require_root, require_tool, running, write_layout
 
 

@@ -16,7 +16,7 @@ from lamina.spec.platform import Platform
 from lamina.transfer.open_stack import open_stack
 from lamina.view.owners import Owners
 from lamina.view.unpack.check import difference
-from lamina.view.unpack.directory import unpack, unpack_tree
+from lamina.view.unpack.unpack import unpack, unpack_tree
 from support import lamina, make_tar, require_root, write_layout
 
 SET_IDS = [

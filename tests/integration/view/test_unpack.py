@@ -31,7 +31,7 @@ from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from lamina.transfer.open_stack import open_stack
 from lamina.view.overlay.lower import unpack_parts
-from lamina.view.unpack.directory import remove_tree, unpack
+from lamina.view.unpack.unpack import remove_tree, unpack
 from lamina.view.upper_check import refusal
 from support import lamina, require_root, rounds, write_layout
 

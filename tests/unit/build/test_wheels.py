@@ -29,7 +29,7 @@ from lamina.errors import (
     Unsupported,
     UsageError,
 )
-from lamina.layer.build import build_layer
+from lamina.layer.build_layer import build_layer
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from support import Member, store_with, write_layout

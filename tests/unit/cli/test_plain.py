@@ -14,7 +14,7 @@ from lamina.cli import plain
 from lamina.cli.containers import run_command
 from lamina.cli.containers.verbs import run
 from lamina.cli.option_table import Option
-from lamina.cli.registry import ask, look
+from lamina.cli.registry import plain_queries, queries
 from lamina.cli.session import Session
 
 NAMES = sorted({name for option in run_command.OPTIONS for name in option.names})
@@ -91,7 +91,7 @@ def test_run_is_answered_without_click(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tags_digest_and_manifest_are_answered_without_click(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setitem(
-        ask.ANSWERS, "digest", lambda session, name, **given: asked.append((session.flags, name, given))
+        plain_queries.ANSWERS, "digest", lambda session, name, **given: asked.append((session.flags, name, given))
     )
     assert plain.answer(["--root", "/s", "digest", "app"]) == 0
     assert plain.answer(["digest", "--full-ref", "app"]) == 0
@@ -114,7 +114,10 @@ def test_tags_digest_and_manifest_are_answered_without_click(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("verb", "options"),
-    [(run, run_command.OPTIONS), *((getattr(look, verb), options) for verb, options in ask.OPTIONS.items())],
+    [
+        (run, run_command.OPTIONS),
+        *((getattr(queries, verb), options) for verb, options in plain_queries.OPTIONS.items()),
+    ],
 )
 def test_click_has_the_tables_options(verb: click.Command, options: Sequence[Option]) -> None:
     known = {name: parameter for parameter in verb.params for name in parameter.opts}

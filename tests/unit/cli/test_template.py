@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.cli.format.record import NO_LIST, NO_MAP, Record
 from lamina.cli.format.template import Template
+from lamina.cli.format.template_record import NO_LIST, NO_MAP, Record
 from lamina.errors import LimitExceeded, UsageError
 
 CONFIG = Record(

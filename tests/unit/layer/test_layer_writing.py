@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lamina.errors import InvalidLayer, UsageError
 from lamina.host.privileges import MAX_ID
-from lamina.layer.build import build_layer
+from lamina.layer.build_layer import build_layer
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Entry, Kind

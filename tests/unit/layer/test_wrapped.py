@@ -12,7 +12,7 @@ import pytest
 from lamina.errors import InvalidLayer
 from lamina.layer.archive_codec import archive_decoder, sniff_archive
 from lamina.layer.codec import Decoder, SniffingDecoder, layer_decoder, zstd
-from lamina.layer.pieces import PIECE
+from lamina.layer.windowed_decoder import PIECE
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import UsageError
-from lamina.run.container import copy_files
-from lamina.run.container.copy_files import copy_in, open_file
+from lamina.run.container import cp
+from lamina.run.container.cp import copy_in, open_file
 from lamina.run.rootfs import Inside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
@@ -31,14 +31,14 @@ def test_a_file_that_appears_at_the_target_is_not_written_to(
         "fifo": os.mkfifo,
     }[kind]
     left = [root / "target"]
-    clear = copy_files.clear
+    clear = cp.clear
 
     def racing(target: int, name: str) -> None:
         clear(target, name)
         if left:
             make(left.pop())
 
-    monkeypatch.setattr(copy_files, "clear", racing)
+    monkeypatch.setattr(cp, "clear", racing)
     with Inside(str(root)) as inside:
         copy_in(str(tmp_path / "file"), inside, "/target", owner=(os.getuid(), os.getgid()))
     assert (root / "target").read_text() == "new"

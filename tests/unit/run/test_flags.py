@@ -13,7 +13,7 @@ import pytest
 from lamina.errors import LaminaError, NotFound, Unsupported, UsageError
 from lamina.host import privileges
 from lamina.run import supported
-from lamina.run.bubblewrap.arguments import arguments
+from lamina.run.bubblewrap.command_line import arguments
 from lamina.run.child import apply_limits
 from lamina.run.devices import check_usable, parse_device
 from lamina.run.dns import parse_server, parse_word, with_dns

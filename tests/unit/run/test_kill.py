@@ -13,34 +13,34 @@ import pytest
 
 from lamina.errors import SystemFailure, UsageError
 from lamina.run import network
-from lamina.run.bubblewrap import program
+from lamina.run.bubblewrap import process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")
 
 
 @pytest.fixture
-def process() -> Iterator[subprocess.Popen[bytes]]:
+def child() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "600"]) as one:
         yield one
         one.kill()
 
 
 def test_a_signal_by_name_and_number(
-    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(program, "process_of", lambda bundle: process.pid)
-    program.kill(str(tmp_path), "0")
-    program.kill(str(tmp_path), "sigTERM")
-    assert process.wait(10) == -signal.SIGTERM
+    monkeypatch.setattr(process, "process_of", lambda bundle: child.pid)
+    process.kill(str(tmp_path), "0")
+    process.kill(str(tmp_path), "sigTERM")
+    assert child.wait(10) == -signal.SIGTERM
     for word in ("NOTHING", "\u00b2", "-9", ""):
         with pytest.raises(UsageError, match="unknown signal"):
-            program.kill(str(tmp_path), word)
+            process.kill(str(tmp_path), word)
 
 
 def test_a_reused_pid_gets_no_signal(
-    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(program, "_PATIENCE", 0)
+    monkeypatch.setattr(process, "_PATIENCE", 0)
     answers: list[int] = []
 
     def told(bundle: str) -> int:
@@ -48,13 +48,13 @@ def test_a_reused_pid_gets_no_signal(
             return answers.pop(0)
         raise ProcessLookupError
 
-    monkeypatch.setattr(program, "process_of", told)
-    for numbers in ([process.pid, os.getpid()], [process.pid], []):
+    monkeypatch.setattr(process, "process_of", told)
+    for numbers in ([child.pid, os.getpid()], [child.pid], []):
         answers[:] = numbers
         with pytest.raises(SystemFailure, match="no process"):
-            program.kill(str(tmp_path), "KILL")
+            process.kill(str(tmp_path), "KILL")
         assert answers == []
-    assert process.poll() is None
+    assert child.poll() is None
 
 
 @pytest.mark.parametrize("name", ["pasta", "pasta.avx2"])
@@ -72,8 +72,8 @@ def test_a_left_over_pasta_is_ended(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "nothing", "", "999999999"])
 def test_another_process_with_the_pid_of_a_pasta_is_left_alone(
-    text: str, process: subprocess.Popen[bytes], tmp_path: Path
+    text: str, child: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    (tmp_path / "pasta.pid").write_text(text.format(process.pid))
+    (tmp_path / "pasta.pid").write_text(text.format(child.pid))
     network.Pasta.close_left(str(tmp_path))
-    assert process.poll() is None
+    assert child.poll() is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import InvalidContent, InvalidDocument, NotFound, UsageError
-from lamina.run.bubblewrap.arguments import packed
+from lamina.run.bubblewrap.command_line import packed
 from lamina.run.capability import ALL, DEFAULT, capabilities
 from lamina.run.network import Resolver, hosts_file, resolver
 from lamina.run.options import (

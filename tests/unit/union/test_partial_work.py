@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import PathNotFound
-from lamina.layer.build import index_of
+from lamina.layer.build_layer import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.union import partial as partial_module

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from generated import numbered, paths, stacks
 from lamina.errors import InvalidLayer
-from lamina.layer.build import index_of
+from lamina.layer.build_layer import index_of
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
 from lamina.layer.tar_write import write_layer

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer
 from lamina.union.merge import merge
-from lamina.view.unpack.directory import in_tar_order
+from lamina.view.unpack.unpack import in_tar_order
 from support import rounds
 
 

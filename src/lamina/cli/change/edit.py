@@ -109,7 +109,7 @@ def config(
 
 
 def _print_config(session: Session, reference: str, local: bool) -> None:
-    from lamina.cli.registry.look import print_config
+    from lamina.cli.registry.queries import print_config
 
     if local:
         print_config(session, reference, local)

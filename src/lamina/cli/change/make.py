@@ -175,7 +175,7 @@ def _put_on(
 def unpack(session: Session, image: str, directory: str, same_owner: bool | None, quiet: bool) -> None:
     """Write all files of the image into DIRECTORY, which must be new or empty. It appears only when it is
     complete."""
-    from lamina.view.unpack.directory import unpack as write_out
+    from lamina.view.unpack.unpack import unpack as write_out
 
     report = write_out(session.image(image).stack, os.fsencode(directory), same_owner=same_owner)
     for warning in report.warnings:

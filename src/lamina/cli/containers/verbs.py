@@ -18,8 +18,8 @@ from lamina.cli import say, warn
 from lamina.cli.containers import run_command
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_EXEC, UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.format.output import emit, emit_json_list, emit_template, write
-from lamina.cli.format.record import Record
 from lamina.cli.format.rows import CONTAINER_HEADINGS, moment_text
+from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import ago, clean, human_size
 from lamina.cli.image_options import ImageOptions, epoch, image_options
 from lamina.cli.options import (
@@ -469,7 +469,7 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
     except NotFound as error:
         _copy_from_image(session, source, target, error, is_target=bool(other))
         return
-    from lamina.run.container.copy_files import copy_in, copy_out
+    from lamina.run.container.cp import copy_in, copy_out
     from lamina.run.container.mount import opened
     from lamina.run.container.record import owner_of, stack_of
     from lamina.run.container.user_namespace import enter

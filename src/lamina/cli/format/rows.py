@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lamina.cli.format.record import Record
+from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import ago, human_size
 from lamina.spec.image_config import parse_time
 from lamina.spec.reference import Reference

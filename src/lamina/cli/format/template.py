@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lamina.cli.format.record import Record
+from lamina.cli.format.template_record import Record
 from lamina.cli.format.template_tree import (
     Branch,
     Command,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lamina.cli.format.record import NO_LIST, NoList, NoMap
+from lamina.cli.format.template_record import NO_LIST, NoList, NoMap
 
 MOST = 1 << 20
 """Maximum width in characters that a number in a template can set: the number may come from an image."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry, Kind
     from lamina.spec.digest import Digest
     from lamina.store.find import Words
-    from lamina.store.findings import Found, Occurrence
+    from lamina.store.search_hits import Found, Occurrence
 
 _REMEMBERED = 1000
 

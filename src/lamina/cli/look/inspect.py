@@ -9,8 +9,8 @@ import click
 
 from lamina.cli.access import identity_options, retry_options
 from lamina.cli.format.output import emit_json, emit_template
-from lamina.cli.format.record import NO_LIST, NO_MAP, Record
 from lamina.cli.format.rows import repository_of
+from lamina.cli.format.template_record import NO_LIST, NO_MAP, Record
 from lamina.cli.options import image_argument, platform_option, registry_options, short_format_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
@@ -116,7 +116,7 @@ def _container(session: Session, name: str, *, must: bool) -> Container | None:
 
 
 def _container_record(session: Session, container: Container, size: bool) -> Record:
-    from lamina.run.container.describe import describe, sizes
+    from lamina.run.container.inspect import describe, sizes
     from lamina.run.container.user_namespace import enter
 
     value = describe(session.store, container)

@@ -21,7 +21,7 @@ def open_side(session: Session, word: str) -> Side:
     Raises NotFound, and what opening an image raises.
     """
     if word.startswith(("/", "./", "../")) or word in (".", ".."):
-        from lamina.insight.directory import directory_side
+        from lamina.insight.directory_side import directory_side
 
         return directory_side(word, on_warning=warn)
     try:

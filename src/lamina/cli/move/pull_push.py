@@ -247,7 +247,7 @@ def plan_pull(session: Session, image: str, all_platforms: bool, format: str | N
       lamina plan pull debian:12
       lamina plan pull ghcr.io/me/app:1 --format json
     """
-    from lamina.transfer.plan import plan_pull as planned
+    from lamina.transfer.pull_plan import plan_pull as planned
 
     with Progress(quiet=True) as progress, session.interruptible():
         found = planned(

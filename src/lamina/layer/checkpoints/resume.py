@@ -8,7 +8,7 @@ from typing import Any
 from lamina.errors import StoreDamaged
 from lamina.layer.checkpoints.checkpoint import Checkpoint
 from lamina.layer.codec import Decoder, GzipDecoder, decoder
-from lamina.layer.pieces import PIECE
+from lamina.layer.windowed_decoder import PIECE
 
 
 def resumed(compression: str, checkpoint: Checkpoint) -> tuple[Decoder, int]:

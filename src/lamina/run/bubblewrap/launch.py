@@ -27,8 +27,8 @@ from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, signal
-from lamina.run.bubblewrap.arguments import SYS, arguments, packed
 from lamina.run.bubblewrap.bpf import without_terminal_input
+from lamina.run.bubblewrap.command_line import SYS, arguments, packed
 from lamina.run.bubblewrap.host_view import Exposed, expose, make_mount_points, with_exposed_sources
 from lamina.run.bubblewrap.namespace import (
     become,
@@ -39,7 +39,7 @@ from lamina.run.bubblewrap.namespace import (
     new_network,
     user_namespace_of,
 )
-from lamina.run.bubblewrap.program import child_of, held_process, kill, pid_file
+from lamina.run.bubblewrap.process import child_of, held_process, kill, pid_file
 from lamina.run.child import (
     CANNOT_RUN,
     NOT_EXECUTABLE,

@@ -9,7 +9,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.run.child import Streams
 from lamina.run.container.ending import check_running
 from lamina.run.container.record import owners_of, sandbox_of
-from lamina.run.credentials import credentials
+from lamina.run.granted_user import granted_user
 from lamina.run.rootfs import Inside
 from lamina.run.spec import environment, user_json
 from lamina.run.user import resolve_user
@@ -40,7 +40,7 @@ def execute(
     if wanted.user:
         with Inside(sandbox.directories.rootfs) as inside:
             user = resolve_user(wanted.user, inside.read("/etc/passwd"), inside.read("/etc/group"))
-            user = credentials(user, inside, owners_of(container), sandbox.runtime)
+            user = granted_user(user, inside, owners_of(container), sandbox.runtime)
         process["user"] = user_json(user)
         mine = process["capabilities"]["bounding"] if user.uid == 0 else []
         process["capabilities"] |= {"effective": mine, "permitted": mine}

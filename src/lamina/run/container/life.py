@@ -31,7 +31,7 @@ from lamina.view.owners import AS_STATED, Owners
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lamina.run.credentials import Caller
+    from lamina.run.granted_user import Caller
     from lamina.run.options import ContainerOptions, Mount
     from lamina.run.runtime import Runtime
     from lamina.scan.directory import OnWarning

@@ -8,7 +8,7 @@ from lamina.insight.side import Side
 from lamina.run.container.commit import container_items
 from lamina.run.container.record import stack_of
 from lamina.scan.directory import OnWarning
-from lamina.scan.layer import ScannedLayer
+from lamina.scan.host_layer import ScannedLayer
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container

@@ -76,7 +76,7 @@ def _make(
 ) -> None:
     """Make a new volume by docker's rule: it starts with the image's files at its target, unless it is to be
     ``empty``. Else ``owner`` owns it."""
-    from lamina.run.container.copy_files import copy_out
+    from lamina.run.container.cp import copy_out
 
     above, name = os.path.split(path)
     with reported(path), _alone(above):

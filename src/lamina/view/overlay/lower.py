@@ -99,8 +99,8 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     """Return the directory with the part's tree; unpack it if it does not exist. It is shared by all users who can
     give files the same ids; each user namespace with other ids (``owners``) has its own. One process at a time
     unpacks it, others wait. Raises SystemFailure, InvalidContent."""
-    from lamina.view.unpack.directory import remove_leftovers
-    from lamina.view.unpack.directory import unpack_tree as unpack
+    from lamina.view.unpack.unpack import remove_leftovers
+    from lamina.view.unpack.unpack import unpack_tree as unpack
 
     target = os.path.join(store.paths.union(part.key), f"tree{privileges.ids()}{owners.word}")
     with reported(target):

@@ -24,7 +24,7 @@ from lamina.store.foreign_trees import remove_tree
 from lamina.store.fsck import Finding
 from lamina.store.unions import union_keys
 from lamina.view.parts import Part, possible_parts
-from lamina.view.unpack.files import Attributes
+from lamina.view.unpack.create_files import Attributes
 
 if TYPE_CHECKING:
     from lamina.layer.file_content import OpenTar

@@ -117,7 +117,7 @@ class _ReadOnlyTarget:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.location = store.location
-        self.takes = store.takes
+        self.accepts = store.accepts
 
     def session(self, purpose: str) -> AbstractContextManager[Session]:
         return nullcontext(self)

@@ -38,7 +38,7 @@ def find_user(
     return user, {name: new for name, (old, new) in changed.items() if old != new}
 
 
-def credentials(
+def granted_user(
     user: User,
     inside: Inside,
     owners: Owners,

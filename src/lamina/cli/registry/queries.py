@@ -12,14 +12,14 @@ from lamina.cli.format.output import emit, emit_json, write
 from lamina.cli.format.progress import Progress
 from lamina.cli.format.text import clean, human_size
 from lamina.cli.options import format_option, options_of, platform_option, quiet_option, registry_options
-from lamina.cli.registry import ask
+from lamina.cli.registry import plain_queries
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
 from lamina.spec.name import parse_name
 
 _REF = click.argument("reference", metavar="REF")
-_LOCAL = options_of([ask.LOCAL])
+_LOCAL = options_of([plain_queries.LOCAL])
 
 
 @command("tags", "lamina tags debian\nlamina tags ghcr.io/me/app --format json")
@@ -38,9 +38,9 @@ def tags(session: Session, repository: str, format: str | None) -> None:
 def print_tags(session: Session, repository: str, format: str | None) -> None:
     """Print the tags of a repository: one per line, or as JSON of skopeo, a table, a template."""
     if format is None:
-        ask.print_tags(session, repository)
+        plain_queries.print_tags(session, repository)
         return
-    remote, _ = ask.repository(session, repository)
+    remote, _ = plain_queries.repository(session, repository)
     found = remote.tags()
     if format == "json":
         emit_json({"Repository": remote.repository, "Tags": list(found)})
@@ -51,7 +51,7 @@ def print_tags(session: Session, repository: str, format: str | None) -> None:
 
 @command("digest", "lamina digest debian:12\nlamina digest debian:12 --platform linux/arm64")
 @_REF
-@options_of(ask.OPTIONS["digest"])
+@options_of(plain_queries.OPTIONS["digest"])
 @platform_option
 @registry_options
 @identity_options
@@ -60,12 +60,12 @@ def print_tags(session: Session, repository: str, format: str | None) -> None:
 def digest(session: Session, reference: str, local: bool, full_ref: bool) -> None:
     """Print the current digest of a reference in its registry; with --platform, the digest of the manifest for that
     platform."""
-    ask.print_digest(session, reference, local=local, full_ref=full_ref)
+    plain_queries.print_digest(session, reference, local=local, full_ref=full_ref)
 
 
 @command("manifest", "lamina manifest debian:12\nlamina manifest debian:12 --platform linux/arm64 | jq .layers")
 @_REF
-@options_of(ask.OPTIONS["manifest"])
+@options_of(plain_queries.OPTIONS["manifest"])
 @platform_option
 @registry_options
 @identity_options
@@ -74,21 +74,21 @@ def digest(session: Session, reference: str, local: bool, full_ref: bool) -> Non
 def manifest(session: Session, reference: str, local: bool) -> None:
     """Print a manifest or index, with the exact bytes of the registry; with --platform, the manifest for that
     platform."""
-    ask.print_manifest(session, reference, local=local)
+    plain_queries.print_manifest(session, reference, local=local)
 
 
 def print_config(session: Session, reference: str, local: bool) -> None:
     """Print the exact bytes of an image's config in its registry, or with ``local`` in the store."""
     from lamina.source.select import find_manifest, read_document
 
-    reader, name = ask.reader_of(session, reference, local)
+    reader, name = plain_queries.reader_of(session, reference, local)
     found = find_manifest(reader, reader.resolve(name), session.platform, reference)
     raw = read_document(reader, found.config, reference)
     if found.is_image:
         from lamina.spec.image_config import ImageConfig
 
         session.check_platform(ImageConfig.parse(raw, f"the config of {reference}"), reference)
-    ask.print_bytes(reference, raw)
+    plain_queries.print_bytes(reference, raw)
 
 
 @command("blob", "lamina blob debian@sha256:1f2e... -o layer.tar.gz")
@@ -109,12 +109,14 @@ def blob(session: Session, reference: str, local: bool, output: str, quiet: bool
 
     if output == "-" and sys.stdout.isatty():
         raise UsageError("blob does not write to a terminal", hint="name a file with -o, or pipe it")
-    reader, name = ask.reader_of(session, reference, local)
+    reader, name = plain_queries.reader_of(session, reference, local)
     wanted = Reference.parse(name).digest
     if wanted is None:
         raise UsageError(f"{reference!r:.200} has no digest", hint="write it like REPOSITORY@sha256:...")
     found = (
-        session.store.blobs.descriptor(wanted) if local else ask.repository(session, reference)[0].stat_blob(wanted)
+        session.store.blobs.descriptor(wanted)
+        if local
+        else plain_queries.repository(session, reference)[0].stat_blob(wanted)
     )
     with Progress(quiet=quiet or output == "-") as progress, session.interruptible():
         progress(BlobStarted(found.digest, found.size))
@@ -141,7 +143,7 @@ def delete(session: Session, references: tuple[str, ...]) -> None:
     """Delete from a registry: a tag, or with a digest a manifest and all its tags. (`lamina rmi` removes images from
     the store.)"""
     for text in references:
-        remote, name = ask.repository(session, text)
+        remote, name = plain_queries.repository(session, text)
         if not (":" in text.rpartition("/")[2] or "@" in text):
             raise UsageError(
                 f"{text!r:.200} has no tag and no digest", hint="add a tag or a digest; delete does not assume latest"
@@ -206,11 +208,11 @@ def validate(
     from lamina.transfer.validate import validate as prove
 
     try:
-        reader, name = ask.reader_of(session, reference, not remote)
+        reader, name = plain_queries.reader_of(session, reference, not remote)
         if not parse_name(reference).transport and not remote:
             reader.resolve(name)
     except NotFound:
-        reader, name = ask.reader_of(session, reference)
+        reader, name = plain_queries.reader_of(session, reference)
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible():
         checked = prove(
             reader,

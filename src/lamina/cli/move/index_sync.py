@@ -340,7 +340,7 @@ def _digest(place: object, name: str) -> Digest | None:
 def _same(reader: Reader, name: str, writer: Writer, there: Digest) -> bool:
     """Whether a registry has the same image or index under this name; then it is complete there. Asks the source only
     for the digest, with HEAD if possible."""
-    return not writer.takes.sparse and _digest(reader, name) == there
+    return not writer.accepts.sparse and _digest(reader, name) == there
 
 
 def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:

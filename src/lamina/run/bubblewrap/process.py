@@ -1,4 +1,4 @@
-"""The program of a running bubblewrap container: its pid, and signals to it."""
+"""The first process of a running bubblewrap container: its pid, and signals to it."""
 
 from __future__ import annotations
 

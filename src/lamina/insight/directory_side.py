@@ -6,7 +6,7 @@ import os
 
 from lamina.insight.side import Side
 from lamina.scan.directory import OnWarning, scan, scan_file
-from lamina.scan.layer import ScannedLayer
+from lamina.scan.host_layer import ScannedLayer
 
 
 def directory_side(path: str, *, on_warning: OnWarning = lambda text: None) -> Side:

@@ -23,7 +23,7 @@ from lamina.layer.entry import Kind
 from lamina.union.tree import UNSTATED
 from lamina.view.owners import AS_STATED, Owners
 from lamina.view.unpack.copy_content import ContentCopier
-from lamina.view.unpack.files import Attributes, DefaultAttributes, NodeWriter, UnpackReport
+from lamina.view.unpack.create_files import Attributes, DefaultAttributes, NodeWriter, UnpackReport
 from lamina.view.unpack.open_directories import OpenDirectories
 from lamina.view.unpack.workers import shared
 

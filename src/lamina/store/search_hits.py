@@ -1,4 +1,4 @@
-"""Findings: the results of a search, stored in columns with a few numbers for each hit (pure). Values are made on
+"""The results of a search, stored in columns with a few numbers for each hit (pure). Values are made on
 demand, so that hundreds of thousands of hits can be printed one by one.
 
 Many hits have the same places, for example all files of a layer that fifty images share. So each list of places has a
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VISIBLE = "visible"
 _DEPENDENT = 0xFFFFFFFF
-"""Used as the layer's number for a hit that is in ``Findings._dependent``."""
+"""Used as the layer's number for a hit that is in ``SearchHits._dependent``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class DependentHit:
     place_list: int = 0
 
 
-class Findings(Sequence[Found]):
+class SearchHits(Sequence[Found]):
     """All hits, in the order of path, layer and diff_id. Each value is made on demand."""
 
     def __init__(
