@@ -10,12 +10,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import Conflict, NotFound, Unsupported, UsageError
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import replace_file, reported, whole_file
+from lamina.light import Value
 from lamina.spec.reference import Reference, canonical
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ KINDS = ("image", "registry", "oci", "docker", "tar", "local", "cacheonly")
 """The types of ``--output``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Value):
     """One place for the image.
 
     ``kind``: image and docker without a ``path`` (the store), docker and oci (an archive), tar and local (the files),
@@ -83,8 +82,7 @@ def check(outputs: Sequence[Output], platforms: int, names: Sequence[str]) -> No
             raise NotFound(f"no directory {above!r:.300} for the output", hint="make it first")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Value):
     """What outputs need: the store that has the image, and access to registries."""
 
     store: Store

@@ -260,7 +260,7 @@ def _outputs(given: dict[str, Any]) -> list[Output]:
 
 
 def _replaced(output: Output, **changes: Any) -> Output:
-    from dataclasses import replace
+    from lamina.light import replace
 
     return replace(output, **changes)
 

@@ -6,7 +6,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.build.events import VertexDone, VertexEvent, VertexLog, VertexNote, VertexStarted
@@ -23,33 +22,32 @@ _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
 
-@dataclass(slots=True)
 class Transfer:
-    """A blob that is copied in a vertex."""
+    """A blob that is copied in a vertex. ``told``: when a line said how far it is."""
 
-    what: str
-    size: int
-    began: float
-    done: int = 0
-    told: float = 0.0
-    is_done: bool = False
-    reused: bool = False
+    def __init__(self, what: str, size: int, began: float) -> None:
+        self.what = what
+        self.size = size
+        self.began = self.told = began
+        self.done = 0
+        self.is_done = False
 
 
-@dataclass(slots=True)
 class Vertex:
-    """One line of progress. Times are seconds of ``Trace.clock``."""
+    """One line of progress. Times are seconds of ``Trace.clock``. ``partial``: output that has no end of line yet,
+    which began at ``partial_at``."""
 
-    number: int
-    label: str
-    began: float
-    ended: float | None = None
-    cached: bool = False
-    error: str = ""
-    lines: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
-    partial: bytearray = field(default_factory=bytearray)
-    partial_at: float = 0.0
-    transfers: dict[Digest, Transfer] = field(default_factory=dict)
+    def __init__(self, number: int, label: str, began: float) -> None:
+        self.number = number
+        self.label = label
+        self.began = began
+        self.ended: float | None = None
+        self.cached = False
+        self.error = ""
+        self.lines: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
+        self.partial = bytearray()
+        self.partial_at = began
+        self.transfers: dict[Digest, Transfer] = {}
 
     def add(self, data: bytes, now: float) -> Iterator[tuple[float, str]]:
         """Take a piece of output; yield each line that is complete now, with its time since the vertex began."""
@@ -150,7 +148,7 @@ class Trace:
             self.warnings.append(event.message)
             yield f"WARN: {clean(event.message)}"
         elif isinstance(event, BlobStarted):
-            vertex.transfers.setdefault(event.digest, Transfer(event.what, event.size, now, told=now))
+            vertex.transfers.setdefault(event.digest, Transfer(event.what, event.size, now))
         elif isinstance(event, BlobProgress):
             transfer = vertex.transfers.get(event.digest)
             if transfer is not None:
@@ -162,7 +160,7 @@ class Trace:
         elif isinstance(event, BlobDone):
             transfer = vertex.transfers.setdefault(event.digest, Transfer(event.what, event.size, now))
             if not transfer.is_done:
-                transfer.is_done, transfer.reused, transfer.done = True, event.reused, event.size
+                transfer.is_done, transfer.done = True, event.size
                 took = "already there" if event.reused else f"{seconds(now - transfer.began)} done"
                 yield f"{event.what} {event.digest.short} {human_size(event.size)} {took}"
 
