@@ -286,6 +286,28 @@ def test_output_of_programs_is_safe_to_show(line: str, color: bool, safe: str) -
     assert shown(line, color=color) == safe
 
 
+def test_output_is_clipped_and_a_failure_still_shows_its_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDKIT_STEP_LOG_MAX_SIZE", "10")
+    events = (
+        VertexStarted(1, "x"),
+        VertexLog(1, b"1234\n"),
+        VertexLog(1, b"abcdef\n"),
+        VertexLog(1, b"more\n"),
+        VertexDone(1, 1.0, error="exit code: 1"),
+    )
+    assert told(Plain, clock, *events) == [
+        "#1 x",
+        "#1 0.000 1234",
+        "#1 0.000 abcdef",
+        "#1 [output clipped, log limit 10B reached]",
+        "#1 ERROR: exit code: 1",
+        *("------", " > x:", "0.000 1234", "0.000 abcdef", "0.000 more", "------"),
+    ]
+    assert sum('"logs"' in line for line in told(Json, clock, *events)) == 1
+    monkeypatch.setenv("BUILDKIT_STEP_LOG_MAX_SIZE", "-1")
+    assert "#1 0.000 more" in told(Plain, clock, *events)
+
+
 def test_a_line_without_end_is_cut() -> None:
     vertex = Vertex(1, "x", 0.0)
     lines = [text for _, text in vertex.add(b"y" * 100_000, 1.0)]

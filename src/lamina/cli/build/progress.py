@@ -199,6 +199,8 @@ class Json(Display):
         if isinstance(event, VertexNote):
             noted = {"id": event.text, "vertex": mine, "timestamp": now, "started": now, "completed": now}
             return {"statuses": [noted]}
+        if isinstance(event, VertexLog) and self.trace.is_clipped(vertex):
+            return {}
         if isinstance(event, VertexLog):
             data = b64encode(event.data).decode("ascii")
             return {"logs": [{"vertex": mine, "stream": 1, "data": data, "timestamp": now}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 KEPT_LINES = 10
 """Lines of output that are shown again for a step that failed, as BuildKit does."""
 _LONGEST = 16 << 10  # bytes of one line; a longer one is cut into several
+_MOST_OUTPUT = 2 << 20
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 
@@ -45,6 +47,7 @@ class Vertex:
         self.cached = False
         self.error = ""
         self.lines: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
+        self.output = 0  # bytes
         self.partial = bytearray()
         self.partial_at = began
         self.transfers: dict[Digest, Transfer] = {}
@@ -53,6 +56,7 @@ class Vertex:
         """Take a piece of output; yield each line that is complete now, with its time since the vertex began."""
         if not self.partial:
             self.partial_at = now
+        self.output += len(data)
         self.partial += data
         while True:
             end = self.partial.find(b"\n", 0, _LONGEST)
@@ -99,6 +103,14 @@ def seconds(time: float) -> str:
     return f"{max(0.0, time):.1f}s"
 
 
+def _limit() -> int:
+    """Bytes of output that are shown of one step: BUILDKIT_STEP_LOG_MAX_SIZE, -1 for all."""
+    text = os.environ.get("BUILDKIT_STEP_LOG_MAX_SIZE", "")
+    if text == "-1":
+        return 1 << 62
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else _MOST_OUTPUT
+
+
 class Trace:
     """The vertices of a build by number. ``update`` takes its events, from one thread at a time."""
 
@@ -107,6 +119,7 @@ class Trace:
         self.began = clock()
         self.vertices: dict[int, Vertex] = {}
         self.warnings: list[str] = []
+        self._most_output = _limit()
 
     def update(self, event: Event) -> tuple[Vertex | None, list[str]]:
         """Take an event. Returns its vertex (None: it belongs to none) and the lines that are new for it, without
@@ -115,8 +128,7 @@ class Trace:
             found = self.vertices[event.number] = Vertex(event.number, clean(event.label), self.clock())
             return found, []
         if isinstance(event, VertexLog):
-            vertex = self.vertices[event.number]
-            return vertex, [_stamped(line) for line in vertex.add(event.data, self.clock())]
+            return self._output(self.vertices[event.number], event.data)
         if isinstance(event, VertexNote):
             return self.vertices[event.number], [clean(event.text)]
         if isinstance(event, VertexEvent):
@@ -128,10 +140,24 @@ class Trace:
             self.warnings.append(event.message)
         return None, []
 
+    def _output(self, vertex: Vertex, data: bytes) -> tuple[Vertex, list[str]]:
+        before = vertex.output
+        lines = [_stamped(line) for line in vertex.add(data, self.clock())]
+        if vertex.output <= self._most_output:
+            return vertex, lines
+        if before > self._most_output:
+            return vertex, []
+        return vertex, [*lines, f"[output clipped, log limit {human_size(self._most_output)} reached]"]
+
+    def is_clipped(self, vertex: Vertex) -> bool:
+        """Whether the vertex has written more than is shown."""
+        return vertex.output > self._most_output
+
     def _done(self, vertex: Vertex, event: VertexDone) -> tuple[Vertex, list[str]]:
         vertex.ended = vertex.began + event.seconds if event.seconds else self.clock()
         vertex.cached, vertex.error = event.cached, clean(event.error)
-        lines = [_stamped(line) for line in vertex.rest()]
+        rest = [_stamped(line) for line in vertex.rest()]
+        lines = [] if self.is_clipped(vertex) else rest
         if vertex.error == CANCELED:
             lines.append(CANCELED)
         elif vertex.error:
