@@ -17,7 +17,7 @@ from lamina.layer.build_layer import build_layer
 from lamina.layer.codec import COMPRESSIONS
 from lamina.layer.decode import LayerReader
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.tar_write import write_layer
+from lamina.layer.tar_write import LayerWriter, write_layer
 from support import index_of, rounds
 
 component = st.binary(min_size=1, max_size=60).filter(
@@ -122,3 +122,34 @@ def test_content_that_is_not_as_long_as_stated_is_refused() -> None:
             )
     with pytest.raises(InvalidLayer, match="twice"):
         write_layer([(Entry(b"f", Kind.FIFO), None), (Entry(b"f", Kind.DIRECTORY), None)], io.BytesIO().write)
+
+
+@settings(max_examples=rounds(300), deadline=None)
+@given(
+    st.builds(
+        Entry,
+        path=st.one_of(
+            path, st.just(b""), st.binary(min_size=95, max_size=105).map(lambda b: b.hex().encode()[:103])
+        ),
+        kind=st.sampled_from([Kind.FILE, Kind.DIRECTORY]),
+        mode=st.integers(0, 0o17777),
+        uid=st.one_of(st.sampled_from([0, 1000, 0o7777777, 0o10000000]), big),
+        gid=st.one_of(st.just(0), big),
+        mtime=st.one_of(
+            st.integers(-10, 10**10).map(lambda seconds: seconds * 10**9), st.integers(-(10**18), 10**19)
+        ),
+        size=st.sampled_from([0, 1, 511, 512, 8 << 30, (8 << 30) - 1]),
+    ),
+    st.sampled_from([None, 0, 1_700_000_000]),
+)
+def test_a_header_of_one_block_is_the_same_as_one_that_is_made_step_by_step(one: Entry, epoch: int | None) -> None:
+    class StepByStep(LayerWriter):
+        def _plain_header(self, entry: Entry, size: int) -> bool:
+            return False
+
+    written = []
+    for writer in (LayerWriter, StepByStep):
+        out = io.BytesIO()
+        writer(out.write, epoch=epoch)._header(one, one.size)
+        written.append(out.getvalue())
+    assert written[0] == written[1]
