@@ -24,7 +24,17 @@ from lamina.image import open as open_image
 from lamina.serve.server import RegistryServer
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
-from support import busybox, lamina, made_once, manifest_of, require_root, running, store_with, write_layout
+from support import (
+    busybox,
+    lamina,
+    made_once,
+    manifest_of,
+    plain_user,
+    require_root,
+    running,
+    store_with,
+    write_layout,
+)
 
 APPLETS = "sh cat echo sleep touch true false wc"
 COPY_ONLY = """\
@@ -603,3 +613,14 @@ def test_a_built_image_runs(top: Path, call: Call) -> None:
     assert call("build", "--network", "none", "-t", "app:1", ".").code == 0
     assert call("run", "--rm", "--network", "none", "app:1").out == "made\n"
     assert len(manifest_of(store_of(top), "app:1").layers) == 2
+
+
+def test_a_plain_user_gets_files_of_their_own() -> None:
+    with plain_user("59998") as (place, call):
+        made(place)
+        subprocess.run(["chown", "-R", "59998:59998", place], check=True)
+        done = call("build", "-o", "out", "--iidfile", "id", "--load", "-t", "app:1", "c")
+        assert done.returncode == 0, done.stderr
+        assert (place / "out/app/main.py").stat().st_uid == 59998
+        assert (place / "id").stat().st_uid == 59998
+        assert (place / "id").read_text()[7:19] == call("images", "-q", "app:1").stdout.decode().strip()
