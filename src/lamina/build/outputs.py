@@ -209,16 +209,15 @@ def _to_directory(built: Built, output: Output, places: Places) -> None:
 
 @contextmanager
 def _place_for(target: str) -> Iterator[str]:
-    """Yield an empty place for the files: ``target`` itself, or a directory beside it that is merged into it at the
-    end of the block."""
-    if not os.path.isdir(target) or not os.listdir(target):
+    """Yield an empty place for the files: ``target`` if it does not exist yet, else a directory in it, whose content
+    moves into it at the end of the block. ``target`` may be a mount point, and its parent not writable."""
+    if not os.path.isdir(target):
         yield target
         return
     from lamina.host.temporary import TemporaryDirectory
     from lamina.view.unpack.unpack import remove_tree
 
-    above, name = os.path.split(os.path.abspath(target))
-    with TemporaryDirectory(above, name, remove=lambda path: remove_tree(os.fsencode(path))) as temporary:
+    with TemporaryDirectory(target, ".lamina", remove=lambda path: remove_tree(os.fsencode(path))) as temporary:
         place = os.path.join(temporary.path, "files")
         yield place
         _merge(place, target)

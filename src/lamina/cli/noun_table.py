@@ -125,6 +125,19 @@ _BUILDING = "use `lamina build` for each image"
 _NETWORKS = "use `lamina run --network pasta|none|host`"
 
 
+_NO_BUILDERS = "there are no builders to set up: leave the line out"
+
+
+ABSENT_IN_NOUN: dict[tuple[str, str], str] = {
+    # (noun, its verb in docker): the reason, or what to use instead
+    **{("buildx", verb): _NO_BUILDERS for verb in ("create", "inspect", "install", "ls", "rm", "stop", "use")},
+    ("buildx", "bake"): _BUILDING,
+    ("buildx", "imagetools"): "use `lamina manifest REF`, `lamina index create` or `lamina copy --all`",
+    ("buildx", "history"): "`lamina build --metadata-file` writes what a build made",
+}
+"""Where the reason in ``ABSENT`` does not fit."""
+
+
 ABSENT: dict[str, str] = {
     # verb of another engine: the reason, or what to use instead
     "attach": _DETACHED,

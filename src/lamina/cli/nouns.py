@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from lamina.cli.noun_table import ABSENT, INSTEAD, NOUNS, OTHERS, Verbs
+from lamina.cli.noun_table import ABSENT, ABSENT_IN_NOUN, INSTEAD, NOUNS, OTHERS, Verbs
 from lamina.errors import UsageError
 
 
@@ -87,8 +87,9 @@ def _about(verb: str) -> str:
 
 def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageError | click.UsageError:
     """Return the error for an unknown verb: not supported yet, or similar to known verbs."""
-    if name in ABSENT:
-        return UsageError(f"lamina does not support `{noun + ' ' if noun else ''}{name}` yet: {ABSENT[name]}")
+    absent_here = ABSENT_IN_NOUN.get((noun, name)) or ABSENT.get(name)
+    if absent_here:
+        return UsageError(f"lamina does not support `{noun + ' ' if noun else ''}{name}` yet: {absent_here}")
     if name in INSTEAD and not noun:
         return UsageError(f"unknown verb {name!r}", hint=f"use {INSTEAD[name]}")
     from lamina.text import nearest

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -26,7 +27,7 @@ from lamina.spec.platform import Platform
 from lamina.store.store import Store
 from lamina.transfer.connect import RegistryAccess
 from lamina.transfer.copy import copy
-from support import Member, store_with, write_index, write_layout
+from support import Member, require_root, store_with, write_index, write_layout
 
 FILES: list[Member] = [
     ("bin/", None, {"mode": 0o555}),
@@ -159,12 +160,26 @@ def test_a_directory_with_files_keeps_what_the_image_lacks(store: Store, built: 
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "l", "out", "s"]
 
 
+def test_a_mount_point_takes_files(store: Store, built: Built, tmp_path: Path) -> None:
+    require_root()
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", out], check=True)
+    try:
+        deliver(built, Output("local", str(out)), [], places(store))
+        assert (out / "etc/conf").read_bytes() == b"new\n"
+        assert sorted(os.listdir(out)) == ["bin", "etc"]
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
 def test_a_directory_in_the_way_of_a_file_is_kept(store: Store, built: Built, tmp_path: Path) -> None:
     (tmp_path / "out/etc/conf/x").mkdir(parents=True)
     with pytest.raises(Conflict, match="etc/conf"):
         deliver(built, Output("local", str(tmp_path / "out")), [], places(store))
     assert (tmp_path / "out/etc/conf/x").is_dir()
     assert sorted(os.listdir(tmp_path)) == ["l", "out", "s"]
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".tmp")]
 
 
 def test_several_platforms_have_directories_of_their_own(several: tuple[Store, Built], tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_an_unsupported_verb_says_so_in_one_line(verb: str, capfd: pytest.Captur
     ("words", "err"),
     [
         (["container", "logs", "web"], "lamina does not support `container logs` yet"),
+        (["buildx", "create", "--use"], "does not support `buildx create` yet: there are no builders"),
+        (["buildx", "imagetools", "inspect", "x"], "`lamina manifest REF`"),
         (["image", "sl"], "unknown verb 'sl' of 'image'; did you mean ls?"),
         (["image", "hystory", "x"], "did you mean history?"),
         (["auth", "login"], "`lamina login`"),
