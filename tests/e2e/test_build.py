@@ -581,7 +581,8 @@ def test_secrets_are_not_shown(top: Path, call: Call, monkeypatch: pytest.Monkey
     assert "hunter22" not in call("history", "--no-trunc", "app:1").out
 
 
-def test_ctrl_c_ends_the_build_and_the_next_one_goes_on(top: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_the_build_and_the_next_one_goes_on(top: Path, number: signal.Signals) -> None:
     require_root()
     Path("Dockerfile").write_text("FROM base\nCOPY app /app\nRUN echo ready; touch /tmp/x; sleep 1000\n")
     with running("build", "--network", "none", "-t", "app:1", ".", root=top / "s") as process:
@@ -591,7 +592,7 @@ def test_ctrl_c_ends_the_build_and_the_next_one_goes_on(top: Path) -> None:
             line = process.stderr.readline()
             assert line, seen
             seen += line
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(30) == 130, rest
     lines = rest.decode().splitlines()
