@@ -61,14 +61,20 @@ class _Values(type):
     _fields: tuple[str, ...]
     _defaults: dict[str, Any]
 
-    def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> None:
+    def __new__(mcs, name: str, bases: tuple[type, ...], space: dict[str, Any], *, kw_only: bool = False) -> _Values:
+        return super().__new__(mcs, name, bases, space)
+
+    def __init__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any], *, kw_only: bool = False) -> None:
+        """``kw_only``: as for a dataclass; the fields come after those of all subclasses."""
         super().__init__(name, bases, space)
         told: dict[str, _Field] = {}
         defaults: dict[str, Any] = {}
+        named: set[str] = set(space.get("__annotations__", ())) if kw_only else set()
         for base in reversed(cls.__mro__[1:]):
             if isinstance(base, _Values):
                 told |= base._told
                 defaults |= base._defaults
+                named |= base._named
         for one in space.get("__annotations__", ()):
             told[one] = _PLAIN
             if one in space:
@@ -76,13 +82,16 @@ class _Values(type):
                 if isinstance(space[one], _Field):
                     told[one] = space[one]
                     delattr(cls, one)
-        cls._told, cls._defaults, cls._fields = told, defaults, tuple(told)
+        if named:
+            told = dict(sorted(told.items(), key=lambda one: one[0] in named))
+        cls._told, cls._defaults, cls._fields, cls._named = told, defaults, tuple(told), named
         if "__match_args__" not in space:
             cls.__match_args__ = cls._fields  # type: ignore[misc]
         cls._key = _getter([one for one, how in told.items() if how.compare])
         cls._hashed = _getter([one for one, how in told.items() if how.hashed])
 
     _told: dict[str, _Field]
+    _named: set[str]
     _key: Callable[[Any], Any]
     _hashed: Callable[[Any], Any]
 

@@ -27,6 +27,7 @@ from lamina.store.store import Store
 from support import (
     busybox,
     lamina,
+    loaded,
     made_once,
     manifest_of,
     plain_user,
@@ -625,3 +626,26 @@ def test_a_plain_user_gets_files_of_their_own() -> None:
         assert (place / "out/app/main.py").stat().st_uid == 59998
         assert (place / "id").stat().st_uid == 59998
         assert (place / "id").read_text()[7:19] == call("images", "-q", "app:1").stdout.decode().strip()
+
+
+def test_a_cached_build_loads_nothing_that_does_the_work_of_steps(top: Path) -> None:
+    Path("Dockerfile").write_text(
+        "FROM scratch AS one\nCOPY app /app\nWORKDIR /w\nFROM scratch\nCOPY --from=one /app /a\n"
+    )
+    words = ("build", "-q", "-t", "app:1", ".")
+    assert lamina(*words, root=top / "s").returncode == 0
+    modules = loaded(top / "s", *words)
+    unneeded = {
+        "lamina.build.archives",
+        "lamina.build.copied_items",
+        "lamina.build.join_layers",
+        "lamina.build.run_program",
+        "lamina.build.shared_cache",
+        "lamina.edit.publish",
+        "lamina.run.sandbox",
+        "lamina.transfer.copy",
+        "lamina.view.overlay.mount",
+        "tempfile",
+    }
+    assert modules & unneeded == set()
+    assert len(modules) < 215

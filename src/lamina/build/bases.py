@@ -17,7 +17,6 @@ from lamina.source.select import find_manifest, not_as_asked, read_config
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
-from lamina.transfer.copy import SessionWriter, copy
 
 if TYPE_CHECKING:
     from lamina.events import Cancel
@@ -94,6 +93,8 @@ class Bases:
             stack = self._stored(found, step.name)
             vertex.cached = stack is not None
             if stack is None:
+                from lamina.transfer.copy import SessionWriter, copy
+
                 assert found.reader is not None
                 copy(
                     found.reader,

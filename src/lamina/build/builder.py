@@ -65,15 +65,13 @@ def built(
     Raises ``build.errors.StepFailed`` (a step failed), UsageError (the Dockerfile, an option), NotFound, Cancelled,
     and what pulls raise.
     """
-    from lamina.build import copy_files, run_program
     from lamina.build.bases import Bases
     from lamina.build.cache import Cache
-    from lamina.build.join_layers import joined
     from lamina.build.plan import plan
     from lamina.build.progress import Progress
     from lamina.build.result import write_image, write_index
     from lamina.build.solve import BuildInputs, Executors, Solver
-    from lamina.build.stage_content import content_digest
+    from lamina.build.workers import Workers
     from lamina.spec.reference import canonical
 
     options, began = _completed(options), time.time()
@@ -86,7 +84,7 @@ def built(
         opener = _Opener(context, options, store, network, stop)
         inputs = BuildInputs(store, network, options, stop, progress, opener.open)
         stack.callback(inputs.close)
-        stack.enter_context(run_program.run_programs(store, lambda text: progress.tell(Warned(text))))
+        workers = stack.enter_context(Workers(store, lambda text: progress.tell(Warned(text))))
         bases = Bases(store, session, network, progress, stop, pull=options.pull)
         platforms: tuple[Platform | None, ...] = options.platforms or (None,)
         with progress.vertex("[internal] load build definition") as vertex:
@@ -102,7 +100,7 @@ def built(
         stack.enter_context(_explained(definition.text))
         planned = [plan(definition.written[one], options, bases.resolve, platform=one) for one in platforms]
         inputs.epoch = planned[0].epoch
-        executors = Executors(copy_files, run_program.ran, content_digest)
+        executors = Executors(workers, workers.run_program, workers.content)
         place = f"{os.path.abspath(context) if os.path.isdir(context) else context}\n{definition.name}"
         solver = Solver(
             session,
@@ -123,6 +121,8 @@ def built(
                 written = []
                 for one in planned:
                     if options.squash:
+                        from lamina.build.join_layers import joined
+
                         one, results = joined(one, inputs, session, cache, solver.packing)
                     inline = _own_records(solver, [one.step]) if _is_inline(options) else None
                     written.append(write_image(session, one, results, options, inline))
@@ -146,9 +146,11 @@ def _shared_caches(
     options: BuildOptions, planned: Sequence[Planned], network: RegistryAccess, progress: Progress
 ) -> list[SharedCache]:
     """The caches of ``--cache-from``. One that can't be read gives a warning."""
+    found: list[SharedCache] = []
+    if not options.cache_from:
+        return found
     from lamina.build import shared_cache
 
-    found: list[SharedCache] = []
     for place in options.cache_from:
         may_fail = shared_cache.may_fail(place, lambda text: progress.tell(Warned(text)), always=True)
         with progress.vertex(f"importing cache manifest from {shared_cache.shown(place)}"), may_fail:
@@ -165,6 +167,8 @@ def _share(
     progress: Progress,
 ) -> None:
     """Write the caches of ``--cache-to``. Raises what a push raises."""
+    if not options.cache_to:
+        return
     from lamina.build import shared_cache
 
     for place in options.cache_to:

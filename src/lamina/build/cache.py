@@ -7,7 +7,6 @@ large cache, are removed.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ from lamina.host.lock import locked, locked_for_now
 from lamina.host.temporary import is_temporary
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.json import read_own, write_own
 from lamina.store import clock
 from lamina.store.fault import pieces, point
 from lamina.store.roots import BUILD_PIN
@@ -109,7 +109,7 @@ class Cache:
 
     def put(self, record: Record) -> None:
         """Write a record. Its layer must be protected by the caller until ``settle``. Raises SystemFailure."""
-        data = json.dumps(record.to_json(), separators=(",", ":")).encode()
+        data = write_own(record.to_json()).encode()
         with reported(self._records):
             make_directory(self._records)
             path = os.path.join(self._records, record.key)
@@ -263,4 +263,4 @@ class Cache:
                     data = file.read(_MAX_RECORD + 1)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-        return replace(Record.from_json(key, json.loads(data)), used=used)
+        return replace(Record.from_json(key, read_own(data)), used=used)

@@ -6,10 +6,9 @@ order in which they begin.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lamina.build.instructions import At
 from lamina.events import Event
+from lamina.light import Value
 
 
 class BuildEvent(Event):
@@ -56,8 +55,7 @@ class VertexDone(BuildEvent):
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Value):
     """A step of a build, for `--why`. ``key``: its key. ``cached``: its result was there. ``differs``: the named
     parts that differ from the newest record of the same place: (name, before, now); () where there was no such
     record, or it was cached. ``reason``: why it ran, in one line."""

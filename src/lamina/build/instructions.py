@@ -6,11 +6,10 @@ above. ``build.syntax`` makes these values from text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from lamina.light import Value, field
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(Value):
     """Where an instruction is: its file as messages name it, its first and last line, counted from 1."""
 
     file: str = "Dockerfile"
@@ -18,8 +17,7 @@ class At:
     last: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class HereDocument:
+class HereDocument(Value):
     """``content`` is what stands between the lines, tabs already removed for ``<<-``. ``expand``: variables in it are
     expanded (the name was not quoted; RUN does not expand). ``written``: the content with its tabs, as a shell that
     reads the here-document itself gets it; None where it equals ``content``."""
@@ -30,25 +28,22 @@ class HereDocument:
     written: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Value):
     """A command line: a list of words (``is_shell`` false: the JSON form), or one text for the shell."""
 
     words: tuple[str, ...]
     is_shell: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(Value, kw_only=True):
     """``text``: the instruction on one line, comments and continuations removed, as the history shows it.
     ``comments``: the comments right above it."""
 
-    at: At = field(default=At(), compare=False)
+    at: At = field(default_factory=At, compare=False)
     text: str = ""
-    comments: tuple[str, ...] = field(default=(), compare=False)
+    comments: tuple[str, ...] = field(default_factory=tuple, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
 class From(Instruction):
     """``name``: after AS, in lower case; "" without."""
 
@@ -57,14 +52,12 @@ class From(Instruction):
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Arg(Instruction):
     """Pairs of name and default; None: no default was given."""
 
     items: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Env(Instruction):
     """``old_form``: it was written as ``ENV name value``."""
 
@@ -72,7 +65,6 @@ class Env(Instruction):
     old_form: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Label(Instruction):
     """``old_form`` as in ``Env``."""
 
@@ -80,12 +72,10 @@ class Label(Instruction):
     old_form: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Maintainer(Instruction):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
 class Copy(Instruction):
     """``sources`` without the here-documents, which are in ``documents``. ``from_``: "" is the context."""
 
@@ -100,7 +90,6 @@ class Copy(Instruction):
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Add(Instruction):
     """As ``Copy``. ``unpack``: None where it was not given (local archives are unpacked, remote ones are not)."""
 
@@ -116,7 +105,6 @@ class Add(Instruction):
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Run(Instruction):
     """``mounts``: the values of ``--mount`` as they were written (they may contain variables). ``network``: none,
     host or "". ``security``: insecure or "". ``documents``: with one document and no command (``command.words`` is
@@ -129,37 +117,30 @@ class Run(Instruction):
     security: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Shell(Instruction):
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class User(Instruction):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
 class Workdir(Instruction):
     path: str
 
 
-@dataclass(frozen=True, slots=True)
 class Volume(Instruction):
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Expose(Instruction):
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class StopSignal(Instruction):
     signal: str
 
 
-@dataclass(frozen=True, slots=True)
 class Healthcheck(Instruction):
     """``command`` None: NONE. Times as they were written (``30s``), "" where not given."""
 
@@ -171,24 +152,20 @@ class Healthcheck(Instruction):
     retries: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Entrypoint(Instruction):
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
 class Cmd(Instruction):
     command: Command
 
 
-@dataclass(frozen=True, slots=True)
 class OnBuild(Instruction):
     """``trigger``: the instruction for the next build, as it was written."""
 
     trigger: str
 
 
-@dataclass(frozen=True, slots=True)
 class Wheel(Instruction):
     """The files of one Python wheel. No Dockerfile can say it: ``build.recipe`` makes it. The fields are those of
     ``build.steps.WheelStep``."""
@@ -205,16 +182,14 @@ class Wheel(Instruction):
     data: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Value):
     """A FROM and the instructions up to the next one."""
 
     base: From
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(Value):
     """A parser directive: ``# syntax=...``, ``# escape=...``, ``# check=...``."""
 
     name: str
@@ -222,8 +197,7 @@ class Directive:
     at: At
 
 
-@dataclass(frozen=True, slots=True)
-class Dockerfile:
+class Dockerfile(Value):
     """``arguments``: the ARG instructions before the first FROM. ``escape``: the escape character. ``source``: the
     text of the file. ``blanks``: where an empty line is inside an instruction. ``notes``: what the user should
     know."""
@@ -232,6 +206,6 @@ class Dockerfile:
     arguments: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     escape: str = "\\"
-    source: str = field(default="", compare=False, repr=False)
-    blanks: tuple[At, ...] = field(default=(), compare=False)
-    notes: tuple[str, ...] = field(default=(), compare=False)
+    source: str = field(default_factory=str, compare=False, repr=False)
+    blanks: tuple[At, ...] = field(default_factory=tuple, compare=False)
+    notes: tuple[str, ...] = field(default_factory=tuple, compare=False)

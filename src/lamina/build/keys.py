@@ -8,10 +8,10 @@ ssh agents and proxies are in no key.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromStep, Inline, RunMount, RunStep, Step, WheelStep
+from lamina.spec.json import write_own
 
 VERSION = "1"
 """Raise it when the same parts give another layer."""
@@ -22,7 +22,7 @@ Origins = Callable[["FromStep | RunMount"], str]
 
 def key_of(parts: Mapping[str, str]) -> str:
     """64 hex digits."""
-    return hashlib.sha256(_packed(dict(parts)).encode()).hexdigest()
+    return hashlib.sha256(_packed(dict(sorted(parts.items()))).encode()).hexdigest()
 
 
 def parts_of(
@@ -146,4 +146,4 @@ def _name(step: Step) -> str:
 
 
 def _packed(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return write_own(value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from lamina.errors import NotFound
 from lamina.host.files import reported
+from lamina.light import Value, field
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -37,14 +37,13 @@ class Instructions(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Value):
     """``--secret``: the content of a file, or of an environment variable (``env``), or ``value``."""
 
     id: str
     path: str = ""
     env: str = ""
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = field(default_factory=lambda: None, repr=False)
 
     def read(self) -> bytes:
         """Raises NotFound, SystemFailure."""
@@ -59,8 +58,7 @@ class Secret:
             return file.read(MAX_SECRET + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class SshAgent:
+class SshAgent(Value):
     """``--ssh``: the socket of an agent, or key files."""
 
     id: str = "default"
@@ -68,8 +66,7 @@ class SshAgent:
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CachePlace:
+class CachePlace(Value):
     """``--cache-from`` and ``--cache-to``: ``kind`` registry, local or inline; ``attributes`` as they were given
     (``ref``, ``src``, ``dest``, ``mode``)."""
 
@@ -77,8 +74,7 @@ class CachePlace:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Attestations:
+class Attestations(Value):
     """``provenance``: min, max (with build arguments, steps and the Dockerfile) or "". ``builder_id``: an address
     that names the builder, "" for lamina's. ``sbom``: a bill of materials in SPDX."""
 
@@ -90,8 +86,7 @@ class Attestations:
         return bool(self.provenance) or self.sbom
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildOptions:
+class BuildOptions(Value, kw_only=True):
     """What can be asked of a build.
 
     ``file``: the path of the Dockerfile, on this host or in the context; "-" is stdin, "" the default names.
@@ -142,8 +137,7 @@ class BuildOptions:
     """Where ``-`` is read from."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltImage:
+class BuiltImage(Value):
     """One platform's image in the store. ``descriptor``: of its manifest."""
 
     platform: Platform
@@ -156,8 +150,7 @@ class BuiltImage:
         return str(self.config.descriptor.digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(Value):
     """``descriptor``: of the manifest, or of the index of several platforms. ``steps``: what ran, in the order of the
     Dockerfile. ``notes``: what the user should know, a line each. ``findings``: of the checks."""
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.build.options import BuildOptions, BuiltImage
 from lamina.build.results import Result
-from lamina.build.shared_cache import INLINE, Records, listed
 from lamina.build.steps import BaseStep, Planned, Step
-from lamina.edit.publish import timestamp
 from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -21,6 +19,7 @@ from lamina.spec.manifest import Manifest, build_index, build_manifest, translat
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
+    from lamina.build.shared_cache import Records
     from lamina.source.protocols import Session
 
 _ANNOTATION = re.compile(r"([a-z,-]+)(?:\[([^\]]+)\])?:(.+)", re.DOTALL)
@@ -34,14 +33,22 @@ def image_config(
     the records of the build cache that it shares."""
     layers = results[planned.step].layers if planned.step is not None else ()
     history = _dated(list(_marked(planned, results)))
-    created = next((step.created for step in reversed(history) if step.created), None) or timestamp(planned.epoch)
+    created = next((step.created for step in reversed(history) if step.created), None) or _time(planned.epoch)
     config = planned.config.with_layers(
         [layer.diff_id for layer in layers], [step.to_json() for step in history]
     ).with_(created=created)
     raw = config.raw
     if inline is not None:
+        from lamina.build.shared_cache import INLINE, listed
+
         raw = dump({**config.json, INLINE: listed(inline, [layer.descriptor for layer in layers])})
     return ImageConfig.parse(raw, "the config of the build", media_type)
+
+
+def _time(epoch: int | None) -> str:
+    from lamina.edit.publish import timestamp
+
+    return timestamp(epoch)
 
 
 def _marked(planned: Planned, results: Mapping[Step, Result]) -> Iterator[History]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache, Made, Record
@@ -32,7 +32,6 @@ from lamina.build.steps import (
     Step,
     WheelStep,
 )
-from lamina.edit.publish import Packing, new_layer, timestamp
 from lamina.errors import Cancelled, LaminaError
 from lamina.events import Cancel, Warned, join
 from lamina.source.stack import Stack
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context, CopyFiles, Items, RunProgram
     from lamina.build.shared_cache import SharedCache
+    from lamina.edit.publish import Packing
     from lamina.spec.platform import Platform
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
@@ -186,7 +186,7 @@ class Solver:
         self._bases = bases
         self._cache = cache
         self._progress = progress
-        self.packing = Packing(options.compression, options.level, inputs.epoch)
+        self._options = options
         self._jobs = max(options.jobs or 0, 0) or max(4, os.cpu_count() or 1)
         self._place = place
         self._shared = shared
@@ -203,6 +203,13 @@ class Solver:
         self._guard = threading.Lock()
         self.ran: dict[Step, Ran] = {}
         """What was done for each step; after ``solve`` in the order of the steps."""
+
+    @cached_property
+    def packing(self) -> Packing:
+        """How new layers are compressed."""
+        from lamina.edit.publish import Packing
+
+        return Packing(self._options.compression, self._options.level, self.inputs.epoch)
 
     def solve(self, targets: Sequence[Planned]) -> None:
         """Solve what the targets need; the results are in ``inputs.results``. Raises StepFailed, Cancelled, and what
@@ -478,6 +485,8 @@ class Solver:
     def _written(self, items: Items, *, ordered: bool = False, clamp: bool = True) -> Made | None:
         if not len(items):
             return None
+        from lamina.edit.publish import new_layer, timestamp
+
         cancel = self.inputs.cancel
         built = new_layer(self.session, items, self.packing, clamp=clamp, ordered=ordered, cancel=cancel)
         return Made(built.descriptor, built.diff_id, timestamp(self.inputs.epoch))

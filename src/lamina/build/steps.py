@@ -7,10 +7,10 @@ left. Steps are compared by identity in the graph, and by their key (``build.key
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.build.instructions import At
+from lamina.light import Value, field
 
 if TYPE_CHECKING:
     from lamina.run.options import Ulimit
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class FromContext:
+class _Identified(Value):
+    """A value that is compared by identity."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class FromContext(Value):
     """Files of a context: ``name`` "" is the build's own, else one of ``--build-context``. ``patterns``: paths and
     globs below its root, as they are written (``/a``, ``./a`` and ``a`` are the same; ``/./`` counts for
     ``--parents``)."""
@@ -28,32 +34,28 @@ class FromContext:
     patterns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FromStep:
+class FromStep(_Identified):
     """Files of a stage or an image: of the union of all layers up to ``step``."""
 
     step: Step
     patterns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
+class Inline(Value):
     """A here-document: one file."""
 
     name: str
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Value):
     """A file at an address. ``checksum``: a digest, or "" where none was given."""
 
     url: str
     checksum: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(Value):
     """A git repository: its address (``build.addresses``), and what to check out. ``checksum``: the commit, or its
     first digits. ``keep``: keep the .git directory. ``submodules``: check them out too."""
 
@@ -68,13 +70,12 @@ class Repository:
 Source = FromContext | FromStep | Inline | Remote | Repository
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Step:
+class Step(_Identified, kw_only=True):
     """``below``: the step whose layers are below; None: nothing is below. ``label``: what progress shows, like
     ``[build 2/5] RUN make``. ``stage``: the stage's name or number."""
 
     below: Step | None = None
-    at: At = field(default=At())
+    at: At = field(default_factory=At)
     text: str = ""
     label: str = ""
     stage: str = ""
@@ -92,8 +93,7 @@ class Step:
         yield from self.origins()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class BaseStep(Step):
+class BaseStep(Step, kw_only=True):
     """The layers of an image that exists already. ``name``: its reference. ``digest``: of its manifest; "" (and the
     name scratch) stands for no layers at all."""
 
@@ -101,8 +101,7 @@ class BaseStep(Step):
     digest: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class CopyStep(Step):
+class CopyStep(Step, kw_only=True):
     """COPY and ADD. ``target``: an absolute path; with an ending slash it is a directory. ``owner``:
     ``user[:group]``, "" is 0:0. ``mode``: octal or symbolic, "" keeps the files'. ``link``: the layer does not depend
     on what is below. ``unpack``: whether archives are unpacked; None: local ones (ADD). ``is_add``: the instruction
@@ -124,16 +123,14 @@ class CopyStep(Step):
                 yield source.step
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class DirectoryStep(Step):
+class DirectoryStep(Step, kw_only=True):
     """WORKDIR: makes a directory and its parents, where they are missing. ``owner`` as in ``CopyStep``."""
 
     path: str
     owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RunMount:
+class RunMount(Value):
     """One ``--mount`` of a RUN, checked and expanded. ``kind``: bind, cache, tmpfs, secret or ssh. ``source``: a path
     in ``origin`` (bind, cache). ``origin``: None is an empty directory for a cache, and the build's context for a
     bind. ``id``: of a cache, a secret or an ssh agent. ``sharing``: shared, private or locked. ``mode``: permission
@@ -155,8 +152,7 @@ class RunMount:
     variable: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RunStep(Step):
+class RunStep(Step, kw_only=True):
     """RUN. ``words``: the whole command line (the shell included). ``env``: of the stage and its ARGs, in order; it
     is not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies). ``stdin``:
     a here-document that the shell reads. ``network``: "" (the default), none or host. ``insecure``:
@@ -182,8 +178,7 @@ class RunStep(Step):
                 yield mount.origin
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class WheelStep(Step):
+class WheelStep(Step, kw_only=True):
     """The files of one Python wheel. The layer does not depend on what is below. ``file``: the wheel's name. ``url``:
     where it is. ``sha256``: hex digits; ``size`` in bytes, None if it is not known. ``python``: the version, like
     3.12.4. ``executable``, ``site``, ``scripts``, ``data``: as ``build.wheels.target.PythonTarget``."""
@@ -200,8 +195,7 @@ class WheelStep(Step):
     data: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Planned:
+class Planned(_Identified):
     """One stage for one platform, planned. ``step``: its last step that makes a layer; None: the image is empty.
     ``config``: the image's config without rootfs, history and created. ``history``: of the base and of each
     instruction; entries that are not ``empty_layer`` belong to the layers in their order. ``epoch``:
@@ -212,6 +206,6 @@ class Planned:
     config: ImageConfig
     history: tuple[History, ...]
     platform: Platform
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What the user should know, a line each (a syntax directive that is ignored)."""
     epoch: int | None = None
