@@ -45,7 +45,8 @@ def mine(text: str, arguments: Mapping[str, str]) -> Found:
 
 
 def theirs(oracle: Oracle, text: str, arguments: Mapping[str, str]) -> Found:
-    answer = oracle("lint", data=text.encode(), Env=arguments, Images=IMAGES)
+    images = {name: {**LINUX.to_json(), "config": {"Env": env}} for name, env in IMAGES.items()}
+    answer = oracle("lint", data=text.encode(), Env=arguments, Images=images)
     return {(one["Rule"], one["Text"], one["First"], one["Last"]) for one in answer["Warnings"]}
 
 

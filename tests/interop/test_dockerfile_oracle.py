@@ -197,7 +197,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=14).map("".join)
 
 
-@settings(max_examples=4000 if THOROUGH else 300, deadline=None)
+@settings(max_examples=1500 if THOROUGH else 300, deadline=None)
 @given(TEXTS, st.sampled_from(["\\", "`"]), st.sampled_from(["word", "document"]))
 def test_generated_words_are_expanded_as_buildkit_expands_them(
     oracle: Oracle, text: str, escape: str, kind: str
@@ -551,7 +551,7 @@ TOKENS = st.sampled_from(
 BODIES = st.lists(st.tuples(LINES, st.lists(TOKENS, max_size=6)), min_size=1, max_size=5)
 
 
-@settings(max_examples=5000 if THOROUGH else 400, deadline=None)
+@settings(max_examples=1500 if THOROUGH else 400, deadline=None)
 @given(st.sampled_from(["", "# escape=`\n", "# syntax=x\n# escape=\\\n"]), BODIES, st.booleans())
 def test_generated_dockerfiles_are_read_as_buildkit_reads_them(
     oracle: Oracle, head: str, body: list[tuple[str, list[str]]], spaced: bool

@@ -25,7 +25,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/frontend/dockerui"
-	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 	digest "github.com/opencontainers/go-digest"
@@ -39,8 +38,8 @@ type request struct {
 	Text   string
 	Escape string
 	Env    map[string]string
-	// Images: for each name the environment of its config
-	Images   map[string][]string
+	// Images: for each name its config
+	Images   map[string]json.RawMessage
 	Patterns []string
 	Paths    []string
 	// Modes: as Go's os.FileMode has them
@@ -56,7 +55,7 @@ func main() {
 	write := json.NewEncoder(out)
 	write.SetEscapeHTML(false)
 	kinds := map[string]func(request) (answer, error){
-		"parse": parse, "trigger": trigger, "word": word, "words": words, "document": document, "lint": lint,
+		"parse": parse, "trigger": trigger, "word": word, "words": words, "document": document, "lint": lint, "image": image,
 		"ignorefile": ignoreFile, "matches": matches, "glob": glob, "chmod": chmod,
 	}
 	for {
@@ -218,19 +217,35 @@ func words(asked request) (answer, error) {
 	return answer{"Words": found}, err
 }
 
-type images map[string][]string
+type images map[string]json.RawMessage
 
 func (m images) ResolveImageConfig(
 	_ context.Context, ref string, opt sourceresolver.Opt,
 ) (string, digest.Digest, []byte, error) {
-	env, ok := m[ref]
+	data, ok := m[ref]
 	if !ok {
 		return "", "", nil, fmt.Errorf("no image %s", ref)
 	}
-	image := dockerspec.DockerOCIImage{Image: ocispecs.Image{Platform: *opt.ImageOpt.Platform}}
-	image.Config.Env = env
-	data, err := json.Marshal(image)
-	return ref, digest.FromBytes(data), data, err
+	return ref, digest.FromBytes(data), data, nil
+}
+
+func options(asked request) dockerfile2llb.ConvertOpt {
+	platform := ocispecs.Platform{OS: "linux", Architecture: "amd64"}
+	return dockerfile2llb.ConvertOpt{
+		Config:         dockerui.Config{BuildArgs: asked.Env, BuildPlatforms: []ocispecs.Platform{platform}},
+		SourceMap:      llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", asked.Data),
+		TargetPlatform: &platform,
+		MetaResolver:   images(asked.Images),
+	}
+}
+
+// image answers with the config and the history that a build would write; nothing is built.
+func image(asked request) (answer, error) {
+	result, err := dockerfile2llb.Dockerfile2LLB(context.Background(), asked.Data, options(asked))
+	if err != nil {
+		return nil, err
+	}
+	return answer{"Image": result.Image}, nil
 }
 
 func lint(asked request) (answer, error) {
@@ -239,20 +254,14 @@ func lint(asked request) (answer, error) {
 		First, Last int
 	}
 	warnings := []warning{}
-	platform := ocispecs.Platform{OS: "linux", Architecture: "amd64"}
-	options := dockerfile2llb.ConvertOpt{
-		Config:         dockerui.Config{BuildArgs: asked.Env, BuildPlatforms: []ocispecs.Platform{platform}},
-		SourceMap:      llb.NewSourceMap(nil, "Dockerfile", "Dockerfile", asked.Data),
-		TargetPlatform: &platform,
-		MetaResolver:   images(asked.Images),
-		AllStages:      true,
-		Warn: func(rule, _, _, text string, location []parser.Range) {
-			found := warning{Rule: rule, Text: text}
-			if len(location) > 0 {
-				found.First, found.Last = location[0].Start.Line, location[len(location)-1].End.Line
-			}
-			warnings = append(warnings, found)
-		},
+	options := options(asked)
+	options.AllStages = true
+	options.Warn = func(rule, _, _, text string, location []parser.Range) {
+		found := warning{Rule: rule, Text: text}
+		if len(location) > 0 {
+			found.First, found.Last = location[0].Start.Line, location[len(location)-1].End.Line
+		}
+		warnings = append(warnings, found)
 	}
 	_, err := dockerfile2llb.Dockerfile2LLB(context.Background(), asked.Data, options)
 	sort.Slice(warnings, func(i, j int) bool {
