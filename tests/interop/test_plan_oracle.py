@@ -1,5 +1,5 @@
-"""Config and history of generated Dockerfiles are those of BuildKit. Nothing is built: its frontend says what it would
-write."""
+"""Config and history of generated Dockerfiles are those of BuildKit. Nothing is built: its frontend says what it
+would write."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ LINES = st.one_of(
 ARGUMENTS = st.dictionaries(st.sampled_from(each("A B X TARGETARCH HTTP_PROXY")), st.sampled_from(["1", "", "v w"]))
 
 
-@settings(max_examples=2000 if THOROUGH else 300, deadline=None)
+@settings(max_examples=800 if THOROUGH else 200, deadline=None)
 @given(
     st.lists(line("ARG", st.one_of(PAIRS, NAMES_OF_VARIABLES)), max_size=2),
     st.sampled_from(["plain", "rich", "scratch", "plain AS one", "${X:-rich}"]),
