@@ -128,9 +128,7 @@ def test_content_that_is_not_as_long_as_stated_is_refused() -> None:
 @given(
     st.builds(
         Entry,
-        path=st.one_of(
-            path, st.just(b""), st.integers(95, 105).map(lambda size: b"x" * size)
-        ),
+        path=st.one_of(path, st.just(b""), st.integers(95, 105).map(lambda size: b"x" * size)),
         kind=st.sampled_from([Kind.FILE, Kind.DIRECTORY]),
         mode=st.integers(0, 0o17777),
         uid=st.one_of(st.sampled_from([0, 1000, 0o7777777, 0o10000000]), big),
