@@ -1,7 +1,7 @@
 """ADD of addresses: a file by http or https, as BuildKit has it: mode 0600, the time of Last-Modified (else 1970).
 
 What was fetched is kept in the store with its ETag, so that a later build only asks the server whether it changed.
-Credentials in an address are refused (``remote.download``): the address is in the history of the image.
+User and password of an address are sent to its server, and nowhere else: they are in no key, record, name or message.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def fetched(source: Remote, inputs: Inputs) -> Iterator[RemoteFile]:
 @contextmanager
 def stream(url: str, network: RegistryAccess) -> Iterator[Download]:
     """The bytes at an address, read once. Raises as ``Download``."""
-    with network.download(url, pages=True) as download:
+    with network.download(url, pages=True, login=True) as download:
         yield download
 
 
@@ -126,7 +126,7 @@ def _asked(source: Remote, inputs: Inputs) -> Fetched:
     known = _record(paths, source.url)
     if known is not None and source.checksum == f"sha256:{known.digest}":
         return known
-    with inputs.network.download(source.url, etag=known.etag if known else "", pages=True) as download:
+    with inputs.network.download(source.url, etag=known.etag if known else "", pages=True, login=True) as download:
         if known is not None and download.is_same:
             return known
         return _save(source, download, paths)
@@ -182,7 +182,7 @@ def _hash(path: str, algorithm: str = "sha256") -> str:
 
 
 def _record_path(paths: Paths, url: str) -> str:
-    name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+    name = hashlib.sha256(without_credentials(url).encode("utf-8", "surrogateescape")).hexdigest()
     return place(paths, FETCHED, f"{name}.json")
 
 

@@ -152,7 +152,7 @@ def _check_out(
     cancel: Cancel,
     log: Callable[[bytes], object],
 ) -> None:
-    name = hashlib.sha256(source.url.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    name = hashlib.sha256(without_credentials(source.url).encode("utf-8", "surrogateescape")).hexdigest()[:40]
     bare = place(store.paths, GIT, name)
     with reported(bare):
         make_directory(os.path.dirname(bare))

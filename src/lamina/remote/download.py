@@ -1,10 +1,11 @@
-"""Downloads a file from a web server by its URL. It is not a registry: no credentials are sent or asked for."""
+"""Downloads a file from a web server by its URL. It is not a registry: no stored credentials are sent."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from lamina.errors import (
     AccessDenied,
@@ -20,6 +21,7 @@ from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import Challenge
 from lamina.remote.client import Access, Client
 from lamina.remote.http import Answer, RequestFailed, digits
+from lamina.remote.loopback import is_loopback
 from lamina.spec.mediatype import essence
 
 _LIKE = "use a URL like https://HOST/rootfs.tar.gz, percent-encoded if needed"
@@ -40,21 +42,34 @@ class Download:
     """The bytes at ``url`` as a stream, read once. More than ``limit`` bytes are an error, and so are fewer than the
     server announced. Redirects are followed, except from https to http. ``etag``: of a copy that the caller has
     already; if the file is still the same, ``is_same`` is true and nothing is sent. ``pages``: a web page is a file
-    too.
+    too. ``login``: user and password in the URL are allowed; they are sent to its server only, and told nowhere.
 
     Opening it raises UsageError (invalid URL), Unsupported (neither http nor https), NotFound, AccessDenied,
     RemoteFailure, Cancelled.
     """
 
     def __init__(
-        self, url: str, access: Access, *, limit: int, etag: str = "", accept: str = "", pages: bool = False
+        self,
+        url: str,
+        access: Access,
+        *,
+        limit: int,
+        etag: str = "",
+        accept: str = "",
+        pages: bool = False,
+        login: bool = False,
     ) -> None:
+        url, authorization = _without_login(url) if login else (url, "")
         self._what = shown(url)
         parts = _checked(url)
         self._limit = limit
         self._cancel = access.cancel
         base = f"{parts.scheme.lower()}://{parts.netloc}"
-        self._server = _Server(base, parts.netloc, access)
+        if authorization and parts.scheme.lower() == "http" and not is_loopback(parts.hostname or ""):
+            raise UsageError(
+                f"{self._what}: a password can't be sent over plain http", hint="use https, or leave the password out"
+            )
+        self._server = _Server(base, parts.netloc, access, authorization)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         # the whole URL: a path that begins with two slashes would be taken for a host
         stated = {"If-None-Match": etag, "Accept": accept}
@@ -128,6 +143,21 @@ class Download:
         self.close()
 
 
+def _without_login(url: str) -> tuple[str, str]:
+    """The URL without user and password, and the Authorization header for them; "" if it has none."""
+    scheme = _URL.match(url)
+    if scheme is None:
+        return url, ""
+    start = scheme.end()
+    end = min((at for at in (url.find(mark, start) for mark in "/?#") if at >= 0), default=len(url))
+    login, at, host = url[start:end].rpartition("@")
+    if not at:
+        return url, ""
+    name, _, password = login.partition(":")
+    pair = f"{unquote(name)}:{unquote(password)}".encode()
+    return url[:start] + host + url[end:], f"Basic {b64encode(pair).decode()}"
+
+
 def _checked(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -147,11 +177,12 @@ def _checked(url: str) -> SplitResult:
 
 
 class _Server(Client):
-    """A web server, with the scheme of the URL and without a login."""
+    """A web server, with the scheme of the URL. Its login, if any, is that of the URL."""
 
-    def __init__(self, base: str, netloc: str, access: Access) -> None:
+    def __init__(self, base: str, netloc: str, access: Access, authorization: str) -> None:
         super().__init__(netloc, replace(access, credential=lambda host, path: None, given=None, token=""))
         self._base_url = base
+        self._authorization = authorization
 
     def failure(self, answer: Answer, what: str) -> LaminaError:
         with answer:
@@ -166,17 +197,19 @@ class _Server(Client):
         return RemoteFailure(f"{what}: {self.host} answers with status {status}", hint="try again later")
 
     def _authorizer(self, url: str) -> Authorizer:
-        return _NoLogin()
+        own = url == self._base_url or url.startswith(f"{self._base_url}/")
+        return _FixedLogin(self._authorization if own else "")
 
 
-class _NoLogin(Authorizer):
-    """An authorizer without credentials and tokens."""
+class _FixedLogin(Authorizer):
+    """An authorizer that sends the same header, or none, and answers no challenge."""
 
-    def __init__(self) -> None:
+    def __init__(self, authorization: str) -> None:
         super().__init__("", lambda: None, _no_exchange, plain=False)
+        self._fixed = authorization
 
     def header(self, scopes: Sequence[str]) -> str:
-        return ""
+        return self._fixed
 
     def answer(self, challenges: Sequence[Challenge], scopes: Sequence[str], rejected: str) -> bool:
         return False

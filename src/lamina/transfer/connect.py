@@ -115,12 +115,15 @@ class RegistryAccess:
             mount_from=mounts(store, reference),
         )
 
-    def download(self, url: str, *, etag: str = "", accept: str = "", pages: bool = False) -> Download:
+    def download(
+        self, url: str, *, etag: str = "", accept: str = "", pages: bool = False, login: bool = False
+    ) -> Download:
         """Return a download of a file from a web server, limited to the largest layer size. ``etag``, ``accept``,
-        ``pages`` and errors as ``Download``."""
+        ``pages``, ``login`` and errors as ``Download``."""
         from lamina.remote.download import Download
 
-        return Download(url, self.access, limit=self._settings.max_layer, etag=etag, accept=accept, pages=pages)
+        limit = self._settings.max_layer
+        return Download(url, self.access, limit=limit, etag=etag, accept=accept, pages=pages, login=login)
 
     def client(self, host: str) -> Client:
         """Return a client for a registry's host. Raises UsageError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import subprocess
@@ -45,6 +46,7 @@ class Site(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.types: dict[str, str] = {}
         self.asked: list[tuple[str, int]] = []
+        self.logins: list[str] = []
         self.etags = True
         self.redirect: dict[str, str] = {}
 
@@ -67,6 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         elif etag and self.headers.get("If-None-Match") == etag:
             status = 304
         self.server.asked.append((self.path, status))
+        self.server.logins.append(self.headers.get("Authorization", ""))
         self.send_response(status)
         if status == 302:
             self.send_header("Location", self.server.redirect[path])
@@ -198,10 +201,34 @@ def test_what_can_not_be_fetched(
         added(build, Remote(site.url(f"{path}?secret=1")))
 
 
-def test_credentials_in_an_address_are_refused_and_not_told(build: Build) -> None:
-    with pytest.raises(UsageError, match="contains a password") as raised:
-        added(build, Remote("http://user:hunter2@127.0.0.1:1/f"))
+def test_a_login_in_an_address_goes_to_its_server_only_and_is_told_nowhere(build: Build, site: Site) -> None:
+    """The redirect leads to another server."""
+    with Site() as other:
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            other.files["/f"] = b"there"
+            site.files["/f"] = b"here"
+            site.redirect["/away"] = other.url("/f")
+            base = f"http://user:hunter2%21@127.0.0.1:{site.server_address[1]}"
+            assert described(added(build, Remote(f"{base}/f")))["n/f"] == "file 600 here"
+            assert described(added(build, Remote(f"{base}/away")))["n/away"] == "file 600 there"
+            with pytest.raises(NotFound, match="not found") as raised:
+                added(build, Remote(f"{base}/missing"))
+        finally:
+            other.shutdown()
+            thread.join()
+    login = f"Basic {base64.b64encode(b'user:hunter2!').decode()}"
+    assert site.logins == [login] * 3
+    assert other.logins == [""]
     assert "hunter2" not in str(raised.value)
+    assert "hunter2" not in str(digests(build, Remote(f"{base}/f")))
+    everything = b"".join(path.read_bytes() for path in (build.where / "store").rglob("*") if path.is_file())
+    assert b"hunter2" not in everything
+    assert login.split()[1].encode() not in everything
+    with pytest.raises(UsageError, match="over plain http") as refused:
+        added(build, Remote("http://user:hunter2@192.0.2.1/f"))
+    assert "hunter2" not in str(refused.value)
 
 
 def test_an_address_as_context(build: Build, site: Site) -> None:
