@@ -476,6 +476,7 @@ REFUSED = [
     ("build --cap-add ALL .", 2, "security.insecure"),
     ("build -v /x:/x .", 2, "--mount"),
     ("build --device /dev/kvm .", 2, "--device"),
+    ("build --format docker -o type=image,compression=zstd .", 7, "zstd"),
     ("build --from alpine .", 2, "--build-context"),
     ("build --platform linux/arm64 --arch arm64 .", 2, "--platform"),
     ("build -o type=docker,dest=x.tar --platform linux/amd64,linux/arm64 .", 7, "one platform"),
@@ -649,3 +650,47 @@ def test_a_cached_build_loads_nothing_that_does_the_work_of_steps(top: Path) -> 
     }
     assert modules & unneeded == set()
     assert len(modules) < 215
+
+
+def test_options_for_run_reach_the_program(top: Path, call: Call) -> None:
+    require_root()
+    Path("Dockerfile").write_text(
+        "FROM base\nARG WORD\nRUN cat /etc/hosts; ulimit -n; echo word=$WORD; cat /proc/mounts; cat /proc/net/dev\n"
+    )
+    (top / "arguments").write_text("# of the build\nWORD=from-file\n")
+    said = call(
+        *("build", "--network", "none", "--add-host", "db:10.0.0.5", "--ulimit", "nofile=321:654"),
+        *("--shm-size", "3m", "--build-arg-file", f"{top}/arguments", "."),
+    )
+    assert said.code == 0, said
+    printed = [line.split(" ", 2)[-1] for line in said.err.splitlines()]
+    assert any(line.split() == ["10.0.0.5", "db"] for line in printed)
+    assert "321" in printed
+    assert "word=from-file" in printed
+    assert any("/dev/shm" in line and "size=3072k" in line for line in printed)
+    assert not any(" eth0:" in line for line in printed)
+    again = call("build", "--network", "none", "--build-arg", "WORD=given", ".")
+    assert any(line.endswith(" word=given") for line in again.err.splitlines())
+
+
+def test_image_options_reach_the_documents(top: Path, call: Call) -> None:
+    assert call("build", "--format", "docker", "-t", "app:1", ".").code == 0
+    assert manifest_of(store_of(top), "app:1").media_type == "application/vnd.docker.distribution.manifest.v2+json"
+    output = "type=image,compression=zstd,compression-level=3"
+    assert call("build", "--no-cache", "-o", output, "-t", "app:3", ".").code == 0
+    assert manifest_of(store_of(top), "app:3").layers[0].media_type.endswith(".tar+zstd")
+    assert call("build", "--no-cache", "-o", "type=image,compression=uncompressed", "-t", "app:2", ".").code == 0
+    assert (
+        call(
+            "build", "--annotation", "index,manifest:a=b", "--platform", "linux/amd64,linux/arm64", "-t", "many", "."
+        ).code
+        == 0
+    )
+    (layer,) = manifest_of(store_of(top), "app:2").layers
+    assert layer.media_type == "application/vnd.oci.image.layer.v1.tar"
+    store = store_of(top)
+    index = json.loads(store.manifest(store.resolve("many")))
+    assert index["annotations"] == {"a": "b"}
+    arm = store.stack("many", Platform("linux", "arm64"))
+    assert dict(arm.manifest.annotations) == {"a": "b"}
+    assert arm.config.architecture == "arm64"

@@ -66,6 +66,7 @@ def test_output_is_read_as_buildx_reads_it(word: str, output: Output) -> None:
         ('type=image,"name=a', "unexpected end"),
         ("type=local,dest=out,mode=delete", "mode=delete"),
         ("type=image,push-by-digest=true", "push-by-digest"),
+        ("type=image,compression=zstd,force-compression=true", "keep their compression"),
     ],
 )
 def test_output_is_refused(word: str, says: str) -> None:

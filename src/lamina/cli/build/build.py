@@ -305,6 +305,11 @@ def _options(
     if len(compressions) > 1:
         raise UsageError("outputs with different compressions", hint="build once for each compression")
     compression = compressions.pop() if compressions else settings.compression
+    is_docker = given["image_format"] == "docker" or any(one.docker for one in outputs)
+    if is_docker and compression == "zstd":
+        raise Unsupported(
+            "docker's manifest format has no zstd layers", hint="use --format oci, or compress with gzip"
+        )
     levels = [one.level for one in outputs if one.level is not None]
     annotations = values.annotations_of(given["annotations"])
     for output in outputs:
@@ -338,7 +343,7 @@ def _options(
         squash=given["squash"] or given["layers"] == "false",
         compression=compression,
         level=levels[0] if levels else settings.compression_level if compression == settings.compression else None,
-        oci=not (given["image_format"] == "docker" or any(one.docker for one in outputs)),
+        oci=not is_docker,
         epoch=moment,
         keep=stays,
         jobs=_jobs(given["jobs"]),

@@ -341,6 +341,11 @@ def output(word: str) -> Output:
             raise UsageError(f"--output {word!r:.200}: unknown key {key!r:.60}", hint=_OUTPUT)
     if given.get("mode", "copy") != "copy":
         raise Unsupported("--output mode=delete is not supported", hint="use an empty directory")
+    if _truth(given, "force-compression", word, default=False):
+        raise Unsupported(
+            "--output force-compression is not supported: layers that exist keep their compression",
+            hint="leave it out; with --no-cache all layers but those of the base are new",
+        )
     if _truth(given, "push-by-digest", word, default=False):
         raise Unsupported("--output push-by-digest is not supported", hint="push with a name")
     return Output(
