@@ -61,7 +61,8 @@ class Bases:
         self._cancel = cancel
         self._pull = pull
         self._found: dict[tuple[str, str], _Found] = {}
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
 
     def resolve(self, place: str, platform: Platform) -> Base:
         """Look up an image: in the store, else where it comes from. Only its documents are read. Raises what a pull
@@ -88,8 +89,11 @@ class Bases:
 
     def stack(self, step: BaseStep, vertex: Vertex) -> Stack:
         """The layers of a base, which are brought into the store if they are not there. Raises what a pull raises."""
-        found = self._found[step.name, str(step.platform)]
-        with self._lock:
+        key = (step.name, str(step.platform))
+        found = self._found[key]
+        with self._guard:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
             stack = self._stored(found, step.name)
             vertex.cached = stack is not None
             if stack is None:

@@ -138,6 +138,20 @@ def test_a_base_of_a_registry_is_pulled_once_and_again_with_pull(store: Store, c
     assert build(store, context, text).files()["etc/base"] == b"newer"
 
 
+def test_several_bases_are_pulled_in_one_build(store: Store, context: Path, tmp_path: Path) -> None:
+    from lamina.places import load_settings
+    from lamina.transfer.connect import RegistryAccess
+
+    with RegistryServer(Store.open(str(tmp_path / "served")), writable=True) as server:
+        access = RegistryAccess(load_settings({}))
+        names = [f"{server.name}/base{number}:1" for number in range(6)]
+        for name in names:
+            copy(base_layout(tmp_path / name[-3], content=name.encode()), access.repository(name), [("base", name)])
+        text = "FROM scratch\n" + "".join(f"COPY --from={name} /etc/base /{n}\n" for n, name in enumerate(names))
+        done = build(store, context, text)
+    assert done.files() == {str(number): name.encode() for number, name in enumerate(names)}
+
+
 def test_an_unknown_base_says_its_line(store: Store, context: Path) -> None:
     with RegistryServer(Store.open(str(context.parent / "served"))) as server:
         with pytest.raises(ReferenceNotFound, match=r"^Dockerfile:2: "):
