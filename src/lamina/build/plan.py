@@ -299,7 +299,7 @@ class _Planner:
             stage.image = ImageSettings(None, stage.platform, epoch=self._epoch)
         else:
             with _located(stage.at):
-                base = self._base(context.place if context else name, stage.platform)
+                base = self._base(context.place if context else _written(name), stage.platform)
                 stage.image = ImageSettings(base.config, base.config.stated_platform, epoch=self._epoch)
             stage.triggers = stage.image.take_triggers()
             stage.counted = 1
@@ -355,7 +355,7 @@ class _Planner:
                 step = None
             else:
                 with _located(at):
-                    base = self._base(context.place if context else name, self._target)
+                    base = self._base(context.place if context else _written(name), self._target)
                 step = self._base_step(base, self._target, at)
         return step or BaseStep(name=SCRATCH, digest="", at=at, text="FROM scratch", platform=stage.platform)
 
@@ -719,6 +719,16 @@ class _Named:
     @property
     def image(self) -> str:
         return self.place.partition("://")[2]
+
+
+def _written(name: str) -> str:
+    """The name of an image as a Dockerfile may write it. A place is refused: the text of a Dockerfile must not lead to
+    files of this host. Raises UsageError."""
+    if name.startswith(_IMAGES):
+        raise UsageError(
+            f"{name!r:.300} is not the name of an image", hint=f"give the place with --build-context NAME={name:.200}"
+        )
+    return name
 
 
 def context_name(name: str) -> str:

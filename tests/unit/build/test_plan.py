@@ -450,3 +450,23 @@ def test_all_words_of_a_file_are_bounded() -> None:
     text = "FROM scratch\nENV A=" + "a" * 60_000 + "\n" + "".join(f"ENV B{i}=$A$A$A$A\n" for i in range(300))
     with pytest.raises(DockerfileError, match=r"^Dockerfile:2\d\d: all words are longer than 67,108,864 characters"):
         plan(parse(text.encode()), BuildOptions(), Images().resolve)
+
+
+@pytest.mark.parametrize("place", ["oci-layout:///srv/layout:base", "docker-image://base"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM {}",
+        "ARG A={}\nFROM $A",
+        "FROM base\nCOPY --from={} /a /b",
+        "FROM base\nRUN --mount=from={},target=/m true",
+        "FROM base\nADD --from={} /a /b",
+        "FROM onbuild",
+    ],
+)
+def test_only_options_name_places_of_this_host(place: str, text: str) -> None:
+    images = Images()
+    images.configs["onbuild"] = config_of({"OnBuild": [f"COPY --from={place} /a /b"]})
+    with pytest.raises(UsageError, match="is not the name of an image|--from"):
+        planned(text.replace("{}", place), images=images)
+    assert not [name for name, _ in images.asked if "://" in name]
