@@ -58,7 +58,8 @@ class NewLayer:
         self._lasting = must_wait()
         self._cancel = cancel
         self._files = ExitStack()
-        self._held = bytearray()
+        self._held: list[bytes] = []
+        self._waiting = 0
         self._size = self._packed = self._looked = 0
         self._hasher = new_hasher(CANONICAL)
         self._pieces: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
@@ -93,17 +94,20 @@ class NewLayer:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of the tar."""
-        self._held += data
-        while len(self._held) >= _PIECE:
-            piece = bytes(memoryview(self._held)[:_PIECE])
-            del self._held[:_PIECE]
-            self._hand_on(piece)
+        self._held.append(data)
+        self._waiting += len(data)
+        if self._waiting >= _PIECE:
+            held = memoryview(b"".join(self._held))
+            whole = len(held) // _PIECE * _PIECE
+            self._held, self._waiting = [bytes(held[whole:])], len(held) - whole
+            for at in range(0, whole, _PIECE):
+                self._hand_on(bytes(held[at : at + _PIECE]))
 
     def finish(self) -> BuiltLayer:
         """The tar is complete: what was made."""
-        if self._held:
-            self._hand_on(bytes(self._held))
-            self._held.clear()
+        if self._waiting:
+            self._hand_on(b"".join(self._held))
+            self._held, self._waiting = [], 0
         self._end()
         self._check()
         if self._packer is not None:
