@@ -215,7 +215,7 @@ class _Pattern:
         self._text = text
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by who copies it, before it has its text
+        if name.startswith("__"):  # copy asks for these before the text is set
             raise AttributeError(name)
         import re
 

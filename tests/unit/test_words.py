@@ -1,9 +1,12 @@
-"""Messages are in plain words ("X is not a Y", never "X is no Y"), and what is said in many places is made in one."""
+"""Messages, docstrings and comments are in plain words ("X is not a Y", never "X is no Y"), and text that many places
+need is made in one."""
 
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,10 @@ from lamina.text import counted, some
 
 _SOURCE = Path(lamina.__file__).parent
 _NO = re.compile(r"(?<!there )\b(?:is|are) no (?!limit|longer|swap)[a-zA-Z{]")
+_RIDDLES = re.compile(
+    r"(?<![tT]here )\b(?:is|are) no (?!limit|longer)[a-z]|\bwhoever\b|\b(?:^|[.:;] )Who \w+ (?!is\b)|\bupon\b"
+    r"|\b(?:has|have) (?:not got|it not|not[.,;])|\bgone on with\b|\bas [\w' ]+ has (?:it|them)\b|\bno matter who\b"
+)
 
 
 def _messages(tree: ast.AST) -> list[str]:
@@ -30,12 +37,30 @@ def _messages(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("room", sorted({path.relative_to(_SOURCE).parts[0] for path in _SOURCE.rglob("*.py")}))
-def test_a_message_says_is_not_a(room: str) -> None:
-    place = _SOURCE / room
+def _notes(source: str) -> list[str]:
+    """Docstrings and comments, each in one line."""
+    found = [
+        " ".join(node.value.value.split())
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return found + [token.string for token in tokens if token.type == tokenize.COMMENT]
+
+
+@pytest.mark.parametrize("package", sorted({path.relative_to(_SOURCE).parts[0] for path in _SOURCE.rglob("*.py")}))
+def test_a_message_says_is_not_a(package: str) -> None:
+    place = _SOURCE / package
     for path in place.rglob("*.py") if place.is_dir() else [place]:
         wrong = [text for text in _messages(ast.parse(path.read_text())) if _NO.search(text)]
         assert wrong == [], path
+
+
+@pytest.mark.parametrize("package", sorted({path.relative_to(_SOURCE).parts[0] for path in _SOURCE.rglob("*.py")}))
+def test_docstrings_and_comments_are_plain(package: str) -> None:
+    place = _SOURCE / package
+    for path in place.rglob("*.py") if place.is_dir() else [place]:
+        assert [match[0] for text in _notes(path.read_text()) if (match := _RIDDLES.search(text))] == [], path
 
 
 def test_a_warning_is_made_in_one_place() -> None:

@@ -52,7 +52,7 @@ def git_repository(text: str, *, short: bool = False) -> Repository | None:
 
 
 def without_credentials(text: str) -> str:
-    """The address without user and password; the user of ssh addresses stays, because it is no secret there."""
+    """The address without user and password; the user of ssh addresses stays, because it is not a secret there."""
     scheme = _SCHEME.match(text)
     if scheme is None:
         return text

@@ -325,7 +325,7 @@ def _completed(options: BuildOptions) -> BuildOptions:
 class _Opener:
     """Opens the contexts of a build, and finds its Dockerfile.
 
-    As docker has it: a Dockerfile that is named for a directory of this host is a path of this host, which may be
+    As in docker: a Dockerfile that is named for a directory of this host is a path of this host, which may be
     outside of the context; for any other context it is a path inside.
     """
 

@@ -124,7 +124,7 @@ class Cache:
             self._new.append(record)
 
     def earlier(self, places: Iterable[str]) -> Record | None:
-        """The newest record that stands at one of these places, which are tried in their order."""
+        """The newest record of one of these places, which are tried in their order."""
         for place in places:
             with suppress(OSError):
                 with open(os.path.join(self._places, place), encoding="ascii", errors="replace") as file:

@@ -1,8 +1,8 @@
 """Contexts: what COPY, ADD and binds of RUN read. A directory, a tar (file or stdin), a git repository, an address,
 an image, a Dockerfile alone on stdin, or nothing.
 
-An ignore file applies to a directory of this host only: what comes from elsewhere was chosen by whoever made it,
-as in BuildKit.
+An ignore file applies to a directory of this host only: the author of any other context has chosen its files, as
+in BuildKit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ADD of addresses: a file by http or https, as BuildKit has it: mode 0600, the time of Last-Modified (else 1970).
+"""ADD of addresses: a file by http or https, as in BuildKit: mode 0600, the time of Last-Modified (else 1970).
 
 What was fetched is kept in the store with its ETag, so that a later build only asks the server whether it changed.
 User and password of an address are sent to its server, and nowhere else: they are in no key, record, name or message.

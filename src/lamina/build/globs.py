@@ -1,4 +1,4 @@
-"""Paths and patterns as Go's package path/filepath has them (pure): ``clean``, ``Glob`` (filepath.Match), and which
+"""Paths and patterns of Go's package path/filepath (pure): ``clean``, ``Glob`` (filepath.Match), and which
 parts of a path are patterns. BuildKit uses them for the sources of COPY and ADD, and for ignore files."""
 
 from __future__ import annotations

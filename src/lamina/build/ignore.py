@@ -1,4 +1,4 @@
-"""Patterns of .dockerignore (pure), exactly as moby/patternmatcher has them: the last pattern that matches a path, or
+"""Patterns of .dockerignore (pure), exactly as in moby/patternmatcher: the last pattern that matches a path, or
 a directory above it, decides; ``!`` includes again; ``**`` matches any number of directories. COPY's ``--exclude``
 and ``--parents`` use the same patterns.
 """

@@ -1,4 +1,4 @@
-"""The modes of ``--chmod`` (pure): octal, or symbolic as chmod(1) of BSD has it (``u=rwX,go-w``), which BuildKit
+"""The modes of ``--chmod`` (pure): octal, or symbolic as in chmod(1) of BSD (``u=rwX,go-w``), which BuildKit
 uses."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Operation = tuple[str, int, int]  # what it does, the bits that it may change, 
 
 
 def octal(text: str) -> int | None:
-    """The number if the mode is octal, else None. Raises UsageError if it is no mode at all."""
+    """The number if the mode is octal, else None. Raises UsageError (neither octal nor symbolic)."""
     if re.fullmatch(r"[0-7]+", text):
         number = int(text, 8)
         if number <= 0o7777:

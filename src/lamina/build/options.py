@@ -93,12 +93,12 @@ class BuildOptions(Value, kw_only=True):
     ``ignore_file``: a path of this host, instead of the ignore files of the context. ``dockerfile``: its text, where
     the caller has it already. ``recipe``: instructions instead of a Dockerfile. ``tags``: the names that the image
     gets in the store. ``arguments``: None takes the value from the environment of this process. ``contexts``: name to
-    place, as ``--build-context`` has them. ``platforms``: () is the host's; several make an index. ``network``:
+    place, as in ``--build-context``. ``platforms``: () is the host's; several make an index. ``network``:
     default, none or host. ``allow``: ``security.insecure``, ``network.host``. ``compression``: gzip, zstd or none.
-    ``oci``: write OCI documents; None: as the base has them. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key
+    ``oci``: write OCI documents; None: those of the base. ``epoch``: SOURCE_DATE_EPOCH. ``annotations``: key
     (``manifest:k``, ``index:k``, ``manifest[linux/amd64]:k``, or only ``k``) to value. ``keep``: list the image in
     the store even without a name. ``jobs``: steps that run at the same time, None for the default. ``runtime``,
-    ``upper_dir``: as the settings have them."""
+    ``upper_dir``: as in the settings."""
 
     file: str = ""
     ignore_file: str = ""

@@ -170,7 +170,7 @@ def _directories(built: Built, output: Output) -> Iterator[tuple[str, BuiltImage
 
 
 def directory_of(platform: Platform) -> str:
-    """Return the name of a platform's directory, as BuildKit has it: ``linux_arm_v7`` (pure)."""
+    """Return the name of a platform's directory, as in BuildKit: ``linux_arm_v7`` (pure)."""
     return str(platform).replace("/", "_")
 
 

@@ -63,7 +63,7 @@ class Base:
 
 
 Resolve = Callable[[str, Platform], Base]
-"""Look up an image: a reference, or a place like ``docker-image://`` or ``oci-layout://`` has them. Raises
+"""Look up an image: a reference, or a place that begins with ``docker-image://`` or ``oci-layout://``. Raises
 LaminaError."""
 
 

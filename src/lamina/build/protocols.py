@@ -95,7 +95,7 @@ class Inputs(Protocol):
 
     @property
     def epoch(self) -> int | None:
-        """SOURCE_DATE_EPOCH. Who writes the layer clamps the times; nobody else needs to."""
+        """SOURCE_DATE_EPOCH. The code that writes the layer clamps the times; steps need not."""
         ...
 
     @property

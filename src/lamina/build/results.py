@@ -1,4 +1,4 @@
-"""What is there after a step (pure): the layers, and what tells them from others."""
+"""The layers that exist after a step, and their ChainID (pure)."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """Who does the work: the modules ``copy_files`` and ``run_program``. ``content``: the digest of what a step reads
-    from the union of another step (``stage_content``)."""
+    """The code that does the work of steps: ``copy_files`` and ``run_program``. ``content``: the digest of what a
+    step reads from the union of another step (``stage_content``)."""
 
     copy_files: CopyFiles
     run_program: RunProgram
@@ -261,7 +261,7 @@ class Solver:
         return None if found is None or parts is None else Result(below, found.made, key=key_of(parts))
 
     def _step(self, step: Step) -> None:
-        """Solve a step whose inputs have been solved; once, whoever calls."""
+        """Solve a step whose inputs have been solved. Several callers of one step wait for the first."""
         with self._guard:
             lock = self._steps.setdefault(step, threading.Lock())
         with lock:

@@ -33,8 +33,8 @@ def excluding(patterns: Sequence[str]) -> Patterns | None:
 
 
 def matches(tree: FileTree[Any], word: str, *, parents: bool = False, is_path: bool = False) -> list[Match]:
-    """What a word names, in order; [] if it is a pattern that nothing matches. ``is_path``: it is no pattern.
-    Symlinks are followed inside the tree. Raises PathNotFound, UsageError (a bad pattern)."""
+    """What a word names, in order; [] if it is a pattern that nothing matches. ``is_path``: it is a path, not a
+    pattern. Symlinks are followed inside the tree. Raises PathNotFound, UsageError (a bad pattern)."""
     if parents:
         return _with_parents(tree, word)
     if is_path:
@@ -60,7 +60,8 @@ def digest(
     is_path: bool = False,
 ) -> str:
     """The digest of what COPY with these words reads: names, kinds, modes, content and extended attributes; no times,
-    and owners only where they are copied. ``is_path``: the words are no patterns. Raises PathNotFound, UsageError."""
+    and owners only where they are copied. ``is_path``: the words are paths, not patterns. Raises PathNotFound,
+    UsageError."""
     hasher = hashlib.sha256()
     without = excluding(exclude)
     for word in words:

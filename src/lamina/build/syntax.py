@@ -353,7 +353,7 @@ def _here_document(word: str) -> _Word | None:
 
 
 def _source_document(word: str) -> _Word | None:
-    """As ``_here_document``, of a source of COPY; a name that is no word is a path."""
+    """As ``_here_document``, of a source of COPY; a name that is not a word is a path."""
     try:
         return _here_document(word)
     except _Bad:

@@ -1,5 +1,5 @@
-"""Who does the work of the steps. The modules are loaded when a step needs them: a build that comes from the cache
-needs none of them.
+"""The work of the steps. Its modules are loaded when a step needs them: a build that comes from the cache needs
+none of them.
 """
 
 from __future__ import annotations

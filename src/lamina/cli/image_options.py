@@ -93,7 +93,7 @@ def _directory(before: str, path: str) -> str:
 
 
 def json_array(text: str) -> list[str] | None:
-    """Return the words of a JSON array of strings, as Dockerfiles have them; None if the text is not one (pure)."""
+    """Return the words of a JSON array of strings, as in Dockerfiles; None if the text is not one (pure)."""
     if not text.startswith("["):
         return None
     try:

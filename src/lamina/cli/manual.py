@@ -99,7 +99,7 @@ def _below(context: click.Context) -> Iterator[list[str]]:
 
 
 def _overview(codes: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """What stands in lamina(1) alone."""
+    """The parts that only lamina(1) has."""
     from lamina.cli.app import cli
     from lamina.cli.noun_table import NOUNS
     from lamina.settings import SYSTEM_FILE, settings

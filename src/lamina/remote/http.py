@@ -246,7 +246,7 @@ class Transport:
             options["ssl_context"] = self._context(netloc)
             if not self._verify:
                 options["assert_hostname"] = False
-                # the user asked for it: a warning for each connection is no help
+                # the user asked for it: a warning for each connection would not help
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         proxy = proxy_for(scheme, host, urlsplit(f"//{netloc}").port)
         return connection.manager(proxy, options)

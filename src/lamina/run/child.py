@@ -145,7 +145,7 @@ def _start(
     if terminal:
         more["setsid"] = True  # the first terminal that it opens becomes its controlling terminal
         actions.append((os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0))
-        actions.append((os.POSIX_SPAWN_DUP2, 0, 1))  # stderr stays: the runtime's own messages are no output
+        actions.append((os.POSIX_SPAWN_DUP2, 0, 1))  # stderr stays: the runtime's own messages are not output
         actions += _moves((2, streams.stderr))
     else:
         if not streams.interactive:

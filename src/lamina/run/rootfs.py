@@ -28,7 +28,7 @@ from lamina.view.owners import Owners
 _OPENAT2 = 437
 _IN_ROOT, _NO_MAGICLINKS, _NO_SYMLINKS = 0x10, 0x02, 0x04
 _MAX_FILE = 16 << 20
-_MAX_LINKS = 40  # as path_resolution(7) has it
+_MAX_LINKS = 40  # as in path_resolution(7)
 _ATTEMPTS = 1000
 """The kernel gives up on a path with ``..`` (EAGAIN) if anything on the host was renamed or mounted meanwhile:
 openat2(2) leaves it to the caller to try again."""

@@ -155,8 +155,8 @@ class Sandbox:
 
     @contextmanager
     def execute(self, process: Mapping[str, Any], streams: Streams) -> Iterator[Program]:
-        """Start a further program; it is killed if the block ends without a wait. ``process``: as the runtime spec
-        has it. If it can't start, a line on standard error says why, and the exit code is docker's. Raises
+        """Start a further program; it is killed if the block ends without a wait. ``process``: as in the runtime
+        spec. If it can't start, a line on standard error says why, and the exit code is docker's. Raises
         SystemFailure."""
         bundle = self.directories.bundle
         if self.is_bubblewrap:

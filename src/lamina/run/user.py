@@ -139,5 +139,5 @@ def _number(fields: list[bytes], column: int) -> int | None:
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes of a name, as the image's files have it."""
+    """The bytes of a name, as in the image's files."""
     return text.encode("utf-8", "surrogateescape")

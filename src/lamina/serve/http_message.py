@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks: ``address`` of the connection, and ``name`` of the user ("" for nobody in particular)."""
+    """The client: ``address`` of the connection, and ``name`` of the user ("" if it is not known)."""
 
     address: str = ""
     name: str = ""

@@ -1,4 +1,4 @@
-"""Answers to those who write to the place: uploads, manifests, deleting."""
+"""The writing half of the registry's API: uploads, manifests and deletion."""
 
 from __future__ import annotations
 

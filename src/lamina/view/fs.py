@@ -41,8 +41,8 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return "/" + os.fspath(path).strip("/")
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        """As fsspec has it, with mode, uid, gid, mtime, ino, nlink, islink, destination, layer. A symlink is told
-        as what it leads to, as ``os.stat`` does; ``islink`` says that it is one. Raises FileNotFoundError."""
+        """The info of fsspec, with mode, uid, gid, mtime, ino, nlink, islink, destination, layer. A symlink is
+        reported as its target, as by ``os.stat``; ``islink`` is true for it. Raises FileNotFoundError."""
         node = self._node(path, follow=False)
         return self._info(node, self._strip_protocol(path), follow=True)
 

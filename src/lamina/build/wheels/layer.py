@@ -47,7 +47,7 @@ _MAX_IN_MEMORY = 8 << 20  # bytes: files that are rewritten (scripts), and those
 def wheel_items(step: WheelStep, open_file: Callable[[], Readable], *, limit: int) -> Iterator[list[Item]]:
     """The items of the layer; their contents can be read while the block runs. ``open_file`` opens the wheel's bytes,
     which are read once and checked. ``limit``: bytes that the wheel may have, and its files together. Raises
-    DigestMismatch, InvalidDocument (it is no wheel), LimitExceeded."""
+    DigestMismatch, InvalidDocument (it is not a wheel), LimitExceeded."""
     with _checked(step, open_file, limit) as file:
         with _invalid_reported(step.file):
             archive = zipfile.ZipFile(file)

@@ -107,7 +107,7 @@ class Display:
 
 
 class Plain(Display):
-    """Lines as BuildKit's plain progress has them. Lines of several vertices are not mixed: while one is shown, the
+    """The lines of BuildKit's plain progress. Lines of several vertices are not mixed: while one is shown, the
     lines of the others wait, at most a few seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -220,7 +220,7 @@ def sync(
             if not keep_going or error.exit_code == 130:
                 raise error
             failed = True
-            if quiet and format is None:  # else it stands in the table
+            if quiet and format is None:  # otherwise the table shows it
                 warn(f"{name} was left out: {error}")
             results.append({"source": name, "target": there, "state": f"failed: {error}"})
 

@@ -309,7 +309,7 @@ _KINDS = {
     "pid": 0x20000000,
     "net": 0x40000000,
 }
-"""The kinds of namespaces as /proc/PID/ns has them, and setns(2)."""
+"""The kinds of namespaces: names in /proc/PID/ns, and flags of setns(2)."""
 
 
 @contextmanager

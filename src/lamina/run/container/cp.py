@@ -139,7 +139,7 @@ class _Copier:
     """One copy of a tree. Hardlinks within it stay hardlinks."""
 
     def __init__(self, top: int, owner: Owner, *, bits: int = 0) -> None:
-        """``top``: the directory that the copy is made in. ``owner``: who gets all files, None for each file's
+        """``top``: the directory that the copy is made in. ``owner``: of all files, None to keep each file's
         own. ``bits``: the bits of modes that are kept: a set-user-ID program must not become one of another user."""
         self._top, self._owner = top, owner
         self._bits = bits or (0o7777 if owner is None else 0o1777)

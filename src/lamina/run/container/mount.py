@@ -29,7 +29,7 @@ def mounted(
     store: Store, stack: Stack, container: Container, sandbox: Sandbox, view: str = ""
 ) -> Iterator[tuple[str, Use]]:
     """Mount the union for a run; the view that was used, and the lock that keeps others away. The block closes the
-    lock as soon as the record says that the union is mounted. ``view`` as ``--view`` has it."""
+    lock as soon as the record says that the union is mounted. ``view`` as in ``--view``."""
     upper, work = _writable(store, container)
     with store.containers.using(container) as use:
         used = sandbox.mount(

@@ -1,9 +1,9 @@
-"""The union of an image as a real directory: parts below (one a layer where that can be), the kernel's overlay on
-top; read-only, or with an upper directory that takes all changes (copy-up). Linux. Through FUSE where the kernel
-refuses all that, and for images that are in no store.
+"""The union of an image as a real directory: the kernel's overlay over parts (one for each layer if possible),
+read-only, or with an upper directory that takes all changes (copy-up). Linux. Through FUSE if the kernel refuses
+that, and for images that are in no store.
 
-A mount is kept from gc by a root in the store that lives as long as the mount does. A plain user's stands in a user
-namespace that a small process holds: it is reached at /proc/PID/root, and goes with that process.
+A mount is kept from gc by a root in the store that lives as long as the mount does. The mount of a plain user is in
+a user namespace that a small process holds: its path begins with /proc/PID/root, and it ends with that process.
 """
 
 from __future__ import annotations

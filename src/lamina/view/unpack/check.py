@@ -93,7 +93,7 @@ def _known(store: Store) -> dict[str, tuple[Stack, Part]]:
 
 
 def _user(store: Store, part: Part) -> str:
-    """Return who may have the part mounted; "" for nobody."""
+    """Return what may have the part mounted, as words for a message; "" for nothing."""
     needed = set(part.layers)
     for one in store.containers:
         if store.containers.is_running(one) and needed & {Digest.parse(layer) for layer in one.layers}:
