@@ -132,6 +132,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     (tmp_path / "site").mkdir()
     (tmp_path / "site/index.html").write_text("<p>a site</p>\n")
     (tmp_path / "motd.txt").write_text("a site\n")
+    (tmp_path / "Dockerfile").write_text('FROM app:1\nCOPY motd.txt /etc/motd\nCMD ["cat", "/etc/motd"]\n')
     there = Store.open(str(tmp_path / "there"))
     copy(layout, there, [("alpine", "alpine"), ("debian:12", "debian:12"), ("app:1", "ghcr.io/me/app:1")])
     with RegistryServer(there, writable=True) as registry:
