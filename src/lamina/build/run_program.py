@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 HOSTNAME = "buildkitsandbox"
 """The host name of each program, as with BuildKit: a random one could end up in an image."""
+MAX_OUTPUT, LAST_OUTPUT = 2 << 20, 64 << 10
+"""Bytes of output of one program that are passed on: a program in a loop must not fill a terminal or a log."""
 _PIECE = 64 << 10
 _AGAIN = 0.05  # seconds
 _NOT_RUN = (CANNOT_RUN, NOT_FOUND)
@@ -191,12 +193,16 @@ def _ended(sandbox: Sandbox, spec: dict[str, Any], cancel: Cancel, log: Log, war
 
 
 class _Output(threading.Thread):
-    """Passes the output of a program on."""
+    """Passes the output of a program on: the first ``MAX_OUTPUT`` bytes as they come, and at its end the last
+    ``LAST_OUTPUT`` bytes of the rest."""
 
     def __init__(self, descriptor: int, log: Log) -> None:
         super().__init__(daemon=True)
         self._descriptor = descriptor
         self._log = log
+        self._left = MAX_OUTPUT
+        self._skipped = 0
+        self._last = b""
         self._error: BaseException | None = None
         self._on_failure: Callable[[], object] | None = None
         self._guard = threading.Lock()
@@ -204,16 +210,35 @@ class _Output(threading.Thread):
     def run(self) -> None:
         with open(self._descriptor, "rb", buffering=0) as file:
             while data := file.read(_PIECE):
-                if self._error is not None:
-                    continue  # the program must not wait for somebody who reads
-                try:
-                    self._log(data)
-                except BaseException as error:  # noqa: BLE001  (``finish`` raises it)
-                    with self._guard:
-                        self._error = error
-                        failed = self._on_failure
-                    if failed is not None:
-                        failed()
+                if self._error is None:  # else the program must not wait for somebody who reads
+                    self._take(data)
+        if self._skipped:
+            begin = self._last.find(b"\n") + 1  # of a whole line, if there is one
+            left_out = self._skipped + begin
+            self._tell(b"\nlamina: %d bytes of output are left out here\n" % left_out)
+            self._last = self._last[begin:]
+        if self._last:
+            self._tell(self._last)
+
+    def _take(self, data: bytes) -> None:
+        head, rest = data[: self._left], data[self._left :]
+        self._left -= len(head)
+        if head:
+            self._tell(head)
+        if rest:
+            kept = self._last + rest
+            self._last = kept[-LAST_OUTPUT:]
+            self._skipped += len(kept) - len(self._last)
+
+    def _tell(self, data: bytes) -> None:
+        try:
+            self._log(data)
+        except BaseException as error:  # noqa: BLE001  (``finish`` raises it)
+            with self._guard:
+                self._error = error
+                failed = self._on_failure
+            if failed is not None:
+                failed()
 
     def watch(self, on_failure: Callable[[], object]) -> None:
         """``on_failure`` is called when the listener has raised an error."""

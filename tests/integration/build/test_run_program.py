@@ -22,7 +22,7 @@ from integration.build.running import (
 )
 from lamina.build.errors import ProgramFailed
 from lamina.build.run_mounts import run_mounts
-from lamina.build.run_program import ran
+from lamina.build.run_program import LAST_OUTPUT, MAX_OUTPUT, ran
 from lamina.build.steps import RunMount
 from lamina.errors import Cancelled, Conflict, LaminaError, NotFound, PathNotFound, Unsupported, UsageError
 from lamina.run.options import Ulimit
@@ -236,6 +236,21 @@ def test_a_nul_is_refused(inputs: GivenInputs) -> None:
 def test_long_output_arrives_whole(inputs: GivenInputs) -> None:
     with running_step(inputs, run_step("seq 1 100000; seq 1 1000 >&2")) as done:
         assert len(done.output.split()) == 101_000
+
+
+def test_of_endless_output_the_first_and_the_last_is_passed_on(store: Store) -> None:
+    with running_step(GivenInputs(store), run_step("seq 1 1000000")) as done:
+        lines = done.output.split(b"\n")
+    assert MAX_OUTPUT <= len(done.output) <= MAX_OUTPUT + LAST_OUTPUT + 100
+    assert lines[:2] == [b"1", b"2"]
+    assert lines[-2:] == [b"1000000", b""]
+    (note,) = [number for number, line in enumerate(lines) if line.startswith(b"lamina: ")]
+    skipped = int(lines[note].split()[1])
+    assert lines[note] == b"lamina: %d bytes of output are left out here" % skipped
+    assert len(done.output) - len(lines[note]) - 2 + skipped == sum(
+        len(f"{number}\n") for number in range(1, 1000001)
+    )
+    assert int(lines[note + 1]) + 1 == int(lines[note + 2])  # whole lines
 
 
 def test_a_listener_that_fails_ends_the_program(inputs: GivenInputs) -> None:
