@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from buildkit_oracle import Oracle, running_oracle
 from lamina.build.options import BuildOptions
 from lamina.build.plan import Base, plan
+from lamina.build.steps import RunStep, Step
 from lamina.build.syntax import parse
 from lamina.errors import LaminaError, ReferenceNotFound
 from lamina.spec.digest import Digest
@@ -53,8 +54,10 @@ DOCUMENTS = {
     for name, run in RUNS.items()
 }
 NAMES = {f"docker.io/library/{name}:latest": document for name, document in DOCUMENTS.items()}
-Written = tuple[dict[str, Any], list[dict[str, Any]], str] | None
-"""Config, history, author; None: refused."""
+Program = tuple[list[str], list[str], str, str]
+"""Command line, environment, working directory and user of a RUN."""
+Written = tuple[dict[str, Any], list[dict[str, Any]], str, list[Program]] | None
+"""Config, history, author, programs; None: refused."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,16 @@ def mine(text: str, arguments: Mapping[str, str]) -> Written:
     except LaminaError:
         return None
     history = [{"empty_layer": False, **one.to_json()} for one in found.history]
-    return found.config.json.get("config") or {}, history, found.config.author or ""
+    return found.config.json.get("config") or {}, history, found.config.author or "", programs(found.step)
+
+
+def programs(step: Step | None) -> list[Program]:
+    found: list[Program] = []
+    while step is not None:
+        if isinstance(step, RunStep):
+            found.append((list(step.words), [f"{name}={value}" for name, value in step.env], step.workdir, step.user))
+        step = step.below
+    return found[::-1]
 
 
 def theirs(oracle: Oracle, text: str, arguments: Mapping[str, str]) -> Written:
@@ -87,7 +99,8 @@ def theirs(oracle: Oracle, text: str, arguments: Mapping[str, str]) -> Written:
         return None
     image = answer["Image"]
     history = [{"empty_layer": False, **one} for one in image.get("history", [])]
-    return {key: value for key, value in image["config"].items() if value}, history, image.get("author", "")
+    runs = [(one.get("args", []), one.get("env", []), one["cwd"], one.get("user", "")) for one in answer["Runs"]]
+    return {key: value for key, value in image["config"].items() if value}, history, image.get("author", ""), runs
 
 
 def each(text: str) -> list[str]:

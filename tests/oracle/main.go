@@ -25,6 +25,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/frontend/dockerui"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
 	digest "github.com/opencontainers/go-digest"
@@ -239,13 +240,31 @@ func options(asked request) dockerfile2llb.ConvertOpt {
 	}
 }
 
-// image answers with the config and the history that a build would write; nothing is built.
+// image answers with the config and the history that a build would write, and with the programs and file actions of its
+// steps. Nothing is built.
 func image(asked request) (answer, error) {
 	result, err := dockerfile2llb.Dockerfile2LLB(context.Background(), asked.Data, options(asked))
 	if err != nil {
 		return nil, err
 	}
-	return answer{"Image": result.Image}, nil
+	definition, err := result.State.Marshal(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	runs, files := []any{}, []any{}
+	for _, data := range definition.Def {
+		var op pb.Op
+		if err := op.UnmarshalVT(data); err != nil {
+			return nil, err
+		}
+		if run := op.GetExec(); run != nil {
+			runs = append(runs, run.Meta)
+		}
+		if file := op.GetFile(); file != nil {
+			files = append(files, file.Actions)
+		}
+	}
+	return answer{"Image": result.Image, "Runs": runs, "Files": files}, nil
 }
 
 func lint(asked request) (answer, error) {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn, TypedDict
@@ -108,6 +108,12 @@ class _Stage:
         self.is_trigger = False
         self.counted = 0
         self.total = 0
+
+    def set_env(self, items: Iterable[tuple[str, str]]) -> None:
+        """Programs see variables in the order of their last assignment, as with BuildKit."""
+        for name, value in items:
+            self.env.pop(name, None)
+            self.env[name] = value
 
 
 class _Planner:
@@ -284,7 +290,8 @@ class _Planner:
         stage.platform = base.platform
         stage.image = base.image.inherited()
         stage.step = base.step
-        stage.env = {**base.env, **dict(stage.image.env)}
+        stage.env = dict(base.env)
+        stage.set_env(stage.image.env)
         stage.arguments = dict(base.arguments)
         written = self._dockerfile.stages[base.number].instructions
         stage.triggers = [one.trigger for one in written if isinstance(one, i.OnBuild)]
@@ -438,14 +445,14 @@ class _Planner:
             else:
                 value = self._globals.get(name)
             if value is not None and name not in _NOT_IN_ENV:
-                stage.env[name] = value
+                stage.set_env([(name, value)])
             stage.arguments[name] = value or ""
             shown.append(name if value is None else f"{name}={value}")
         stage.image.note(f"ARG {' '.join(shown)}")
 
     def _env(self, stage: _Stage, env: i.Env) -> None:
         items = self._pairs(stage, env.items)
-        stage.env.update(items)
+        stage.set_env(items)
         stage.image.set_env(items)
 
     def _labels(self, stage: _Stage, label: i.Label) -> None:
