@@ -592,6 +592,8 @@ class _Planner:
     def _run(self, stage: _Stage, run: i.Run) -> None:
         options = self._options
         words, files, hint = self._script(stage, run)
+        if not words:
+            raise UsageError("RUN [] has no program", hint="remove the line, or name a program")
         history = [f"|{len(stage.arguments)}"] * bool(stage.arguments)
         history += [f"{name}={stage.env.get(name, value)}" for name, value in stage.arguments.items()]
         mounts = tuple(
@@ -729,8 +731,8 @@ class _Named:
 
 
 def _written(name: str) -> str:
-    """The name of an image as a Dockerfile may write it. A place is refused: the text of a Dockerfile must not lead to
-    files of this host. Raises UsageError."""
+    """The name of an image as a Dockerfile may write it. A place is refused: the text of a Dockerfile must not lead
+    to files of this host. Raises UsageError."""
     if name.startswith(_IMAGES):
         raise UsageError(
             f"{name!r:.300} is not the name of an image", hint=f"give the place with --build-context NAME={name:.200}"

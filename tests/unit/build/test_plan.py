@@ -281,6 +281,7 @@ REFUSED: list[tuple[str, str]] = [
     ("FROM base\nRUN --network=host x\n", "Dockerfile:2: RUN --network=host is not allowed"),
     ("FROM base\nEXPOSE 99999\n", "Dockerfile:2: not a port: '99999'"),
     ("FROM base\nEXPOSE 9-1\n", "Dockerfile:2: not a range of ports"),
+    ("FROM base\nRUN []\n", r"Dockerfile:2: RUN \[\] has no program"),
     ("FROM base\nSTOPSIGNAL SIGNOT\n", "Dockerfile:2: .*SIGNOT"),
     ("FROM base\nHEALTHCHECK --interval=1us CMD x\n", "Dockerfile:2:.*interval"),
     ("FROM base\nENV A=${B:?none}\n", "Dockerfile:2: .*none"),
@@ -467,6 +468,6 @@ def test_all_words_of_a_file_are_bounded() -> None:
 def test_only_options_name_places_of_this_host(place: str, text: str) -> None:
     images = Images()
     images.configs["onbuild"] = config_of({"OnBuild": [f"COPY --from={place} /a /b"]})
-    with pytest.raises(UsageError, match="is not the name of an image|--from"):
+    with pytest.raises(UsageError, match=r"is not the name of an image|--from"):
         planned(text.replace("{}", place), images=images)
     assert not [name for name, _ in images.asked if "://" in name]
