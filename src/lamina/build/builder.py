@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lamina.build.errors import DockerfileError, StepFailed
 from lamina.build.options import BuildOptions, Built, Instructions
 from lamina.build.steps import BaseStep
-from lamina.errors import NotFound, PathNotFound, UsageError
+from lamina.errors import LaminaError, NotFound, PathNotFound, UsageError
 from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import reported
 from lamina.spec.json import load
@@ -136,8 +136,11 @@ def built(
                     if tag:
                         vertex.note(f"naming to {canonical(tag)} done")
             _share(options, planned, solver, session, network, progress)
-        finally:
-            cache.settle()
+        except BaseException:
+            with suppress(LaminaError):  # the first error says more
+                cache.settle()
+            raise
+        cache.settle()
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
         yield Built(top, images, tuple(solver.ran.values()), notes, definition.findings)
 

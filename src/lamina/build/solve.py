@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lamina.build.protocols import Context, CopyFiles, Items, RunProgram
     from lamina.build.shared_cache import SharedCache
     from lamina.edit.publish import Packing
+    from lamina.source.protocols import LayerHandle
     from lamina.spec.platform import Platform
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
@@ -99,6 +100,7 @@ class BuildInputs:
         self._guard = threading.Lock()
         self.results: dict[Step, Result] = {}
         self._stacks: dict[str, Stack] = {}
+        self._layers: dict[tuple[Digest, Digest], LayerHandle] = {}
 
     def context(self, name: str) -> Context:
         with self._guard:
@@ -133,8 +135,16 @@ class BuildInputs:
     def _made(self, result: Result, platform: Platform) -> Stack:
         config = ImageConfig.build(platform, diff_ids=[layer.diff_id for layer in result.layers])
         manifest = build_manifest(config.descriptor, [layer.descriptor for layer in result.layers])
-        layers = tuple(self.store.layers.get(layer.descriptor, layer.diff_id) for layer in result.layers)
+        layers = tuple(map(self._layer, result.layers))
         return Stack("the build", manifest, config, layers, config.steps())
+
+    def _layer(self, made: Made) -> LayerHandle:
+        """A layer; the same object in all unions, because it keeps a file open."""
+        key = made.descriptor.digest, made.diff_id
+        found = self._layers.get(key)
+        if found is None:
+            found = self._layers[key] = self.store.layers.get(made.descriptor, made.diff_id)
+        return found
 
     def close(self) -> None:
         """Close all contexts."""

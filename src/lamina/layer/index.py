@@ -49,6 +49,7 @@ _SECTIONS = len(_ROW_COLUMNS) + len(_OTHER_COLUMNS) + len(_HEAPS)
 _BODY = _HEADER.size + _SECTIONS * _SECTION.size + (-(_HEADER.size + _SECTIONS * _SECTION.size) % 8)
 _BATCH = 4096
 _LARGE = 100_000  # entries
+_SMALL = 64 << 10  # bytes
 
 _KINDS = tuple(Kind)
 FLAG_SPARSE = 1  # the link heap holds the file's segments instead of a target
@@ -285,11 +286,15 @@ class LayerIndex:
 
     @classmethod
     def load(cls, path: str) -> LayerIndex:
-        """Memory-map an index file. Raises StoreDamaged; OSError if it can't be opened."""
+        """Memory-map an index file; a small one is read, because a mapped file keeps a descriptor. Raises
+        StoreDamaged; OSError if it can't be opened."""
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
-            if os.fstat(descriptor).st_size < _HEADER.size:
+            size = os.fstat(descriptor).st_size
+            if size < _HEADER.size:
                 raise _damaged(path)
+            if size <= _SMALL:
+                return cls(os.read(descriptor, size), path)
             mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)

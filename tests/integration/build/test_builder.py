@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,3 +260,14 @@ def test_a_stage_without_layers_can_be_copied_from(store: Store, context: Path) 
     with pytest.raises(StepFailed, match=r"Dockerfile:3: .*COPY --from=x"):
         build(store, context, "FROM scratch AS x\nFROM scratch\nCOPY --from=x /a /a\n")
     assert build(store, context, "FROM scratch AS x\nFROM scratch\nCOPY --from=x /a* /a\n").files() == {}
+
+
+def test_a_build_of_many_steps_keeps_few_files_open(store: Store, context: Path) -> None:
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 48, hard))
+    try:
+        done = build(store, context, "FROM scratch\n" + "".join(f"COPY a /{number}\n" for number in range(30)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(done.result.images[0].config.diff_ids) == 30
