@@ -13,6 +13,7 @@ from lamina.build.progress import Progress, Vertex
 from lamina.build.steps import BaseStep
 from lamina.errors import NotFound, ReferenceNotFound, UsageError
 from lamina.events import Warned
+from lamina.light import pattern
 from lamina.source.select import find_manifest, not_as_asked, read_config
 from lamina.source.stack import Stack
 from lamina.spec.platform import Platform
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from lamina.store.session import StoreSession
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
+
+_SHORT = pattern(r"[0-9a-f]{1,11}")
+"""Rather a name, like ``cafe``, than the first digits of an image's ID, which may be anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ class Bases:
 
     def _in_store(self, place: str, platform: Platform) -> _Found | None:
         """The image if the store has it complete for this platform; else None."""
-        names: Iterable[str] = dict.fromkeys((place, str(self._network.full(place))))
+        full = str(self._network.full(place))
+        names: Iterable[str] = (full,) if _SHORT.fullmatch(place) else dict.fromkeys((place, full))
         for name in names:
             try:
                 top = self._store.resolve(name)

@@ -139,6 +139,23 @@ def test_a_base_of_a_registry_is_pulled_once_and_again_with_pull(store: Store, c
     assert build(store, context, text).files()["etc/base"] == b"newer"
 
 
+def test_a_base_is_named_by_its_id_but_not_by_a_few_digits_of_it(
+    store: Store, context: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(access: object, name: str) -> None:
+        raise ReferenceNotFound(f"asked for {name}")
+
+    monkeypatch.setattr("lamina.transfer.connect.RegistryAccess.repository", ask)
+    copy(base_layout(tmp_path / "l"), store, [("base", "localhost/base:1")])
+    digits = store.stack("localhost/base:1", AMD64).config.descriptor.digest.encoded
+    for name in (digits[:12], f"sha256:{digits}"):
+        assert build(store, context, f"FROM {name}\nCOPY a /a\n").files()["etc/base"] == b"base"
+    with pytest.raises(ReferenceNotFound, match=f"asked for {digits[:8]}"):
+        build(store, context, f"FROM {digits[:8]}\nCOPY a /a\n")
+    copy(base_layout(tmp_path / "m", content=b"named"), store, [("base", digits[:8])])
+    assert build(store, context, f"FROM {digits[:8]}\nCOPY a /a\n").files()["etc/base"] == b"named"
+
+
 def test_several_bases_are_pulled_in_one_build(store: Store, context: Path, tmp_path: Path) -> None:
     from lamina.places import load_settings
     from lamina.transfer.connect import RegistryAccess
