@@ -264,7 +264,7 @@ class _Source:
             self.blanks.append(At(self.file, self.next, self.next))
         joined = _Joined("".join(parts), pieces)
         if "\0" in joined.text:
-            raise self.error("a NUL", *joined.place(joined.text.find("\0")), "save the file as UTF-8 text")
+            raise self.error("a NUL character", *joined.place(joined.text.find("\0")), "save the file as UTF-8 text")
         return joined
 
     def replace_bytes(self, joined: _Joined) -> None:
@@ -497,7 +497,7 @@ def _unknown_flag(instruction: str, name: str, offset: int, known: Sequence[str]
     hint = (
         f"write --{near[0]}" if near else f"{instruction} has {expected}" if known else f"{instruction} has no flags"
     )
-    return _Bad(f"{instruction} has no flag --{clean(name)[:60]}", offset, hint)
+    return _Bad(f"unknown flag --{clean(name)[:60]} of {instruction}", offset, hint)
 
 
 def _offset_of_flag(statement: _Statement, name: str) -> int | None:
@@ -578,7 +578,8 @@ def _json(statement: _Statement, text: str) -> bool:
         return False
     if not all(isinstance(one, str) for one in found):
         raise _Bad(
-            f"the list of {statement.name} has something else than texts", hint='put each word in double quotes (")'
+            f"the JSON list of {statement.name} contains a value that is not a string",
+            hint='put each word in double quotes (")',
         )
     statement.values = [_SURROGATE.sub("\ufffd", one) for one in found]
     statement.is_json = True
@@ -818,7 +819,7 @@ def _healthcheck(s: _Statement) -> Healthcheck:
             raise _Bad("HEALTHCHECK NONE has arguments", hint="remove them")
         return Healthcheck(None, **s.common)
     if kind != "CMD":
-        raise _Bad(f"HEALTHCHECK has no form {clean(s.values[0])[:60]}", hint="write CMD or NONE")
+        raise _Bad(f"unknown form of HEALTHCHECK: {clean(s.values[0])[:60]}", hint="write CMD or NONE")
     if not values:
         raise _Bad("HEALTHCHECK CMD has no command", hint="write HEALTHCHECK CMD COMMAND")
     for name in _TIMES:

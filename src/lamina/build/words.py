@@ -411,7 +411,7 @@ def _unclosed() -> BadExpansion:
 
 def _unknown(operator: str) -> BadExpansion:
     return BadExpansion(
-        f"no form ${{name{operator}...}}",
+        f"unknown form ${{name{operator}...}}",
         hint="choose one of :- - :+ + :? ? # ## % %% / //, or write \\$ for a dollar",
     )
 
