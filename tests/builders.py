@@ -172,7 +172,7 @@ def _comparable(ours: dict[str, Any], theirs: dict[str, Any] | None) -> dict[str
 
 
 def differences(one: Made, other: Made) -> list[str]:
-    """Each difference as a line: of what, here and there. Without a history in ``other``, none is compared."""
+    """Each difference as a line: its name and its two values. Without a history in ``other``, none is compared."""
     found = []
     files = {path: _comparable(file, other.files.get(path)) for path, file in one.files.items()}
     one = Made(files, one.config, one.history)

@@ -105,7 +105,7 @@ def _likely(stack: list[list[Any]]) -> list[list[Any]]:
     for layer in stack:
         found.append([])
         for kind, path, target, *more in layer:
-            # what stands in the path's way becomes a directory, what is below it goes
+            # a file on the path becomes a directory; entries below the path are removed
             made = [one for one in made if not (path + b"/").startswith(one + b"/")]
             made = [one for one in made if kind == Kind.DIRECTORY or not (one + b"/").startswith(path + b"/")]
             winds = target.rpartition(b"/")[0] in made

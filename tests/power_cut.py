@@ -60,7 +60,7 @@ def main() -> int:
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="lamina-cut-", dir="/var/tmp") as top:
-        # what a cut leaves behind goes with it
+        # leftovers of a cut are removed with this directory
         os.environ["TMPDIR"], tempfile.tempdir = top, top
         done = rounds(Path(top), options.rounds, random.Random(seed))
     print(f"{len(done)} power cuts, {sum(done)} images that were named, 0 lost, 0 wrong bytes")
@@ -154,7 +154,7 @@ def cut(top: Path, disk: Path, images: list[str], chance: random.Random) -> int:
 
 
 def start(place: Path) -> list[str]:
-    """In a boot of its own: what follows sees another boot ID, and its mounts are gone with it."""
+    """A new boot: the command sees another boot ID, and its mounts end with it."""
     boot = Path(tempfile.gettempdir(), f"lamina-cut-boot-{os.getpid()}")
     boot.write_text(f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:36]}\n")
     script = f'mount --make-rprivate / && mount --bind {boot} {BOOT} && exec "$@"'

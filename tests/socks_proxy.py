@@ -1,4 +1,4 @@
-"""A SOCKS5 proxy (RFC 1928, RFC 1929) that knows where names lead which nobody else knows."""
+"""A SOCKS5 proxy (RFC 1928, RFC 1929) that resolves host names which only it knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Self
 
 
 class SocksProxy:
-    """``routes``: the address on this machine that a host name stands for. ``login``: who may ask; None: anybody."""
+    """``routes``: the address on this machine that a host name stands for. ``login``: the name and password
+    that it requires, None for none."""
 
     def __init__(self, routes: Mapping[str, tuple[str, int]], login: tuple[str, str] | None = None) -> None:
         self.routes, self.login = routes, login

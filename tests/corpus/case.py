@@ -47,7 +47,7 @@ def refused(dockerfile: str, files: Files | None = None, *flags: str, **more: An
 
 
 def lay(files: Files, directory: Path, time: int = OLD) -> None:
-    """Make the files, with their attributes; ``time``: of those that have none of their own, in seconds."""
+    """Make the files, with their attributes; ``time``: in seconds, of files for which no time is given."""
     directory.mkdir(parents=True, exist_ok=True)
     members, extended = [], {}
     for name, value in files.items():

@@ -1,4 +1,4 @@
-"""Where builders differ from lamina, and who is right. ``tests/oracles.md`` says it to readers.
+"""Where builders differ from lamina, and which one is right. ``tests/oracles.md`` explains them.
 
 A line is a pattern of ``re`` for one line of ``builders.differences``: what lamina made, then what the other made.
 """

@@ -174,8 +174,8 @@ LANGUAGE: dict[str, Case] = {
     "ADD of a here-document": on_base("ADD <<EOF /srv/text\none\n\nEOF\n"),
     "an empty here-document": on_base("COPY <<EOF /empty\nEOF\n"),
     "a here-document in ONBUILD is refused or kept": on_base("ONBUILD RUN echo one >/out\n"),
-    "two less-than signs that are no here-document": on_base('RUN echo $((1<<3)) "a<<b" >/out\n'),
-    # how options stand
+    "two less-than signs that are not a here-document": on_base('RUN echo $((1<<3)) "a<<b" >/out\n'),
+    # the order of options
     "options in any order": on_base("COPY --chmod=600 --chown=1:2 --link a /b\n", {"a": b"1"}),
     "ARG with several names": on_base('ARG A=1 B C="x y"\nRUN echo "$A|$B|$C" >/out\n', None, "--build-arg", "B=2"),
 }

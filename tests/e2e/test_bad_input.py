@@ -352,7 +352,7 @@ def on_a_terminal(root: Path, *words: str) -> tuple[int, bytes]:
         try:
             while data := os.read(head, 65536):
                 got += data
-        except OSError:  # how Linux says that nobody has the other end any more
+        except OSError:  # Linux reports so that no process has the other end open
             pass
     os.close(head)
     return process.returncode, got.replace(b"\r\n", b"\n")

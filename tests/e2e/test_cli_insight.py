@@ -113,7 +113,7 @@ def test_diff_shows_every_kind_of_change(tmp_path: Path) -> None:
     assert out(lamina("diff", "old", "new", "/data", "--ignore", "owner", root=root), 1) == (
         "R /data/old-name -> /data/new-name\n"
     )
-    assert out(lamina("diff", "new~1", "old", root=root)) == ""  # the step of layer 2 is no part of it
+    assert out(lamina("diff", "new~1", "old", root=root)) == ""  # the range does not include the step of layer 2
     assert out(lamina("diff", "new~2:2", "new", "/etc/conf", root=root)) == ""
     steps = out(lamina("diff", "new~1", "new", root=root), 1).splitlines()[-2:]
     assert steps == ["history", "  + 2024-01-01T00:00:00Z  step 2"]

@@ -173,7 +173,7 @@ def test_blocks_run(page: Path, world: dict[str, object], subtests: pytest.Subte
                 _skip(str(why))
             done = True
         if not done:
-            break  # what follows builds upon it
+            break  # the following lines depend on it
 
 
 def console_lines() -> list[str]:

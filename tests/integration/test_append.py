@@ -73,7 +73,7 @@ def test_zeros_are_holes(tmp_path: Path, cached: bool) -> None:
 
 
 def test_after_close_the_descriptor_reads_without_o_direct(tmp_path: Path) -> None:
-    """O_DIRECT stays no longer than it is needed: whoever has the descriptor reads as he likes."""
+    """O_DIRECT is removed when it is no longer needed: then the descriptor allows reads of any size."""
     descriptor = os.open(tmp_path / "file", WRITE_FLAGS, 0o600)
     file = Appender(descriptor, cached=False)
     file.write(b"x" * 5000)
@@ -164,7 +164,7 @@ class SlowDisk:
 def test_a_derived_file_does_not_wait_for_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, seconds: float, busy: float, around: str
 ) -> None:
-    """1 MiB in 20 ms is behind: from then on the file goes through the cache, and so does the session's next one."""
+    """1 MiB in 20 ms is too slow: from then on this file and the next one are written through the cache."""
     disk: Any = SlowDisk(monkeypatch, seconds, busy)
     delay = DiskDelay()
     whole = os.urandom((40 << 20) + 77)

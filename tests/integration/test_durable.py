@@ -186,7 +186,7 @@ def test_after_a_layer_is_stored_no_file_is_open_and_no_temporary_file_is_left(l
 
 
 class Silent(BytesBlob):
-    """A blob whose source gives nothing any more."""
+    """A blob whose source sends no more bytes."""
 
     origin = "registry.example/app"
 
@@ -206,7 +206,7 @@ def test_a_blob_is_taken_from_its_finished_part(tmp_path: Path) -> None:
         assert session.put_blob(descriptor, Silent(descriptor, data), diff_id=Digest.of(tar))
     assert Path(store.blobs.path(descriptor.digest)).read_bytes() == data
     assert not part.exists()
-    part.write_bytes(data[:100])  # of one who was late
+    part.write_bytes(data[:100])  # of a process that was late
     ingest = Ingest(store.paths, descriptor, None, max_layer=1 << 30, on_event=lambda _: None, cancel=None)
     assert not ingest.run(Silent(descriptor, data))
     assert not part.exists()
@@ -403,7 +403,7 @@ class Cut(BytesBlob):
     ("error", "origin", "kept"),
     [
         (RuntimeError("stopped"), "registry.example/app", True),
-        (RuntimeError("stopped"), "", False),  # what comes from this machine is read again for nothing
+        (RuntimeError("stopped"), "", False),  # reading a local source again costs nothing
         (InvalidContent("bad"), "registry.example/app", False),
         (SystemFailure("full"), "registry.example/app", False),
     ],
@@ -440,7 +440,7 @@ def test_a_part_file_that_became_a_blob_during_the_wait_for_its_lock_is_not_writ
     def slow(opened: int, path: str, *, wait: bool = True) -> bool:
         if path == part and not taken:
             taken.append(os.fstat(opened).st_ino)
-            os.replace(part, tmp_path / "moved")  # who had it has given it its name
+            os.replace(part, tmp_path / "moved")  # its owner has renamed it
             Path(part).write_bytes(b"begun anew")
         return acquire(opened, path, wait=wait)
 

@@ -313,7 +313,7 @@ def test_rebase_reports_before_it_writes(root: Path, tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         app.rebase(onto)
     made = app.rebase(onto, force=True, name="r", epoch=5)
-    assert made.read_bytes("l") == b"target"  # the old base's data, as the new one has not got it
+    assert made.read_bytes("l") == b"target"  # the old base's data, because the new base does not have the file
     assert made.read_bytes("etc/passwd") == b"mine"
     assert names_of(made) == ["", "etc", "etc/gone", "etc/passwd", "l", "more", "other", "run", "srv", "srv/app"]
     assert [one.digest for one in (made.layers[0], made.layers[2])] == [onto.layers[0].digest, app.layers[2].digest]
@@ -589,7 +589,7 @@ def test_text_that_no_config_can_hold_names_its_option(root: Path, words: tuple[
 def test_marks_of_a_layer_that_is_written_again_act_on_the_new_base(root: Path, tmp_path: Path) -> None:
     old = [("t", b"target"), ("d/", None), ("x", b"file")]
     new = [("brought", b"b"), ("d/", None), ("d/more", b"m"), ("x/", None), ("x/theirs", b"t"), ("u/", None)]
-    # of these only the whiteout of x hides something upon the old base
+    # only the whiteout of x hides something on the old base
     own = [(".wh.brought", b""), ("d/.wh..wh..opq", b""), (".wh.x", b""), ("x/", None), ("x/mine", b""), ("l", "= t")]
     for name, layers in (("o", [old]), ("n", [new]), ("a", [old, own])):
         write_layout(tmp_path / name, name, layers)

@@ -302,8 +302,8 @@ def test_an_image_with_an_invalid_config_keeps_its_blobs_and_does_not_stop_gc(tm
 
 
 def test_an_index_that_lists_other_things_than_documents_does_not_stop_gc(layout: Path, tmp_path: Path) -> None:
-    """A layer, announced as a manifest: whole bytes that are no document need nothing. A child that was never fetched
-    and is not here needs nothing either."""
+    """A layer, listed as a manifest: intact bytes that are not a document need nothing. A child that was never
+    fetched and is not here needs nothing either."""
     store = store_with(layout, tmp_path / "s", "app")
     layer, manifest = manifest_of(store, "app").layers[0], manifest_of(store, "app").descriptor
     hostile = Descriptor(mediatype.OCI_MANIFEST, layer.digest, layer.size)
@@ -761,7 +761,7 @@ def test_uploads_of_a_running_registry_are_kept_for_an_hour_and_others_removed_b
     assert not upload.exists()
 
 
-# Who lives
+# Which processes are alive
 
 
 def test_a_root_is_alive_while_it_is_locked_whatever_its_pid_and_date(layout: Path, tmp_path: Path) -> None:
@@ -921,7 +921,7 @@ def test_on_a_full_disk_images_can_be_removed_and_named(
 def test_on_a_full_disk_unneeded_files_are_deleted_before_indexes(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
 ) -> None:
-    """What can be taken up again goes too, then what nothing needs; indexes only if that is not enough."""
+    """Resumable files are deleted too, then what nothing needs; indexes only if that is not enough."""
     store = store_with(layout, tmp_path / "s", "app", "app2")
     store.find(digest="sha256:" + "0" * 64)
     loose = Descriptor.of("application/octet-stream", b"x")

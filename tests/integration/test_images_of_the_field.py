@@ -161,7 +161,7 @@ def test_other_places_read_such_layers_too(tmp_path: Path) -> None:
 
 
 def several(directory: Path, platforms: Sequence[str], stated: Sequence[bool]) -> LayoutReader:
-    """An index "many" of an image a platform, which states those that it is told to."""
+    """An index "many" with one image for each platform. It states the platforms for which ``stated`` is true."""
     entries = []
     for number, (name, is_stated) in enumerate(zip(platforms, stated, strict=True)):
         platform = Platform.parse(name)

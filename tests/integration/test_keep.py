@@ -148,7 +148,7 @@ def test_a_pull_keeps_what_the_setting_says_and_reads_the_same(registry: Unruly,
     store = pulled(registry, tmp_path / "s", keep)
     assert what_is_kept(store) == EXPECTED[keep]
     check_content(store)
-    check_content(Store.open(str(tmp_path / "s")))  # what stands there decides, not the setting of who reads
+    check_content(Store.open(str(tmp_path / "s")))  # the files decide, not the setting of the reader
     assert what_is_kept(store) == EXPECTED[keep]
     assert problems(store) == []
     assert os.listdir(tmp_path / "s/ingest") == []
@@ -299,7 +299,7 @@ def test_fsck_distinguishes_not_kept_from_missing(registry: Unruly, tmp_path: Pa
         file.write(b"!")
     assert [f.severity for f in fsck(store) if f.severity != "elsewhere"] == ["derived"]
     assert any("run `lamina pull` to fetch it" in f.what for f in fsck(store, repair=True) if f.severity == "error")
-    assert not tar.exists()  # what is wrong is no longer read, and does not keep the next pull from fetching it
+    assert not tar.exists()  # a damaged tar is not read, and the next pull fetches the layer
     assert any("is missing" in f.what and f"{registry.name}/app had it" in f.what for f in fsck(store))
     with pytest.raises(BlobNotFound):
         store.stack("", Platform.host()).layers[0].open()

@@ -80,7 +80,7 @@ def test_a_second_tag_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path: Path) -> None:
-    """BuildKit removes the file when it is done: who has waited for it takes a new one."""
+    """BuildKit removes the file at its end: a process that waited for the lock creates a new file."""
     top = write_layout(tmp_path, "app", [[("a", b"1")]])
     path = tmp_path / LOCK
     with open(path, "w") as theirs:

@@ -289,7 +289,7 @@ def test_a_document_that_arrives_too_slowly_is_an_error(
 
 
 def test_credential_of_the_call_is_for_the_registry_alone(layout: Path, tmp_path: Path) -> None:
-    """--creds: neither a mirror nor who is redirected to gets it, even if he asks."""
+    """--creds: neither a mirror nor the target of a redirect gets the login, even if it asks for one."""
 
     def greedy(server: Unruly, seen: Seen) -> Answer | None:
         return Answer(401, {"WWW-Authenticate": 'Basic realm="x"'}) if seen.path != "/v2/" else None

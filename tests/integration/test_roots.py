@@ -1,4 +1,4 @@
-"""Root files: who holds them, damaged ones, and those of mounts."""
+"""Root files: which process holds them, damaged ones, and those of mounts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def written(store: Store, head: bytes, name: str = "1-a") -> Root:
-    """A root with this first line, as somebody else has written it."""
+    """A root with this first line, written by another program."""
     path = Path(store.paths.roots, name)
     path.write_bytes(head + f"\n{ONE}\n{TWO}\nsha256:torn".encode())
     (found,) = [root for root in store.roots if root.name == name]
@@ -89,7 +89,7 @@ def test_a_root_of_a_mount_lives_as_long_as_that_and_this_boot(store: Store) -> 
     assert written(store, head(mount="/proc", namespace=space)).alive
     assert not written(store, head(mount="/proc", namespace=space, boot="another")).alive
     assert not written(store, head(mount="/nowhere", namespace=space)).alive
-    # one in the namespace of its holder goes with the holder
+    # a mount in the namespace of its holder ends with the holder
     assert not written(store, head(mount=f"/proc/{os.getpid()}/root/proc", namespace=space)).alive
 
 
@@ -279,7 +279,7 @@ def test_started_tells_processes_from_those_that_ended() -> None:
 def test_only_a_place_in_the_store_is_told_from_its_top(
     store: Store, tmp_path: Path, place: str, noted: str | None
 ) -> None:
-    """A neighbour whose name begins alike is another place."""
+    """A path that begins with the same characters is another place."""
     mount = str(tmp_path / place)
     name = store.roots.create("work", mount=mount)
     head = json.loads(Path(store.paths.roots, name).read_text().partition("\n")[0])

@@ -118,7 +118,7 @@ def test_a_small_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("start", "spooled"), [(0, False), (512, True)])
 def test_a_file_on_standard_input_is_read_in_place(tmp_path: Path, start: int, spooled: bool) -> None:
-    """What stands before is another reader's."""
+    """The bytes before the archive belong to another reader."""
     write_layout(tmp_path / "l", "app", [[("f", b"f")]])
     assert lamina("load", "-q", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
     assert lamina("save", "-q", "-o", str(tmp_path / "a.tar"), "app", root=tmp_path / "s").returncode == 0

@@ -283,7 +283,7 @@ def test_df_does_not_count_what_is_mounted_in_the_store(layout: Path, tmp_path: 
 
 
 def tick(store: Store) -> None:
-    """Until the clock of files has gone on."""
+    """Wait until the clock of the file system advances."""
     before = clock.now(store.paths)
     while clock.now(store.paths) == before:
         pass

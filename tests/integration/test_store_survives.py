@@ -279,7 +279,7 @@ def test_full_disk_is_one_clear_line_and_changes_nothing(tmp_path: Path) -> None
 
 
 def test_on_a_full_disk_part_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it could be gone on with: what fills the disk has to go."""
+    """A resumable file is removed too, because it fills the disk."""
     data = os.urandom(5 << 20)
     blob = BytesBlob(Descriptor("application/octet-stream", Digest.of(data), len(data)), data)
     blob.origin = "registry.example/app"
@@ -299,7 +299,7 @@ def test_on_a_full_disk_part_files_are_removed(tmp_path: Path, monkeypatch: pyte
 
 
 class Halted(io.BytesIO):
-    """Somebody says stop in the middle of it."""
+    """A source that is interrupted in the middle."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() >= 1 << 20:

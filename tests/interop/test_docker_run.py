@@ -1,7 +1,7 @@
 """`docker run` and `lamina run` of the same words: the same output, the same exit code, the same files left.
 
 Each case runs once by each engine, in a directory of its own that holds the same things (``{d}``). A case whose
-options lamina has not yet is expected to fail until they come.
+options lamina does not have yet is expected to fail.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ CASES: dict[str, Case] = {
     "killed by a signal": sh("sh -c 'kill -9 $$'; exit $?"),
     "a program that is not there": Case(words=("nothing-here",)),
     "a path that is not there": Case(words=("/nothing/here",)),
-    "a file that is no program": Case(words=("/etc/passwd",)),
+    "a file that is not a program": Case(words=("/etc/passwd",)),
     "a directory as program": Case(words=("/bin",)),
     "a script": Case(words=("/srv/program", "a", "b c")),
     "no command": Case(image="bare"),
@@ -240,7 +240,7 @@ CASES: dict[str, Case] = {
 
 
 def missing(case: Case) -> str:
-    """Why a case can't succeed yet: an option that lamina has not."""
+    """Why a case can't succeed yet: the options that lamina does not have."""
     known = {name for option in OPTIONS for name in option.names}
     words = {word.partition("=")[0] for word in case.flags.split() if word.startswith("--") and len(word) > 2}
     absent = sorted(words - known - {"--no-such-option"})
@@ -288,7 +288,7 @@ def engines(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def left(top: Path) -> dict[str, Any]:
-    """What is below a directory, as somebody finds it."""
+    """What is below a directory: kinds, modes, owners and content."""
     found: dict[str, Any] = {}
     for path in sorted(top.rglob("*")):
         state = path.lstat()

@@ -65,7 +65,7 @@ def directory(name: str, **more: Any) -> tuple[Any, ...]:
 
 
 def small_system() -> Layers:
-    """As a distribution's base with two layers upon it, in small."""
+    """A small model of a distribution's base image with two more layers."""
     busybox = Path("/bin/busybox").read_bytes()
     capability = {"SCHILY.xattr.security.capability": "\x01\0\0\x02\0\x20" + "\0" * 14}
     base = [

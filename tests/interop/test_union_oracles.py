@@ -1,5 +1,5 @@
-"""What podman, umoci and docker make of the rules of the union. The table of tests/oracles.md, checked: where a peer
-differs from lamina, it stands here what it does, so that a change of theirs is seen."""
+"""How podman, umoci and docker apply the rules of the union: a check of the table in tests/oracles.md. Where another
+engine differs from lamina, its result is stated here, so that a test fails if that engine changes."""
 
 from __future__ import annotations
 

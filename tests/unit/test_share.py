@@ -1,5 +1,5 @@
-"""Work in several processes: each piece once, failures told, nobody left behind. In a fresh process: this one has
-threads."""
+"""Work in several processes: each piece is done once, failures are reported, no process is left. The tests run in a
+fresh process, because this one has threads."""
 
 from __future__ import annotations
 

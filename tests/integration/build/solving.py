@@ -1,4 +1,4 @@
-"""A build of made steps in a real store: who does the work is written here, so that tests can count and stop it."""
+"""Builds of made-up steps in a real store. The work of the steps is here, so that tests can count and stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attestations: the documents that BuildKit would attach, readable by whoever reads BuildKit's."""
+"""Attestations: the same documents as BuildKit attaches, for the same readers."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def _root() -> None:
 
 @pytest.fixture(params=["tmpfs", "overlay"])
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A directory on a file system from whose files the kernel mounts nothing."""
+    """A directory on a file system whose files the kernel can't mount."""
     place, below = tmp_path / "elsewhere", tmp_path / "below"
     place.mkdir()
     below.mkdir()
@@ -174,7 +174,7 @@ def probe_sources(place: Path) -> list[str]:
 
 
 def test_an_overlayfs_takes_no_writable_top(elsewhere: Path, tmp_path: Path) -> None:
-    """The kernel's word is told in one error; on a tmpfs it works."""
+    """One error contains the kernel's message; on a tmpfs the mount works."""
     store = loaded(elsewhere, LAYERS)
     for name in ("upper", "work"):
         (elsewhere / name).mkdir()

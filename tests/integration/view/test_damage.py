@@ -131,7 +131,7 @@ def test_fsck_finds_an_unpacked_tree(tmp_path: Path, damage: Any, name: str, wor
     (line,) = [line for line in said.stdout.decode().splitlines() if line.startswith("derived: ")]
     assert line.startswith(f"derived: {there}: /")
     assert word in line
-    # who has it mounted keeps it
+    # a mounted tree is kept
     mounted = mount(store, stack, str(tmp_path / "mnt"), view="overlay")
     assert b"uses it" in lamina("fsck", "--repair", root=tmp_path / "s").stdout
     assert os.path.isdir(there)

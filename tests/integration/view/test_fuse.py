@@ -192,7 +192,7 @@ def test_the_server_holds_no_files_of_its_caller(place: Path, target: Path) -> N
     assert done.stdout.decode() == f"{target}\n"
     os.close(theirs)
     with open(ours, "rb") as pipe:
-        assert pipe.read() == b""  # the server has not got the other end
+        assert pipe.read() == b""  # the server does not have the other end
     assert lamina("umount", "--all", root=place / "s").returncode == 0
 
 

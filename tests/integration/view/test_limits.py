@@ -50,7 +50,7 @@ def test_a_thousand_layers(tmp_path: Path) -> None:
 
 
 def large(store: Store, stack: Stack) -> Stack:
-    """The stack with one layer of its own upon it: a file of 5 GiB, a hole but for its ends, and one behind it."""
+    """The stack with one more layer: a file of 5 GiB with data only at its ends, and a file after it."""
     diff_id = Digest.of(b"a made-up layer")
     os.makedirs(store.paths.layer(diff_id))
     size, builder = 5 * GIB + 100, IndexBuilder()

@@ -130,7 +130,7 @@ def test_a_mount_in_a_store_that_was_moved_is_found(tmp_path: Path, view: str) -
 
 @contextmanager
 def elsewhere(script: str, *, root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A shell in a mount namespace of its own, which has run ``script`` when the block begins and lives as long."""
+    """A shell in its own mount namespace. It has run ``script`` when the block begins, and ends with the block."""
     env = {**os.environ, "LAMINA_ROOT": str(root), "LAMINA": f"{sys.executable} -m lamina"}
     with subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", f"{script}\necho ready; exec sleep 1000"], stdout=subprocess.PIPE, env=env
@@ -174,7 +174,7 @@ def test_trees_of_a_mount_in_another_mount_namespace_stay(store: Store, tmp_path
 
 
 def test_trees_stay_below_the_copy_of_a_mount_that_another_namespace_has(store: Store, tmp_path: Path) -> None:
-    """No root tells of it: the mount itself is gone here."""
+    """No root file shows it: the mount does not exist in this namespace."""
     target = tmp_path / "m"
     assert lamina("mount", "app", str(target), "--view", "overlay", root=tmp_path / "s").returncode == 0
     with elsewhere("mount --make-rprivate /", root=tmp_path / "s") as process:

@@ -220,7 +220,7 @@ def as_nobody(work: Callable[[], list[str]]) -> list[str]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory of a plain user's, whose way everybody may go."""
+    """A directory of a plain user, which every user may enter."""
     place = Path(tempfile.mkdtemp(prefix="lamina-u-", dir="/tmp"))
     place.chmod(0o755)
     os.chown(place, 65534, 65534)

@@ -268,7 +268,7 @@ def test_on_a_real_terminal(tmp_path: Path, colour: bool) -> None:
             os.write(head, b"lai\r")
             until(b"open/close")  # the files have the keys again
             ends, latest = b"q", time.monotonic() + 40
-            with suppress(OSError):  # how Linux says that nobody has the other end any more
+            with suppress(OSError):  # Linux reports so that no process has the other end open
                 while time.monotonic() < latest:
                     os.write(head, ends)
                     ends = b"\rq"  # on a slow machine the filter took the first one for a letter

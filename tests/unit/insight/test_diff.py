@@ -286,7 +286,8 @@ def test_a_root_that_a_layer_does_not_state_is_like_any_other() -> None:
     assert [(change.path, change.fields) for change in compare(stated, other).changes] == [(b"", ("mode",))]
     directory = (Kind.DIRECTORY, b"d", b"", 0o700, b"", 0, 0)
     (change,) = compare(unstated, side("d", [[file(b"a", b"x"), directory, file(b"d/in", b"")]])).changes
-    assert (change.path, change.fields) == (b"d", ("mode",))  # of another directory it is no matter who states it
+    # for other directories the layer that states them does not matter
+    assert (change.path, change.fields) == (b"d", ("mode",))
 
 
 def test_hardlinks_are_compared_as_groups_of_paths_that_both_have() -> None:

@@ -176,7 +176,8 @@ def computed(path: Path) -> bytes:
 def sharing(path: Path) -> bytes:
     """A database in which all packages share the same pages."""
     data = database(path, [bytes([number]) * 57_772 for number in range(1, 6)])
-    for number in range(1, 6):  # what does not fit beside the key lies on the page that stands behind the start of it
+    # a value that does not fit beside the key is on an overflow page, whose number follows its first bytes
+    for number in range(1, 6):
         start = re.search(b"%c{20,}" % number, data)
         assert start is not None
         if number == 1:

@@ -115,7 +115,7 @@ def test_efficiency() -> None:
     assert score([]) == 1.0
     assert score([("empty", b"")]) == 1.0
     one = [("d/", None), ("d/a", b"x" * 100), ("d/b", b"x" * 100)]
-    assert score(one) == 1.0  # the same content at two paths is no matter of layers: `waste` tells it as copies
+    assert score(one) == 1.0  # the score ignores equal content at two paths: `waste` reports it as copies
     assert score(one, [("e", b"x" * 100)]) == 1.0
     # a file written again: the least that its path has had, by all that it has had
     assert score(one, [("d/a", b"y" * 100)]) == pytest.approx(200 / 300)

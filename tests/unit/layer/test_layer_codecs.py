@@ -53,7 +53,7 @@ class CountingZstd:
 
 @pytest.mark.parametrize("step", [1, 3, 5, 9, 100, 1 << 20])
 def test_skippable_zstd_frames_are_passed_over_without_a_decompressor(step: int) -> None:
-    """Wherever they stand, however long they are and however the stream is cut."""
+    """At every position, with every length, and for every split of the stream."""
     frames = [skippable(bytes(size) if size % 2 else b"\x28\xb5\x2f\xfd" * 9, size % 16) for size in range(50)]
     blob = b"".join(frames) + pack("zstd", b"one") + b"".join(frames) + pack("zstd", b"two") + b"".join(frames)
     reader = ZstdDecoder()

@@ -445,7 +445,7 @@ REAL, STORED = 20_000, {count: sum(length for _, length in PAIRS[:count]) for co
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 25, 26, 46, 47, 50])
 def test_an_old_sparse_header_has_its_fields_at_their_places(count: int) -> None:
     """4 pairs from 386, the sign of more at 482, the real size at 483; 21 pairs in each block behind, its sign at
-    504. Numbers of base 256 fill their fields: one byte beside them would tell."""
+    504. Numbers of base 256 fill their fields: a wrong offset of one byte would give other numbers."""
     fields = [base256(offset) + base256(length) for offset, length in PAIRS[:count]]
     block = tar_header(
         "s", b"S", STORED[count], at386=b"".join(fields[:4]), at482=bytes([count > 4]), at483=base256(REAL) + b"\7"
@@ -534,7 +534,7 @@ def text_sparse(text: bytes, stored: int, real: int = REAL) -> bytes:
 
 @pytest.mark.parametrize("zeros", range(14))
 def test_a_sparse_map_of_text_may_be_cut_anywhere_into_blocks(zeros: int) -> None:
-    """So long that a block ends before, in and behind its last number; also where it ends with the block."""
+    """A map of such a length that a block ends before, in and after its last number, and exactly at its end."""
     lines = [b"%09d" % value for pair in PAIRS[:25] for value in pair]
     text = b"0" * zeros + b"25\n" + b"\n".join(lines) + b"\n"
     assert len(text) == 503 + zeros

@@ -224,7 +224,7 @@ def test_logout_of_all_asks_the_helpers_too(home: dict[str, str]) -> None:
     save("g", Credential("me", "pw"), environ=home)
     assert list(stored.iterdir())
     assert list(own.iterdir())
-    with pytest.raises(RemoteFailure, match="boom"):  # told, after the rest was forgotten
+    with pytest.raises(RemoteFailure, match="boom"):  # the error comes after all other logins were removed
         erase("", environ=home, everything=True)
     assert not list(stored.iterdir())
     assert not list(own.iterdir())

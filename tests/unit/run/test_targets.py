@@ -91,7 +91,7 @@ def test_mount_targets_are_resolved_and_files_of_lamina_come_last(root: Path, tm
         found, made = prepare_targets(mounts, inside, (os.getuid(), os.getgid()))
     targets = [one["destination"] for one in found]
     assert targets == ["/run/there", "/run/nothing", "/srv/data", "/run/nothing/here"]
-    # nothing is made for a file that stands in a mount
+    # nothing is made for a target inside another mount
     assert made == ["/run/there", "/run/nothing", "/srv", "/srv/data"]
     assert (root / "run/there").is_dir()
     assert not (root / "run/nothing/here").exists()

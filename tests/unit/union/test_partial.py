@@ -77,7 +77,7 @@ def test_a_lookup_follows_symlinks_as_the_whole_merge_does(stack: Any, path: byt
 
 
 def listed(tree: Tree, node: int) -> Any:
-    """A node and all that stands in it, with their links."""
+    """A node and the nodes in it, with their link counts."""
     every = [node, *(child for _, child in sorted(tree.children(node).items()))]
     return [(tree.entry(one), tree.layer(one), tree.links(one), tree.is_directory(one)) for one in every]
 
@@ -98,7 +98,7 @@ def test_a_listing_equals_the_whole_merge(stack: Any, path: bytes) -> None:
     assert listed(tree, node) == listed(whole, expected)
     for name in (
         [*tree.children(node), b"none"] if tree.is_directory(node) else ()
-    ):  # what stands in it can be asked for by its name too
+    ):  # the entries can be looked up by name too
         assert tree.child(node, name) == tree.children(node).get(name)
     tree, node = PartialMerge().listing(layers, path, into=False, links=True)
     assert (tree.entry(node), tree.links(node)) == (whole.entry(expected), whole.links(expected))

@@ -184,7 +184,7 @@ def test_only_layers_with_an_entry_on_the_path_are_merged(
         # again behind what took its place, but not those above it
         ([(F, b"a/b/x"), (F, b"a/b"), (F, b"a/y"), (F, b"a/b/z")], b"a/b/c", False, [(0, b"a/b"), (3, b"a/b")]),
         ([(F, b"a/b/x"), (F, b"a"), (F, b"a/y")], b"a/b/c", False, [(0, b"a/b"), (2, b"a")]),
-        # what stands in it, too
+        # with its entries
         ([(F, b"d/e/x"), (F, b"d/e/y"), (F, b"d/f")], b"d", True, [(0, b"d"), (0, b"d/e")]),
         (
             [(F, b"d/e/x"), (F, b"d/g/x"), (F, b"d/e"), (F, b"d/g/y"), (F, b"d/e/z")],

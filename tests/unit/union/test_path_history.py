@@ -70,7 +70,7 @@ FOLDER = of(D, b"d", 0o700)
         # a directory that is empty now had something
         ([[of(F, b"d/x")], [of(W, b"d/x")]], [(b"d", 0, 1), (b"d/x", 1, 1)]),
         ([[of(F, b"d/x")], [of(OPQ, b"d"), of(F, b"d/y")]], [(b"d", 0, 1), (b"d/x", 1, 1), (b"d/y", 0, 1)]),
-        # a file was or became a directory, which has what stands in it
+        # a file was or became a directory, which has the entries in it
         ([[of(F, b"d")], [of(F, b"d/x")]], [(b"d", 0, 2), (b"d/x", 0, 1)]),
         ([[of(F, b"d/x")], [of(F, b"d")]], [(b"d", 0, 2), (b"d/x", 1, 1)]),
         ([[of(F, b"d")], [of(F, b"d/x")], [of(F, b"d")]], [(b"d", 0, 3), (b"d/x", 1, 1)]),

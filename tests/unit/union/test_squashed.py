@@ -72,7 +72,7 @@ def same(one: Tree, other: Tree, *, times: bool) -> None:
 
 
 def closed(entries: list[Entry]) -> bool:
-    """Each path once, and each hardlink to a file of the same layer that stands before it."""
+    """Each path is stated once, and each hard link after its target in the same layer."""
     made: set[bytes] = set()
     for entry in entries:
         if entry.kind in (Kind.WHITEOUT, Kind.OPAQUE):

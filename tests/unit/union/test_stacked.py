@@ -166,7 +166,7 @@ def test_a_layer_alone_has_the_directories_that_its_marks_stand_in(
 
 @pytest.mark.parametrize(("layers", "merged"), [(1, 1), (3, 5)])
 def test_the_lowest_layer_is_merged_once(layers: int, merged: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All others twice: alone, and upon those below."""
+    """All others are merged twice: alone, and on top of those below."""
     applied, apply = [], LayerMerge.apply
 
     def counted(self: LayerMerge, *names: Any) -> None:

@@ -135,7 +135,7 @@ def test_merge_equals_the_model(stack: Any) -> None:
 @settings(max_examples=rounds(300), deadline=None)
 @given(stacks)
 def test_histories_equal_a_replay_layer_by_layer(stack: Any) -> None:
-    """After each layer, a path is visible in the prefix's own union exactly if its trail says so."""
+    """After each layer, a path is visible in the prefix's own union exactly if its history says so."""
     indexes = [build(layer) for layer in numbered(stack)]
     try:
         tree = merge(indexes)

@@ -279,7 +279,7 @@ def test_a_stack_may_have_ten_thousand_layers() -> None:
 
 @pytest.mark.parametrize("count", [99, 100, 101])
 def test_a_union_keeps_a_hundred_warnings(count: int) -> None:
-    """What is warned of happens all the same."""
+    """A warning does not change the result."""
     tree = union([(f"f{n:03}", b"") for n in range(count)], [(f"f{n:03}/x", b"") for n in range(count)])
     assert len(tree.warnings) == min(count, 100)
     assert "/f000, which is a file" in tree.warnings[0]

@@ -83,6 +83,6 @@ def test_the_caller_gets_a_line_in_passwd_and_group() -> None:
         group + b"bob:*:100:\n",
     )
     assert add_caller(passwd, group, (7, 0), "bob", "/") == (passwd, group)
-    # the name is somebody else's in the image
+    # another user of the image has the name
     assert add_caller(passwd, group, (1000, 100), "ann", "/")[0].endswith(b"1000:*:1000:100::/:/bin/sh\n")
     assert add_caller(b"", b"", (1, 1), "", "/") == (b"1:*:1:1::/:/bin/sh\n", b"1:*:1:\n")
