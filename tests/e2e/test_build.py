@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -249,6 +250,27 @@ def test_files_about_the_image(top: Path, call: Call) -> None:
     }
     assert call("build", "--iidfile", f"{top}/id", "-f", "nowhere", ".").code == 3
     assert not (top / "id").exists()
+
+
+def test_a_device_that_is_named_as_a_file_stays(top: Path, call: Call) -> None:
+    require_root()
+    device = top / "null"  # of our own: never the host's
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert call("build", "-q", "--iidfile", str(device), "--metadata-file", str(device), ".").code == 0
+    assert call("build", "-q", "--iidfile", str(device), "-f", "nowhere", ".").code == 3
+    for kind in ("tar", "oci", "docker"):
+        said = call("build", "-q", "-o", f"type={kind},dest={device}", ".")
+        assert said.code == 5, said
+        assert "not a regular file" in said.err
+    assert stat.S_ISCHR(device.lstat().st_mode)
+    assert device.stat().st_rdev == os.makedev(1, 3)
+
+
+@pytest.mark.parametrize(("option", "path", "code"), [("--iidfile", "app", 5), ("--metadata-file", "nowhere/m", 3)])
+def test_files_about_the_image_are_checked_before_the_build(call: Call, option: str, path: str, code: int) -> None:
+    said = call("build", option, path, ".")
+    assert said.code == code
+    assert said.err.count("\n") == 1
 
 
 def test_the_files_go_to_a_directory_and_no_image_stays(top: Path, call: Call) -> None:

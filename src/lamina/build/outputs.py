@@ -9,12 +9,12 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import Conflict, NotFound, Unsupported, UsageError
 from lamina.events import Cancel, OnEvent, Warned, ignore
-from lamina.host.files import replace_file, reported, whole_file
+from lamina.host.files import check_replaceable, reported, whole_file, write_named
 from lamina.light import Value
 from lamina.spec.reference import Reference, canonical
 
@@ -77,6 +77,8 @@ def check(outputs: Sequence[Output], platforms: int, names: Sequence[str]) -> No
         if os.path.lexists(one.path) and os.path.isdir(one.path) != wants_directory:
             kind = "a directory" if wants_directory else "a file"
             raise Conflict(f"{one.path!r:.300} exists and is not {kind}", hint="choose another path")
+        if not wants_directory:
+            check_replaceable(one.path)
         above = os.path.dirname(os.path.abspath(one.path))
         if not wants_directory and not os.path.isdir(above):
             raise NotFound(f"no directory {above!r:.300} for the output", hint="make it first")
@@ -263,10 +265,28 @@ def metadata(built: Built, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def check_files(paths: Iterable[str]) -> None:
+    """Check before the build that these files can be written. Raises NotFound, Conflict."""
+    for path in paths:
+        above = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(above):
+            raise NotFound(f"no directory {above!r:.300} for the file", hint="make it first")
+        if os.path.isdir(path):
+            raise Conflict(f"{path!r:.300} is a directory", hint="name a file")
+
+
+def remove_stale(path: str) -> None:
+    """Remove the image ID of an earlier build, so that none is left if this build fails. Devices and pipes stay.
+    Raises SystemFailure."""
+    with reported(path), suppress(Conflict, FileNotFoundError):
+        check_replaceable(path)
+        os.unlink(path)
+
+
 def write_text(path: str, text: str) -> None:
     """Replace a file of ``--iidfile`` or ``--metadata-file``. Raises SystemFailure."""
     with reported(path):
-        replace_file(path, [text.encode()])
+        write_named(path, text.encode())
 
 
 def write_metadata(path: str, built: Built, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled, DiskFull, LaminaError, SystemFailure
+from lamina.errors import Cancelled, Conflict, DiskFull, LaminaError, SystemFailure
 from lamina.host.temporary import Temporary
 from lamina.light import TYPE_CHECKING
 
@@ -232,10 +232,34 @@ def write_stream(path: str, pieces: Iterable[bytes]) -> None:
             file.write(piece)
 
 
+def check_replaceable(path: str) -> None:
+    """Check that a file which the user named can be replaced by rename. A device, a pipe or a directory can't: rename
+    would put a file in its place, for every process of the host. Raises Conflict."""
+    above = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    system = above == "/dev" or f"{above}/".startswith(("/proc/", "/sys/"))  # /dev/shm has ordinary files
+    if system or (os.path.lexists(path) and os.path.exists(path) and not os.path.isfile(path)):
+        raise Conflict(f"{path!r:.300} exists and is not a regular file", hint="choose another name")
+
+
+def write_named(path: str, data: bytes) -> None:
+    """Write a small file that the user named: replace a regular file atomically; write into a device or a pipe, such
+    as /dev/stdout. Raises Conflict (a directory), OSError."""
+    try:
+        check_replaceable(path)
+    except Conflict:
+        if not os.path.exists(path) or os.path.isdir(path):
+            raise
+        with open(path, "wb") as file:
+            file.write(data)
+        return
+    replace_file(path, [data])
+
+
 @contextmanager
 def whole_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file that appears at ``path`` only if the block ends without an error; it is synced then. Raises
-    OSError."""
+    Conflict (see ``check_replaceable``), OSError."""
+    check_replaceable(path)
     directory, name = os.path.split(path)
     with Temporary(directory or ".", name, mode=0o666) as temporary:
         with open(temporary.descriptor, "wb", closefd=False) as file:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lamina.errors import Conflict, LaminaError, NotFound, RemoteFailure, SystemFailure, UsageError
-from lamina.host.files import remove, replace_file, reported
+from lamina.host.files import check_replaceable, remove, replace_file, reported
 from lamina.light import Value, pattern
 from lamina.spec.json import read_own
 
@@ -381,5 +381,6 @@ def _read(file: str, *, must: bool = False) -> dict[str, Any]:
 def _write(file: str, value: dict[str, Any]) -> None:
     target = os.path.realpath(file)  # a symlink stays one
     with reported(target):
+        check_replaceable(target)
         os.makedirs(os.path.dirname(target) or ".", mode=0o700, exist_ok=True)
         replace_file(target, [json.dumps(value, indent="\t").encode() + b"\n"], mode=0o600)

@@ -174,9 +174,9 @@ def _build(
 ) -> None:
     from lamina.build.builder import built
 
+    out.check_files(filter(None, (given["iidfile"], given["metadata_file"])))
     if given["iidfile"]:
-        with suppress(FileNotFoundError):  # no stale ID if the build fails
-            os.unlink(given["iidfile"])
+        out.remove_stale(given["iidfile"])
     store, cancel = session.writable_store, session.cancel
     with suppress(LaminaError):  # it is only needed for RUN, which says why it is refused
         privileges.become_root()  # before there are threads

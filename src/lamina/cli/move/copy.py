@@ -171,11 +171,11 @@ def converted(session: Session, reader: Reader, kind: str, every: bool, preserve
 
 def write_digest(path: str | None, copied: Copied) -> None:
     """Write the digest to a file, as skopeo and podman do."""
-    from lamina.host.files import replace_file, reported
+    from lamina.host.files import reported, write_named
 
     if path is not None:
         with reported(path):
-            replace_file(path, [str(copied.descriptor.digest).encode()])
+            write_named(path, str(copied.descriptor.digest).encode())
 
 
 @command("save", "lamina save -o images.tar debian:12 my/app:1\nlamina save my/app:1 | ssh host lamina load")

@@ -170,7 +170,7 @@ def sync(
     """Copy many images. SOURCE is a YAML file (a list, or the form of skopeo; - is standard input), a pattern
     docker://HOST/REPOSITORY:TAG with * and ?, or oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR with all
     its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the images go into the store."""
-    from lamina.host.files import replace_file, reported
+    from lamina.host.files import reported, write_named
     from lamina.spec.reference import canonical
     from lamina.transfer.copy import SessionWriter
 
@@ -237,7 +237,7 @@ def sync(
                 went_wrong(error, name)
     if digestfile is not None:
         with reported(digestfile):
-            replace_file(digestfile, ["".join(lines).encode()])
+            write_named(digestfile, "".join(lines).encode())
     if format == "json":
         emit_json(results)
     elif format is not None or not quiet:
