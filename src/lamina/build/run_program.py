@@ -7,10 +7,12 @@ for that.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
+import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -41,7 +43,7 @@ from lamina.spec.manifest import build_manifest
 from lamina.store.fault import point
 from lamina.union.partial import PartialMerge
 from lamina.union.tree import Tree
-from lamina.view.overlay.lower import sweep
+from lamina.view.overlay.lower import adopt_tree, sweep, tree_parts
 
 if TYPE_CHECKING:
     from typing import Any
@@ -95,9 +97,64 @@ def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterato
     stack = below if below is not None else _empty(step)
     with step_directory(inputs.store) as directory:
         directory.make(inputs.upper_dir, runtime, warn)
-        made = _run(step, stack, directory, runtime, inputs, log, warn)
-        items = list(scan_upper(directory.upper, on_warning=warn))
-        yield _changed(stack, items, {os.fsencode(path.strip("/")) for path in made})
+        view, made = _run(step, stack, directory, runtime, inputs, log, warn)
+        odd: list[str] = []
+
+        def left_out(text: str) -> None:
+            odd.append(text)
+            warn(text)
+
+        points = {os.fsencode(path.strip("/")) for path in made}
+        items = list(scan_upper(directory.upper, on_warning=left_out))
+        changes = ProgramChanges(_changed(stack, items, points))
+        if view == "overlay" and not privileges.is_root() and not odd and inputs.epoch is None:
+            kept = {entry.path for entry, _ in changes}
+            changes.source = (directory.upper, {entry.path for entry, _ in items} - kept)
+        yield changes
+
+
+class ProgramChanges(list[Item]):
+    """What a program changed, as items of a layer. ``source``: the upper directory, if the layer says the same, and
+    what in it is not in the layer: mount points, and directories that only exist because the kernel copied them."""
+
+    source: tuple[str, Set[bytes]] | None = None
+
+    def become_tree(self, store: Store, stack: Stack) -> bool:
+        """Make the upper directory the unpacked tree of the layer that was made of it, for the next steps of a plain
+        user. ``stack``: with this layer on top. Returns whether it did; the items can't be read any more then."""
+        if self.source is None:
+            return False
+        upper, more = self.source
+        try:
+            part = tree_parts(store, stack)[-1]
+            if part.layers != stack.diff_ids[-1:]:
+                return False  # one tree for all layers
+            with Inside(upper) as inside:
+                for path in sorted(more, reverse=True):
+                    _remove_empty(inside, os.fsdecode(path))
+            return adopt_tree(store, part, upper)
+        except (LaminaError, OSError):
+            return False  # it is unpacked
+
+
+def _remove_empty(inside: Inside, path: str) -> None:
+    """Remove an empty file or directory; a directory with something in it stays. The directory above keeps its times.
+    The program may have put a symlink on the way. Raises OSError."""
+    parent, _, name = path.rpartition("/")
+    above = inside.open(parent, os.O_RDONLY | os.O_DIRECTORY, links=False)
+    try:
+        before = os.fstat(above)
+        found = os.lstat(name, dir_fd=above)
+        if stat.S_ISDIR(found.st_mode):
+            with suppress(OSError):  # it is not empty
+                os.rmdir(name, dir_fd=above)
+        elif stat.S_ISREG(found.st_mode) and not found.st_size:
+            os.unlink(name, dir_fd=above)
+        else:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        os.utime(above, ns=(before.st_atime_ns, before.st_mtime_ns))
+    finally:
+        os.close(above)
 
 
 def _run(
@@ -108,13 +165,15 @@ def _run(
     inputs: Inputs,
     log: Log,
     warn: OnWarning,
-) -> Collection[str]:
-    """Run the program to its end, and unmount; returns the mount points that were made. Raises ProgramFailed."""
+) -> tuple[str, Collection[str]]:
+    """Run the program to its end, and unmount; returns the view that was used, and the mount points that were made.
+    Raises ProgramFailed."""
     sandbox = directory.sandbox(runtime)
     with given(step, directory, inputs, log) as seen:
         wanted = _wanted(step, seen)
         check_supported(wanted, runtime)
-        sandbox.mount(inputs.store, stack, directory.upper, directory.work, devices=runtime.devices, volatile=True)
+        upper, work = directory.upper, directory.work
+        view = sandbox.mount(inputs.store, stack, upper, work, devices=runtime.devices, volatile=True)
         try:
             point("step.mounted")
             kind = network.choose(wanted.network, warn)
@@ -140,7 +199,7 @@ def _run(
     inputs.cancel.check()
     if ended.code or ended.message or ended.reason:
         raise _failed(step, ended)
-    return made
+    return view, made
 
 
 def _wanted(step: RunStep, seen: Given) -> ContainerOptions:

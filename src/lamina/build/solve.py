@@ -21,6 +21,7 @@ from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
 from lamina.build.results import EMPTY, Result
 from lamina.build.run_mounts import context_pattern
+from lamina.build.run_program import ProgramChanges
 from lamina.build.steps import (
     BaseStep,
     CopyStep,
@@ -484,7 +485,12 @@ class Solver:
                 return self._written(items, ordered=True)
         if isinstance(step, RunStep):
             with self._executors.run_program(step, union, self.inputs, vertex.log) as items:
-                return self._written(items)
+                made = self._written(items)
+                if made is not None and isinstance(items, ProgramChanges) and items.source:
+                    whole = self.inputs.stack_of(Result(below, made), step.platform)
+                    if whole is not None:
+                        items.become_tree(self.inputs.store, whole)
+                return made
         if isinstance(step, WheelStep):
             from lamina.build.wheels.layer import opened, wheel_items
 

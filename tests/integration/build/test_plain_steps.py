@@ -121,3 +121,36 @@ def sleeping(mark: str) -> list[str]:
         if words[:2] == [b"sleep", mark.encode()]:
             found.append(name)
     return found
+
+
+def test_what_a_program_wrote_is_the_tree_of_its_layer_without_unpacking(user: tuple[Path, PlainUser]) -> None:
+    _, call = user
+    said = build(
+        user,
+        "RUN --mount=type=tmpfs,target=/point/deep mkdir -p /made/dir && echo x > /made/dir/file && rm /srv/f "
+        "&& ln /made/dir/file /made/link && stat -c 'first %i' /made/dir/file",
+        "RUN stat -c 'second %i' /made/dir/file; ls -d /srv/f /point || true",
+        "RUN rm -r /made/dir && mkdir /made/dir && ls -a /made/dir",
+        "RUN ls -a /made/dir /srv",
+    )
+    numbers = {
+        line.split()[-2]: line.split()[-1]
+        for line in said.splitlines()
+        if line.split()[-2:-1] in (["first"], ["second"])
+    }
+    assert numbers["first"] == numbers["second"]
+    for path in ("/srv/f", "/point"):
+        assert f"ls: {path}: No such file or directory" in said
+    assert call("fsck").returncode == 0
+    done = call("run", "--rm", "--network", "none", "new", "ls", "-a", "/made/dir", "/made")
+    assert done.stdout.decode().split() == ["/made:", ".", "..", "dir", "link", "/made/dir:", ".", ".."]
+
+
+def test_a_program_that_moves_its_mount_points_reaches_no_file_of_this_host(user: tuple[Path, PlainUser]) -> None:
+    top, _ = user
+    (top / "victim").mkdir(mode=0o777)
+    for name in ("resolv.conf", "hosts"):
+        (top / "victim" / name).touch()
+    os.chmod(top / "victim", 0o777)
+    build(user, f"RUN mv /etc /old; ln -s {top}/victim /etc", "RUN ls -d /etc /old")
+    assert sorted(os.listdir(top / "victim")) == ["hosts", "resolv.conf"]

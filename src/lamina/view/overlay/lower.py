@@ -124,6 +124,26 @@ def unpack_tree(store: Store, stack: Stack, part: Part, owners: Owners = AS_STAT
     return target
 
 
+def adopt_tree(store: Store, part: Part, upper: str) -> bool:
+    """Make the upper directory of an unmounted overlay the part's tree, by a rename, instead of unpacking the layer
+    that was made of it. The caller knows that both say the same. Returns whether it did: not if the tree exists
+    already, or the directory is on another file system. Raises SystemFailure."""
+    target = os.path.join(store.paths.union(part.key), f"tree{privileges.ids()}")
+    with reported(target):
+        if os.lstat(upper).st_dev != os.lstat(store.paths.unions).st_dev:
+            return False
+        with locked(_lock(store, part)):
+            if os.path.lexists(target):
+                return False
+            derived.drop_note(target)
+            os.rename(upper, target)
+            if derived.must_wait():
+                derived.sync_and_note(target, within=store.paths.ingest)
+            else:
+                derived.note_written(target, within=store.paths.ingest)
+    return True
+
+
 def _is_complete(store: Store, tree: str) -> bool:
     """Whether the tree exists and is complete. Raises OSError if writing it to disk has failed."""
     if not os.path.isdir(tree) or derived.trust_level(tree) == derived.DOUBTFUL:
