@@ -11,7 +11,7 @@ from lamina.build.cache import Made
 from lamina.build.plan import Base
 from lamina.build.progress import Progress, Vertex
 from lamina.build.steps import BaseStep
-from lamina.errors import NotFound, ReferenceNotFound, UsageError
+from lamina.errors import NotFound, ReferenceNotFound, RemoteFailure, UsageError
 from lamina.events import Warned
 from lamina.light import pattern
 from lamina.source.select import find_manifest, not_as_asked, read_config
@@ -124,21 +124,24 @@ class Bases:
             path, name = _layout(place.removeprefix("oci-layout://"))
             layout = LayoutReader(path)
             return _Found(layout, name, layout.resolve(name), "", platform)
-        if not self._pull:
-            stored = self._in_store(place, platform)
-            if stored is not None:
-                return stored
+        stored = self._in_store(place, platform)
+        if stored is not None and not self._pull and self._is_for(stored, platform):
+            return stored
         reference = self._network.full(place)
         repository = self._network.repository(place)
         try:
             top = repository.resolve(str(reference))
-        except NotFound:
-            stored = self._in_store(place, platform) if self._pull else None
-            if stored is None:
+        except (NotFound, RemoteFailure) as error:
+            if stored is None or (self._pull and isinstance(error, RemoteFailure)):
                 raise
             return stored
         inside = f"{reference.repository}@{top.digest}"
         return _Found(repository, inside, top, str(reference), platform)
+
+    def _is_for(self, found: _Found, platform: Platform) -> bool:
+        """Whether an image of the store is for the platform: one without an index may be for any."""
+        stack = self._store.stack_at(found.top, platform, found.name)
+        return not not_as_asked(stack.config, platform)
 
     def _in_store(self, place: str, platform: Platform) -> _Found | None:
         """The image if the store has it complete for this platform; else None."""

@@ -19,6 +19,7 @@ from lamina.build.errors import DockerfileError, StepFailed
 from lamina.errors import NotFound, ReferenceNotFound, UsageError
 from lamina.serve.server import RegistryServer
 from lamina.spec.manifest import Index, parse
+from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
 from lamina.store.prune import prune
 from lamina.store.store import Store
@@ -168,6 +169,41 @@ def test_several_bases_are_pulled_in_one_build(store: Store, context: Path, tmp_
         text = "FROM scratch\n" + "".join(f"COPY --from={name} /etc/base /{n}\n" for n, name in enumerate(names))
         done = build(store, context, text)
     assert done.files() == {str(number): name.encode() for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("how", ["{name}@{digest}", "{name}:1@{digest}"])
+def test_a_base_with_a_digest(store: Store, context: Path, tmp_path: Path, how: str) -> None:
+    from lamina.places import load_settings
+    from lamina.transfer.connect import RegistryAccess
+
+    with RegistryServer(Store.open(str(tmp_path / "served")), writable=True) as server:
+        access, name = RegistryAccess(load_settings({})), f"{server.name}/base"
+        copy(base_layout(tmp_path / "l"), access.repository(name), [("base", f"{name}:1")])
+        digest = LayoutReader(str(tmp_path / "l")).resolve("base").digest
+        copy(base_layout(tmp_path / "m", content=b"newer"), access.repository(name), [("base", f"{name}:1")])
+        text = f"FROM {how.format(name=name, digest=digest)}\nCOPY a /a\n"
+        assert build(store, context, text).files()["etc/base"] == b"base"
+    again = build(store, context, text)
+    assert (again.ran, again.files()["etc/base"]) == ([], b"base")
+
+
+def test_a_stored_base_for_another_platform_is_fetched_for_the_right_one(
+    store: Store, context: Path, tmp_path: Path
+) -> None:
+    """The store has the image by the same name, but for the host."""
+    from lamina.places import load_settings
+    from lamina.transfer.connect import RegistryAccess
+
+    with RegistryServer(Store.open(str(tmp_path / "served")), writable=True) as server:
+        access, name = RegistryAccess(load_settings({})), f"{server.name}/base:1"
+        copy(base_layout(tmp_path / "l"), store, [("base", name)])
+        there = tmp_path / "m"
+        write_layout(there, "base", [[("etc", None), ("etc/base", b"other")]], config={"architecture": "s390x"})
+        copy(LayoutReader(str(there)), access.repository(name), [("base", name)])
+        text = f"FROM {name}\nCOPY a /a\n"
+        assert build(store, context, text).files()["etc/base"] == b"base"
+        other = build(store, context, text, platforms=(Platform("linux", "s390x"),))
+        assert other.files()["etc/base"] == b"other"
 
 
 def test_an_unknown_base_says_its_line(store: Store, context: Path) -> None:
