@@ -12,7 +12,7 @@ from dataclasses import replace
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
-from lamina.build.target import Path, Rule, Target
+from lamina.build.copy_target import Path, Rule, Target
 from lamina.build.trees import FileTree, described, hashed, read_exactly
 from lamina.errors import InvalidLayer, LimitExceeded, UsageError
 from lamina.host.files import CHUNK, SharedRange

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from lamina.build.options import BuiltImage
     from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context
-    from lamina.build.results import Result
     from lamina.build.shared_cache import SharedCache
     from lamina.build.solve import BuildInputs, Solver
+    from lamina.build.step_result import Result
     from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
@@ -67,9 +67,9 @@ def built(
     """
     from lamina.build.bases import Bases
     from lamina.build.cache import Cache
+    from lamina.build.image_documents import write_image, write_index
     from lamina.build.plan import plan
     from lamina.build.progress import Progress
-    from lamina.build.result import write_image, write_index
     from lamina.build.solve import BuildInputs, Executors, Solver
     from lamina.build.workers import Workers
     from lamina.spec.reference import canonical

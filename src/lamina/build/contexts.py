@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lamina.build import globs, source_storage, sources
+from lamina.build import copy_sources, globs, source_storage
 from lamina.build.ignore import Patterns, names_of_ignore_files, read_ignore_file
 from lamina.build.trees import FileTree, UnionTree, found, read_exactly
 from lamina.errors import LimitExceeded, NotFound, PathNotFound, UsageError
@@ -54,7 +54,7 @@ class OpenedContext:
     def digest(self, patterns: Sequence[str], *, exclude: Sequence[str] = (), parents: bool = False) -> str:
         """The digest of what COPY with these words reads: names, kinds, modes and content; no times and no owners.
         Raises PathNotFound, UsageError, SystemFailure."""
-        return sources.digest(self.tree, patterns, exclude=exclude, parents=parents)
+        return copy_sources.digest(self.tree, patterns, exclude=exclude, parents=parents)
 
     def read(self, path: str) -> bytes:
         """One file, such as the Dockerfile, whatever the ignore file says. Raises PathNotFound, LimitExceeded."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lamina.build import archives, globs, modes, sources
+from lamina.build import archives, copy_sources, globs, modes
+from lamina.build.copy_target import Path, Rule, Target
 from lamina.build.steps import CopyStep, DirectoryStep, FromContext, FromStep, Inline, Remote
-from lamina.build.target import Path, Rule, Target
 from lamina.build.trees import FileTree, OneFile, UnionTree, picked
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Kind
@@ -147,7 +147,7 @@ class _Copy:
         self.change = modes.change(step.mode) if step.mode else None
         number = modes.octal(step.mode) if step.mode else None
         self._parent_mode = 0o755 if number is None else number & 0o777
-        self._exclude = sources.excluding(step.exclude)
+        self._exclude = copy_sources.excluding(step.exclude)
         path = step.target
         self._is_directory = path.endswith(("/", "/."))
         self._path = _bytes(globs.clean(path))
@@ -157,7 +157,7 @@ class _Copy:
     ) -> None:
         """Copy what the words name. Raises PathNotFound, UsageError."""
         for word in words:
-            for match in sources.matches(tree, word, parents=self.step.parents):
+            for match in copy_sources.matches(tree, word, parents=self.step.parents):
                 if unpack and self.unpacked(tree, match.node, match.name, opened, log):
                     continue
                 # files of one match that are one file are hard links

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lamina.build.cache import Cache, Made, Record
 from lamina.build.keys import VERSION, key_of
-from lamina.build.results import EMPTY, Result
 from lamina.build.solve import BuildInputs
+from lamina.build.step_result import EMPTY, Result
 from lamina.build.steps import BaseStep, Planned, Step
 from lamina.edit.publish import Packing, new_layer, timestamp
 from lamina.edit.squash import items_of

@@ -264,7 +264,7 @@ def _wheels(wheels: Wheels, base: str, tools: _Tools, at: i.At) -> list[i.Instru
 
     require_extra()
     from lamina.build.wheels.pins import choose, read_lock
-    from lamina.build.wheels.target import find_python
+    from lamina.build.wheels.python_target import find_python
 
     def read(path: str) -> bytes:
         with reported(path), open(path, "rb") as file:

@@ -19,9 +19,9 @@ from lamina.build.cache import Cache, Made, Record
 from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
-from lamina.build.results import EMPTY, Result
 from lamina.build.run_mounts import context_pattern
 from lamina.build.run_program import ProgramChanges
+from lamina.build.step_result import EMPTY, Result
 from lamina.build.steps import (
     BaseStep,
     CopyStep,

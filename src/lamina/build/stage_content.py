@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.build import sources
+from lamina.build import copy_sources
 from lamina.build.steps import CopyStep, FromStep, RunMount, Step
 from lamina.build.trees import UnionTree
 
@@ -18,6 +18,6 @@ def content_digest(step: Step, source: FromStep | RunMount, stack: Stack | None)
     """``stack``: the layers of the step that ``source`` names. Raises PathNotFound, UsageError."""
     tree = UnionTree(stack, "the stage")
     if isinstance(source, RunMount):
-        return sources.digest(tree, [source.source or "/"], is_path=True)
+        return copy_sources.digest(tree, [source.source or "/"], is_path=True)
     exclude, parents = (step.exclude, step.parents) if isinstance(step, CopyStep) else ((), False)
-    return sources.digest(tree, source.patterns, exclude=exclude, parents=parents)
+    return copy_sources.digest(tree, source.patterns, exclude=exclude, parents=parents)

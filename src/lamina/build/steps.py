@@ -181,7 +181,7 @@ class RunStep(Step, kw_only=True):
 class WheelStep(Step, kw_only=True):
     """The files of one Python wheel. The layer does not depend on what is below. ``file``: the wheel's name. ``url``:
     where it is. ``sha256``: hex digits; ``size`` in bytes, None if it is not known. ``python``: the version, like
-    3.12.4. ``executable``, ``site``, ``scripts``, ``data``: as ``build.wheels.target.PythonTarget``."""
+    3.12.4. ``executable``, ``site``, ``scripts``, ``data``: as ``build.wheels.python_target.PythonTarget``."""
 
     name: str
     file: str

@@ -14,8 +14,8 @@ from lamina.build.join_layers import joined
 from lamina.build.options import BuildOptions
 from lamina.build.progress import Progress
 from lamina.build.protocols import Context, Inputs, Log
-from lamina.build.results import Result
 from lamina.build.solve import BuildInputs, Executors, Solver
+from lamina.build.step_result import Result
 from lamina.build.steps import CopyStep, DirectoryStep, FromContext, FromStep, Inline, Planned, RunStep, Step
 from lamina.events import Cancel, Event
 from lamina.layer.entry import Entry, Kind

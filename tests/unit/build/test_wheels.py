@@ -19,7 +19,7 @@ import pytest
 from lamina.build.steps import WheelStep
 from lamina.build.wheels.layer import wheel_items
 from lamina.build.wheels.pins import Pin, WheelFile, choose, read_lock
-from lamina.build.wheels.target import PythonTarget, find_python
+from lamina.build.wheels.python_target import PythonTarget, find_python
 from lamina.errors import (
     DigestMismatch,
     InvalidDocument,

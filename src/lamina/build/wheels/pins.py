@@ -13,7 +13,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from lamina.errors import LimitExceeded, NotFound, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from lamina.build.wheels.target import PythonTarget
+    from lamina.build.wheels.python_target import PythonTarget
 
 INDEX = "https://pypi.org/simple/"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from lamina.build.cache import Made
-from lamina.build.result import annotations_for, image_config
-from lamina.build.results import EMPTY, Result
+from lamina.build.image_documents import annotations_for, image_config
+from lamina.build.step_result import EMPTY, Result
 from lamina.build.steps import BaseStep, Planned, RunStep, Step
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.build.options import BuildOptions, BuiltImage
-from lamina.build.results import Result
+from lamina.build.step_result import Result
 from lamina.build.steps import BaseStep, Planned, Step
 from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype
