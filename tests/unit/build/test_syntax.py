@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 
 from lamina.build import instructions as i
 from lamina.build.errors import DockerfileError
-from lamina.build.syntax import (
-    INSTRUCTIONS,
-    MAX_INSTRUCTIONS,
-    MAX_LINE,
-    MAX_PAIRS,
-    MAX_SIZE,
-    MAX_STAGES,
-    parse,
-    parse_instruction,
-)
+from lamina.build.source_lines import MAX_LINE, MAX_SIZE
+from lamina.build.statements import GRAMMARS
+from lamina.build.syntax import MAX_INSTRUCTIONS, MAX_PAIRS, MAX_STAGES, parse, parse_instruction
 
 FROM = "FROM a\n"
 
@@ -262,7 +255,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert error is None or (error.at.line >= 1 and error.message.isprintable())
 
 
-@given(st.sampled_from(sorted(INSTRUCTIONS)), st.text(max_size=100))
+@given(st.sampled_from(sorted(GRAMMARS)), st.text(max_size=100))
 def test_any_arguments_are_read_or_refused(name: str, text: str) -> None:
     try:
         found = parse(f"FROM a\n{name} {text}".encode("utf-8", "surrogatepass"))
