@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,18 @@ def test_secrets_come_from_files_and_variables(tmp_path: Path, monkeypatch: pyte
         Secret("file", "file"),
     )
     assert values.secrets(words[2:3], host) == (Secret("TOKEN", env="TOKEN"),)
+
+
+def test_a_secret_from_a_pipe_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_bytes(b"word"))
+    writer.start()
+    (secret,) = values.secrets([f"id=a,src={path}"], {})
+    writer.join()
+    assert [secret.read(), secret.read()] == [b"word", b"word"]
+    with pytest.raises(UsageError, match="500 KiB"):
+        values.secrets(["id=a,src=/dev/zero"], {})
 
 
 def test_agents_are_sockets_or_keys(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from lamina.build.options import Attestations, CachePlace, Secret, SshAgent
+from lamina.build.options import MAX_SECRET, Attestations, CachePlace, Secret, SshAgent
 from lamina.build.outputs import KINDS, Output
 from lamina.errors import NotFound, Unsupported, UsageError
+from lamina.host.files import reported
 
 if TYPE_CHECKING:
     from lamina.spec.platform import Platform
@@ -147,9 +148,11 @@ def secrets(words: Iterable[str], host: Mapping[str, str]) -> tuple[Secret, ...]
             path = "" if variable else name
         if variable and variable not in host:
             raise NotFound(f"--secret {name!r:.100}: the variable {variable!r:.100} is not set", hint=_HOW)
-        if path and not os.path.isfile(path):
+        if path and (not os.path.exists(path) or os.path.isdir(path)):
             raise NotFound(f"--secret {name!r:.100}: no such file: {path!r:.300}", hint=_HOW)
         found[name] = Secret(name, path, variable)
+        if path and not os.path.isfile(path):  # <(command) of a shell can be read only once
+            found[name] = Secret(name, value=_whole(path, name))
     return tuple(found.values())
 
 
@@ -268,6 +271,15 @@ def allowed(words: Iterable[str]) -> frozenset[str]:
         elif word.partition("=")[0].partition(".")[0] not in _OTHERS:
             raise UsageError(f"--allow {word!r:.100} is unknown", hint=f"use {' or '.join(_ALLOWED)}")
     return frozenset(found)
+
+
+def _whole(path: str, name: str) -> bytes:
+    """Read a secret from a pipe or a device. Raises UsageError (too long), SystemFailure."""
+    with reported(path), open(path, "rb") as file:
+        data = file.read(MAX_SECRET + 1)
+    if len(data) > MAX_SECRET:
+        raise UsageError(f"--secret {name!r:.100}: more than {MAX_SECRET >> 10} KiB", hint=_HOW)
+    return data
 
 
 class Call(NamedTuple):
