@@ -8,12 +8,13 @@ RUNS := $(VENV)/.installed-to-run
 # what Python compiled is kept: tests and demo start thousands of short commands
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-big test lint bench conformance clean
+.PHONY: help demo demo-big demo-projects test lint bench conformance clean
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
 	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
 	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
+	@echo "make demo-projects  five projects built from their Dockerfiles, and run (root, network; NAMES='go java': only these)"
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of all else beside peers, into bench/RESULTS.md"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
@@ -40,6 +41,9 @@ demo: $(RUNS)
 
 demo-big: $(STAMP)
 	@$(BIN)/python demo/big.py $(if $(CACHE),--cache "$(CACHE)") $(if $(KEEP),--keep) $(if $(MIRROR),--mirror "$(MIRROR)")
+
+demo-projects: $(STAMP)
+	@$(BIN)/python demo/projects.py $(NAMES) $(if $(KEEP),--keep)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lamina
 from big_debian import SUITE, debootstrap, install
@@ -23,7 +24,9 @@ from lamina.edit.publish import Packing, Revision
 from lamina.layer.tar_write import Item
 from lamina.places import load_settings
 from lamina.scan.directory import scan
-from lamina.spec.image_config import Changes
+
+if TYPE_CHECKING:
+    from lamina.spec.image_config import Changes
 
 APPS = Path(__file__).parent / "apps"
 POSTGRES = "/usr/lib/postgresql/15/bin"

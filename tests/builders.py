@@ -194,6 +194,18 @@ def differences(one: Made, other: Made) -> list[str]:
     return found
 
 
+def outline(made: Made | Refused) -> Made | Refused:
+    """The image without what is each builder's own: history, times of building, notes in the config."""
+    if isinstance(made, Refused):
+        return made
+    config = {
+        name: value
+        for name, value in made.config.items()
+        if name not in ("created", "ArgsEscaped", "Hostname", "Image")
+    }
+    return Made(made.files, config, [])
+
+
 class BuildKit:
     """buildkitd of our own, and its client."""
 
@@ -368,9 +380,16 @@ class Buildah:
             return Refused(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         out = place.top / "buildah-made"
         image = note.read_text().strip()
-        self("push", "-q", *self.policy, image, f"oci:{out}:made")
-        self("rmi", "-f", image)
-        return place.made(open_image(f"oci:{out}:made"))
+        self("push", "-q", *self.policy, image, f"docker-archive:{out}")
+        made = place.made(open_image(f"docker-archive:{out}"))
+        for path in ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/.containerenv"):
+            if made.files.get(path, {}).get("content") == "b''":  # it leaves what it mounted on
+                del made.files[path]
+        labels = made.config.pop("Labels", {})
+        labels.pop("io.buildah.version", None)
+        if labels:
+            made.config["Labels"] = labels
+        return made
 
 
 @contextmanager
@@ -407,7 +426,6 @@ class OldDocker:
         image = note.read_text().strip()
         self.docker.ok("save", "-o", str(out), image)
         made = place.made(open_image(f"docker-archive:{out}"))
-        self.docker("rmi", "-f", image)
         return made
 
 

@@ -130,6 +130,18 @@ def test_generated_globs(oracle: Oracle, pattern: str, tried: list[str]) -> None
     assert [mine.matches(path) for path in tried] == answer["Matches"]
 
 
+STARS = st.lists(st.sampled_from(["*", "**", "**/", "/", "a", "b", "ab", "?", "[ab]", "\\*"]), min_size=3, max_size=9)
+SHORT = st.text("ab/", min_size=1, max_size=9).map(globs.clean).map(lambda path: path.strip("/") or "a")
+
+
+@settings(max_examples=rounds(3000), deadline=None)
+@given(STARS.map("".join).filter(lambda text: text.count("*") <= 8), st.lists(SHORT, min_size=5, max_size=30))
+def test_many_stars_share_short_paths(oracle: Oracle, pattern: str, tried: list[str]) -> None:
+    check_matches(oracle, [pattern], tried)
+    answer = oracle("glob", Text=pattern, Paths=tried)
+    assert [globs.Glob(pattern).matches(path) for path in tried] == answer["Matches"]
+
+
 CLAUSES = st.tuples(
     st.lists(st.sampled_from("ugoa"), max_size=3).map("".join),
     st.lists(

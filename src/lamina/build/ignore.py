@@ -17,6 +17,8 @@ _BOM = "\ufeff"
 # Go's strings.TrimSpace; Python's strip() also takes the separators U+001C to U+001F
 _SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _NEVER = "\0"  # in no path: moby cuts a byte order mark in the middle
+_MAX_STARS = 8
+"""In a pattern that Python's engine can match only by trying."""
 _ESCAPED = frozenset(".+()$")  # moby means {, | and } too, but a shift loses them
 _MAGIC = frozenset("*[]?^\\")
 
@@ -183,6 +185,14 @@ class _Pattern:
             "regexp": ("regexp", f"{out}$"),
         }[kind]
 
+    @property
+    def expression(self) -> str:
+        """The regular expression, for a pattern with the form regexp. Raises UsageError."""
+        found = _without_backtracking(self.text)
+        if found is None and self.text.count("*") > _MAX_STARS:
+            raise UsageError(f"more than {_MAX_STARS} stars", hint="give each ** a path component of its own: **/")
+        return found or translated(self.form[1])
+
     def _compiled(self) -> Callable[[str], object]:
         kind, text = self.form
         if kind == "exact":
@@ -192,17 +202,65 @@ class _Pattern:
         if kind == "suffix":
             whole = text[1:] if text.startswith("/") else None
             return lambda path: path.endswith(text) or path == whole
-        return _regexp(self._given, text)
+        return _regexp(self._given, self)
 
 
-def _regexp(given: str, text: str) -> Callable[[str], object]:
+def _regexp(given: str, pattern: _Pattern) -> Callable[[str], object]:
     try:
-        return re.compile(translated(text)).search
+        return re.compile(pattern.expression).search
     except UsageError as error:
         error.message = f"{given!r:.200}: {error.message}"
         raise
     except (re.error, OverflowError, RecursionError):
         raise UsageError(f"{given!r:.200} is not a pattern") from None
+
+
+_SIMPLE = re.compile(
+    r"""(?P<directories>\*\*/?) | (?P<star>\*) | (?P<any>\?) | (?P<set>\[(?:[A-Za-z0-9](?:-[A-Za-z0-9])?)+\])
+    | \\(?P<escaped>[^A-Za-z0-9\n]) | (?P<plain>[^*?\[\]\\{}|^\n])""",
+    re.VERBOSE,
+)
+
+
+def _without_backtracking(text: str) -> str | None:
+    """An expression for ordinary patterns that takes no exponential time. Go's engine takes linear time; Python's
+    tries all ways to share a path among the stars.
+
+    What stands between two ``**`` takes the first place where it fits (an atomic group). It must end with a slash:
+    then what follows fits behind a later place only if it also fits behind this one. The same holds for what stands
+    between two ``*``, which take no slash. None for other patterns.
+    """
+    parts: list[list[str]] = [[""]]  # between **: what stands between *
+    ended = True  # by a slash, or nothing is there yet
+    at = 0
+    while at < len(text):
+        found = _SIMPLE.match(text, at)
+        if found is None or (at == 0 and text.startswith(_BOM)):
+            return None
+        at = found.end()
+        if found["directories"]:
+            if not ended or at == len(text):
+                return None
+            if len(parts) == 1 or parts[-1] != [""]:
+                parts.append([""])
+            continue
+        if found["star"]:
+            parts[-1].append("")
+        else:
+            plain = found["escaped"] or found["plain"]
+            parts[-1][-1] += re.escape(plain) if plain else found["set"] or "[^/]"
+        ended = found["plain"] == "/"
+    *above, last = parts
+    *inner, end = last
+    pieces = [*map(_part, above), f"{_part(inner)}[^/]*{end}" if inner else end]
+    expression = pieces[0]
+    for number, piece in enumerate(pieces[1:], 2):
+        expression += f"(?:.*/)?{piece}" if number == len(pieces) else f"(?>(?:.*?/)??{piece})"
+    return rf"\A{expression}\Z"
+
+
+def _part(chunks: list[str]) -> str:
+    return chunks[0] + "".join(f"(?>[^/]*?{chunk})" for chunk in chunks[1:])
 
 
 def _any_of(patterns: Sequence[_Pattern]) -> Callable[[str], bool] | None:
@@ -224,10 +282,10 @@ def _any_of(patterns: Sequence[_Pattern]) -> Callable[[str], bool] | None:
                 exact.add(text[1:])
         else:
             try:
-                _regexp(text, text)
+                _regexp(text, pattern)
             except UsageError:
                 return None
-            expressions.append(f"(?:{translated(text)})")
+            expressions.append(f"(?:{pattern.expression})")
     starts, ends = tuple(prefixes), tuple(suffixes)
     search = re.compile("|".join(expressions)).search if expressions else None
 

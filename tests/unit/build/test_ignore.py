@@ -137,3 +137,22 @@ def test_modes(text: str, before: int, directory: bool, after: int) -> None:
 def test_what_is_no_mode(text: str) -> None:
     with pytest.raises(UsageError, match="is not a mode"):
         modes.change(text)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*a" * 60 + "c", "*" * 200 + "a*" * 100 + "b", "**/*a/" * 40 + "c", "**/" * 200 + "a/**/b", "**/a/" * 60 + "c"],
+)
+def test_many_stars_take_no_exponential_time(pattern: str) -> None:
+    """Nothing measures the time: such a pattern would not end."""
+    path = "/".join(["a" * 60] * 3 + ["a"] * 60)
+    assert not Patterns([pattern]).match(path)[0]
+    assert not Patterns([pattern, "!x"]).match(path)[0]
+    assert not globs.Glob(pattern).matches("a" * 250)
+
+
+def test_stars_that_can_only_be_tried_are_limited() -> None:
+    patterns = Patterns(["**/*a" * 40 + "/c"])
+    with pytest.raises(UsageError, match="more than 8 stars"):
+        patterns.match("a")
+    assert Patterns(["**a**b"]).match("a/ab") == (True, 1)
