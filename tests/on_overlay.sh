@@ -26,7 +26,7 @@ named=(
   "$run/test_damaged_container.py"
   "$run/test_killed_run.py"
   "$run/test_architecture.py::test_a_program_for_another_architecture_is_one_error_line"
-  "$run/test_bubblewrap.py::test_a_nul_in_a_config_is_no_option_of_a_runtime"
+  "$run/test_bubblewrap.py::test_a_nul_in_a_config_does_not_become_an_option_of_a_runtime"
   "$run/test_bubblewrap.py::test_sysfs_shows_the_containers_network"
   "$run/test_bubblewrap.py::test_the_hosts_sysfs_is_never_shown"
   "$run/test_bubblewrap.py::test_without_libseccomp_there_is_a_warning"

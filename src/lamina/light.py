@@ -123,7 +123,7 @@ _PLAIN = _Field(None, True, True, True)
 
 
 class _Fields:
-    """A value's fields as ``dataclasses`` tells of them: its functions take values too."""
+    """The fields of a value as ``dataclasses`` describes them, so that its functions accept values."""
 
     def __get__(self, value: object, kind: _Values) -> dict[str, Any]:
         import dataclasses

@@ -67,7 +67,7 @@ def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
 
 
 def json_text(data: bytes, key: str) -> dict[str, Any]:
-    """What is mostly text, for JSON; ``<key>_b64`` beside it where the bytes are not UTF-8."""
+    """Bytes that usually are text, as fields of JSON; with ``<key>_b64`` if they are not UTF-8."""
     try:
         return {key: data.decode("utf-8")}
     except UnicodeDecodeError:

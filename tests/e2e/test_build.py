@@ -415,7 +415,7 @@ def test_findings_can_be_errors(call: Call) -> None:
     assert "   4 | >>> CMD x" in said.err.splitlines()
 
 
-def test_targets_and_outline_are_told(call: Call) -> None:
+def test_targets_and_outline_are_printed(call: Call) -> None:
     assert call("build", "--call", "targets", ".").out == (
         "TARGET    DESCRIPTION\nbase      The files alone\ndev       For tests\n(default)\n"
     )

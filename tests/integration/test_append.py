@@ -84,7 +84,7 @@ def test_after_close_the_descriptor_reads_without_o_direct(tmp_path: Path) -> No
     os.close(descriptor)
 
 
-def test_writes_that_the_disk_refuses_go_through_the_page_cache(
+def test_writes_that_the_disk_refuses_are_made_through_the_page_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, refused = os.pwrite, []

@@ -469,7 +469,7 @@ def test_push_of_all_tags(layout: Path, tmp_path: Path) -> None:
         assert lamina("push", "-q", "-a", f"{server.name}/team/none", root=tmp_path / "s").returncode == 3
 
 
-def test_sync_of_what_is_there_asks_for_digests_alone(layout: Path, tmp_path: Path) -> None:
+def test_a_sync_of_existing_images_requests_only_digests(layout: Path, tmp_path: Path) -> None:
     def rule(server: Unruly, seen: Seen) -> Answer | None:
         if seen.method == "HEAD" and "/manifests/" in seen.path:  # with the digest, as registries do
             answer = server.plain(seen)

@@ -324,7 +324,7 @@ def test_rebase_reports_before_it_writes(root: Path, tmp_path: Path) -> None:
         onto.plan_rebase(app)
 
 
-def test_rebase_tells_lost_libraries_and_interpreters(root: Path, tmp_path: Path) -> None:
+def test_rebase_reports_lost_libraries_and_interpreters(root: Path, tmp_path: Path) -> None:
     shell = Path(os.path.realpath("/bin/sh")).read_bytes()
     elf = parse_elf("sh", io.BytesIO(shell))
     assert elf is not None
@@ -550,7 +550,7 @@ def test_a_layer_on_top_keeps_the_annotations(root: Path, tmp_path: Path) -> Non
     assert image[:1].append({"/f": tmp_path / "f"}).manifest.annotations == {"example.team": "blue"}
 
 
-def test_names_that_are_not_utf8_stand_in_the_history_escaped(root: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_escaped_in_the_history(root: Path, tmp_path: Path) -> None:
     bad = "caf\udce9"
     write_layout(tmp_path / "n", "names", [[(bad, b"1"), ("kept", b"k")]])
     assert cli("load", "-i", str(tmp_path / "n"), root=root).returncode == 0

@@ -140,7 +140,7 @@ def test_hits_become_values_on_demand(tmp_path: Path, monkeypatch: pytest.Monkey
     assert pickle.loads(pickle.dumps(search.found)) == tuple(search.found)
 
 
-def test_all_images_with_the_same_layers_are_told_in_order(tmp_path: Path) -> None:
+def test_all_images_with_the_same_layers_are_listed_in_order(tmp_path: Path) -> None:
     """One path in several layers and images: by layer, then by the layer's digest; an image once for each."""
     for number in range(6):
         own = [("etc/own", b"%d" % number), ("usr/a-b", b"%d" % (number % 2)), ("usr/a/b", b"x")]

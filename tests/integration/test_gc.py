@@ -205,7 +205,9 @@ def test_another_name_can_be_removed_beside_a_damaged_image_but_its_bytes_stay(l
 
 
 @pytest.mark.parametrize("by", ["the index alone", "a process", "a container"])
-def test_a_damaged_child_of_an_index_stops_gc_whoever_else_needs_it(layout: Path, tmp_path: Path, by: str) -> None:
+def test_a_damaged_child_of_an_index_stops_gc_even_if_other_images_need_it(
+    layout: Path, tmp_path: Path, by: str
+) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     child = manifest_of(store, "app").descriptor
     index = build_index([child])
@@ -387,7 +389,9 @@ def test_rmi_by_id_takes_all_names_of_an_image_but_several_only_by_force(layout:
     assert everything(store) == set()
 
 
-def test_rmi_without_prune_leaves_an_untagged_image_that_can_go_by_its_id(layout: Path, tmp_path: Path) -> None:
+def test_rmi_without_prune_leaves_an_untagged_image_that_can_be_removed_by_its_id(
+    layout: Path, tmp_path: Path
+) -> None:
     store = store_with(layout, tmp_path / "s", "app")
     store.tag("other", store.resolve("app"))
     top = store.resolve("app")

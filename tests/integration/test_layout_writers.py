@@ -79,7 +79,7 @@ def test_a_second_tag_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_lock_that_its_holder_removed_is_no_lock(tmp_path: Path) -> None:
+def test_a_lock_file_that_its_holder_removed_does_not_count(tmp_path: Path) -> None:
     """BuildKit removes the file at its end: a process that waited for the lock creates a new file."""
     top = write_layout(tmp_path, "app", [[("a", b"1")]])
     path = tmp_path / LOCK

@@ -97,7 +97,7 @@ def test_the_other_side_may_be_a_directory_or_a_container(root: Path, tmp_path: 
     assert [str(change) for change in new.diff(store.containers.get("web"), ignore=["time"])] == ["A /fresh"]
 
 
-def test_what_can_not_be_compared_says_so(root: Path, tmp_path: Path) -> None:
+def test_an_error_says_what_can_not_be_compared(root: Path, tmp_path: Path) -> None:
     image = lamina.open("new", root=root)
     with pytest.raises(NotFound, match="'old' is not a directory"):
         image.diff("old")

@@ -145,7 +145,9 @@ def test_a_large_blob_does_not_join_the_batch(layout: Path, store: Store, monkey
 
 
 @pytest.mark.parametrize("keep", ["blob", "tar"])
-def test_a_batch_keeps_of_each_layer_what_the_setting_says(layout: Path, tmp_path: Path, keep: str) -> None:
+def test_a_batch_keeps_the_parts_of_each_layer_that_the_setting_names(
+    layout: Path, tmp_path: Path, keep: str
+) -> None:
     store = Store.open(str(tmp_path / "s"), keep=keep)
     with Unruly(layout, NAMES[0]) as server:
         name = server.image

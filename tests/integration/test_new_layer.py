@@ -93,7 +93,7 @@ def test_after_an_error_nothing_is_left(store: Store) -> None:
 
 
 @pytest.mark.parametrize("size", [5000, 3 << 20])
-def test_what_is_no_tar_is_refused(store: Store, size: int) -> None:
+def test_a_file_that_is_not_a_tar_is_refused(store: Store, size: int) -> None:
     with store.session("build") as session, pytest.raises(InvalidLayer):
         session.make_layer(lambda write: write(b"x" * size), compression="gzip")
     assert list(store.blobs) == []

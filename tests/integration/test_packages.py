@@ -135,7 +135,7 @@ def own(tmp_path: Path, layers: list[list[Any]]) -> list[tuple[str, str, int]]:
     return [(one["path"], one["version"], one["layer"]) for one in json.loads(done.stdout)]
 
 
-def test_a_program_of_a_package_is_not_told_twice_until_somebody_replaces_it(tmp_path: Path) -> None:
+def test_a_program_of_a_package_is_listed_once_unless_it_was_replaced(tmp_path: Path) -> None:
     listed = b"/.\n/bin\n/bin/bash\n/usr/bin/bash-other\n"
     layers: list[list[Any]] = [
         [
@@ -156,7 +156,7 @@ def test_a_program_of_a_package_is_not_told_twice_until_somebody_replaces_it(tmp
     assert len(own(tmp_path / "upgraded", [*layers, upgraded])) == 2
 
 
-def test_a_directory_that_dpkg_knew_otherwise_is_no_name_of_another(tmp_path: Path) -> None:
+def test_a_directory_that_dpkg_lists_elsewhere_is_not_a_second_name(tmp_path: Path) -> None:
     """/bin/bash and /usr/bin/bash are two files where /bin is a directory."""
     layers = [
         [
@@ -218,7 +218,7 @@ def test_of_a_file_with_several_names_the_one_of_a_program_counts(tmp_path: Path
     assert own(tmp_path, layers) == [("/bin/bash", "5.2.15", 1)]
 
 
-def test_erlang_tells_its_version_in_a_file_that_dpkg_may_have_brought(tmp_path: Path) -> None:
+def test_the_version_of_erlang_is_in_a_file_that_dpkg_may_have_installed(tmp_path: Path) -> None:
     layers: list[list[Any]] = [
         [
             ("usr/local/lib/erlang/releases/27/OTP_VERSION", b"27.0-rc1\n"),

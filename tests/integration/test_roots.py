@@ -172,7 +172,7 @@ def test_a_root_that_is_removed_during_the_listing_is_skipped(store: Store, monk
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_mounts_root_is_held_on_only_where_the_mount_goes_with_the_process(store: Store, own: bool) -> None:
+def test_the_root_of_a_mount_stays_locked_only_if_the_mount_ends_with_the_process(store: Store, own: bool) -> None:
     mount = f"/proc/{os.getpid()}/root/nowhere" if own else "/nowhere"
     with store.roots.mounting("mount of x", [ONE], mount=mount) as name:
         assert [root.alive for root in store.roots] == [True]
@@ -259,7 +259,7 @@ def test_a_pin_whose_file_has_another_name_is_not_a_pin(store: Store) -> None:
     assert (root.pin, root.alive) == ("", False)
 
 
-def test_started_tells_processes_from_those_that_ended() -> None:
+def test_a_start_time_identifies_a_process_and_is_unknown_after_its_end() -> None:
     code = "import os, sys; os.write(1, b'x'); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
@@ -276,7 +276,7 @@ def test_started_tells_processes_from_those_that_ended() -> None:
 
 
 @pytest.mark.parametrize(("place", "noted"), [("s/unions/x", "unions/x"), ("s2/x", None), ("s", None), ("m", None)])
-def test_only_a_place_in_the_store_is_told_from_its_top(
+def test_only_mounts_in_the_store_are_noted_relative_to_it(
     store: Store, tmp_path: Path, place: str, noted: str | None
 ) -> None:
     """A path that begins with the same characters is another place."""

@@ -174,7 +174,7 @@ def test_a_read_only_place_refuses_pushes(tmp_path: Path) -> None:
         RegistryServer(LayoutReader(str(tmp_path / "l")), writable=True)
 
 
-def test_a_request_carries_who_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_has_the_address_of_its_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_layout(tmp_path / "l", "app", LAYERS)
     askers: list[Asker] = []
     with RegistryServer(LayoutReader(str(tmp_path / "l"))) as server:

@@ -135,7 +135,7 @@ def test_values_are_written_as_json(image: lamina.Image) -> None:
     assert fs.fsid != ranged.fsid
 
 
-def test_differences_are_told_as_the_command_tells_them(tmp_path: Path) -> None:
+def test_differences_are_shown_as_by_the_command(tmp_path: Path) -> None:
     image = opened_from("store", tmp_path, [BASE, TOP])
     done = cli("diff", "app~1", "app", "--format", "json", root=tmp_path / "s")
     assert json.loads(done.stdout) == lamina.open("app~1", root=tmp_path / "s").diff(image).to_json()
@@ -341,7 +341,7 @@ def test_the_stores_images_are_listed(stored: lamina.Image, tmp_path: Path) -> N
     assert [image.name for image in lamina.images()] == ["app:latest", "my/app:2"]
 
 
-def test_an_image_is_tagged_saved_exported_and_told(stored: lamina.Image, tmp_path: Path) -> None:
+def test_an_image_is_tagged_saved_exported_and_shown(stored: lamina.Image, tmp_path: Path) -> None:
     again = stored.tag("other:1")
     assert (again, again.name) == (stored, "other:1")
     assert lamina.open("other:1") == stored

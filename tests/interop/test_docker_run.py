@@ -445,7 +445,7 @@ FIELDS = (
 )
 
 
-def test_inspect_tells_what_was_asked(engines: tuple[Engine, Engine]) -> None:
+def test_inspect_shows_the_requested_options(engines: tuple[Engine, Engine]) -> None:
     told = []
     for engine in engines:
         flags = (
@@ -470,7 +470,7 @@ def test_inspect_tells_what_was_asked(engines: tuple[Engine, Engine]) -> None:
     assert told[0][1].startswith(b"/told exited 4 ")
 
 
-def test_a_named_volume_stays_and_a_nameless_one_goes(engines: tuple[Engine, Engine]) -> None:
+def test_a_named_volume_stays_and_an_unnamed_one_is_removed(engines: tuple[Engine, Engine]) -> None:
     told = []
     for engine in engines:
         write = ("run", "--rm", "--network", "none", "-v", "stays:/data", "-v", "/other", "app", "sh", "-c")

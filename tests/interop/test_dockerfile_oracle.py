@@ -218,7 +218,7 @@ def test_generated_text_is_split_as_buildkit_splits_it(oracle: Oracle, text: str
     assert mine == (None if "error" in answer else answer["Words"] or [])
 
 
-def test_a_word_keeps_what_stands_before_a_default(oracle: Oracle) -> None:
+def test_a_word_keeps_the_text_before_a_default(oracle: Oracle) -> None:
     """BuildKit 0.34 loses it (EXPOSE 80${x:-80} exposes 80)."""
     assert expand_words("80${y:-80} 1", VALUES.get) == ["8080", "1"]
     assert oracle("words", Text="80${y:-80} 1", Escape="\\", Env=VALUES)["Words"] == ["80", "1"]

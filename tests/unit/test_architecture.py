@@ -33,7 +33,7 @@ def test_a_module_says_what_it_is_for(module: str) -> None:
         assert docstring(SOURCE / module)
 
 
-def test_names_what_stands_alone() -> None:
+def test_it_names_every_module_at_the_top() -> None:
     modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__", "__main__", "version"}
     assert {name for name in modules if name not in DOCUMENT} == set()
 

@@ -15,7 +15,7 @@ _EXECUTE = 0o111
 _HINT = "write an octal number up to 07777, or a symbolic mode like u=rwX,go-w"
 
 Change = Callable[[int, bool], int]
-"""From the twelve mode bits, and whether it is a directory, to the new bits."""
+"""Gets the twelve mode bits, and whether it is a directory; returns the new bits."""
 _Operation = tuple[str, int, int]  # what it does, the bits that it may change, its argument
 
 

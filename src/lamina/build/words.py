@@ -85,7 +85,7 @@ def expand_known(text: str, lookup: Lookup, escape: str = "\\") -> str:
 
 def raw_words(text: str, *, keep_quotes: bool = True, keep_escapes: bool = True) -> list[str]:
     """Split at spaces that are not quoted; variables stay, and so do quotes and escapes unless told otherwise.
-    ``<< NAME`` is one word. What stands before ``${x:-y}`` in the same word is lost, as in BuildKit: so
+    ``<< NAME`` is one word. Text before ``${x:-y}`` in the same word is lost, as in BuildKit: so
     ``$((1 <<${x:-2}))`` is not a here-document. Raises BadExpansion."""
     lexer = _Lexer(text, _unset, "\\", keep_quotes=keep_quotes, keep_escapes=keep_escapes, keep_unset=True)
     lexer.forgets = True

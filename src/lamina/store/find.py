@@ -129,7 +129,7 @@ class Search:
 
 
 def find(store: StoreReader, query: Query, platform: Platform, images: Sequence[str] = ()) -> Search:
-    """Search images. ``images``: the names to search; if empty, all images of the store. Of an index, the platform's
+    """Search images. ``images``: the names to search; if empty, all images of the store. In an index, the platform's
     image is searched.
 
     Raises, for a name in ``images``, ReferenceNotFound, Unsupported (an artifact), NotFound (platform); StoreDamaged

@@ -1,7 +1,7 @@
 """Marking: find what names, containers and running processes need. Nothing is deleted here.
 
 A document is read by its digest alone. Its needs are remembered only if everything was read completely: the document,
-and the config of an image. That something is missing is never remembered, because it may arrive at any moment. If a
+and the config of an image. Missing objects are never remembered, because they may arrive at any moment. If a
 document that must exist is damaged or lost, its needs are unknown: marking then fails.
 """
 

@@ -172,8 +172,8 @@ def _make(paths: Paths) -> None:
 
 
 def _unknown_names(root: str) -> list[str]:
-    """What is at the place of a store and does not belong to one. What a killed ``_make`` left does belong. Raises
-    OSError."""
+    """The names in the directory of a store that a store does not have. Leftovers of a killed ``_make`` are not
+    among them. Raises OSError."""
     try:
         present = set(os.listdir(root))
     except FileNotFoundError:

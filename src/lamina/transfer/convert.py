@@ -21,8 +21,8 @@ FORMATS = {"oci": False, "v2s2": True, "docker": True}
 
 
 class Converted:
-    """``Reader`` of ``source`` whose documents are all in one format. Of an index only the image for ``platform`` is
-    there; None means all images."""
+    """``Reader`` of ``source`` whose documents are all in one format. From an index, only the image for ``platform``
+    is included; None means all images."""
 
     def __init__(self, source: Reader, docker: bool, *, platform: Platform | None, preserve: bool = False) -> None:
         """``preserve``: raise Conflict for a document that would change."""

@@ -115,7 +115,7 @@ def copy(
 ) -> list[Copied]:
     """Copy each pair (name at the source, name at the target).
 
-    Of an index, the manifest of the platform is copied (``platform``, or the host's), with ``all_platforms``
+    From an index, the manifest of the platform is copied (``platform``, or the host's), with ``all_platforms``
     every manifest, with ``index_only`` none. If the target can hold an index, the name keeps the digest of the index.
     An image for another platform than ``platform`` is copied with a warning. ``referrers``: also copy what refers to
     the image (signatures, attestations, SBOMs). ``admit`` decides which images are copied; the others are not in the

@@ -124,7 +124,7 @@ class UnionFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return data
 
     def get(self, rpath: Any, lpath: Any, recursive: bool = False, **options: Any) -> None:
-        """Copy files to the host, as fsspec does. Of a whole tree, dangling symlinks, devices and the like are
+        """Copy files to the host, as fsspec does. In a tree, dangling symlinks, devices and the like are
         skipped: only files and directories are copied."""
         super().get(rpath, lpath, recursive=recursive, lenient=recursive, **options)
 

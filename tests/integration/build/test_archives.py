@@ -85,7 +85,7 @@ def test_archives_of_every_kind(build: Build, pack: Callable[[bytes], bytes], to
         make_tar(MEMBERS)[:300],
     ],
 )
-def test_what_is_no_archive_is_copied(build: Build, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_copied(build: Build, content: bytes) -> None:
     assert set(add(build, content, "/n/")) == {"n", "n/some.name"}
 
 

@@ -136,7 +136,7 @@ def test_a_dockerfile_alone_on_stdin(build: Build) -> None:
         ("ftp://host/x", None, NotFound, "was not found"),
     ],
 )
-def test_what_is_no_context(
+def test_places_that_are_not_a_context(
     build: Build, place: str, stdin: bytes | None, error: type[LaminaError], says: str
 ) -> None:
     where = str(build.where / place) if place == "context/a" else place

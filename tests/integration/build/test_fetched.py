@@ -201,7 +201,7 @@ def test_what_can_not_be_fetched(
         added(build, Remote(site.url(f"{path}?secret=1")))
 
 
-def test_a_login_in_an_address_goes_to_its_server_only_and_is_told_nowhere(build: Build, site: Site) -> None:
+def test_a_login_in_an_address_is_sent_only_to_its_server_and_shown_nowhere(build: Build, site: Site) -> None:
     """The redirect leads to another server."""
     with Site() as other:
         thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
@@ -467,7 +467,7 @@ def test_git_reads_no_configuration_of_this_user(
     assert not ran.exists()
 
 
-def test_a_password_in_the_address_is_told_nowhere(build: Build) -> None:
+def test_a_password_in_the_address_is_shown_nowhere(build: Build) -> None:
     url = f"http://user:hunter2@127.0.0.1:{free_port()}/repo.git"
     with pytest.raises(RemoteFailure, match="git fails") as raised:
         added(build, Repository(url))

@@ -188,7 +188,7 @@ def test_binds_of_unions_are_read_only_or_thrown_away(inputs: GivenInputs, store
             assert done.paths == []
 
 
-def test_a_bind_of_what_is_not_there_is_an_error(inputs: GivenInputs) -> None:
+def test_a_bind_of_a_missing_path_is_an_error(inputs: GivenInputs) -> None:
     mount = RunMount("bind", "/x", "/nowhere", base(), read_only=True)
     with (
         pytest.raises(PathNotFound, match="nothing is at '/nowhere'"),

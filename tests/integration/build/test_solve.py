@@ -238,7 +238,7 @@ def test_prune_keeps_the_layers_of_the_cache(store: Store) -> None:
     assert build.workers.done == []
 
 
-def test_without_the_cache_its_layers_go_and_the_steps_run_again(store: Store) -> None:
+def test_without_the_cache_its_layers_are_removed_and_the_steps_run_again(store: Store) -> None:
     (result,) = Build(store, Workers()).solve(chain("make a", "make b"))
     freed = Cache(store).clear()
     assert freed == sum(layer.descriptor.size for layer in result.layers)

@@ -170,7 +170,7 @@ def test_a_read_only_cache_takes_nothing(inputs: GivenInputs) -> None:
     assert said(inputs, step) == "refused\n"
 
 
-def test_a_source_that_a_cache_has_not_is_an_error(inputs: GivenInputs) -> None:
+def test_a_source_that_a_cache_lacks_is_an_error(inputs: GivenInputs) -> None:
     with pytest.raises(NotFound, match="nothing is at '/x'"):
         said(inputs, run_step("true", mounts=(cache(source="/x"),)))
 
@@ -256,7 +256,9 @@ def taken(store: Store, sharing: str, cancel: Cancel | None = None) -> str:
         ("locked", "private", False),
     ],
 )
-def test_who_shares_a_cache_with_another_process(store: Store, theirs: str, ours: str, same: bool) -> None:
+def test_a_cache_is_shared_between_processes_as_its_sharing_says(
+    store: Store, theirs: str, ours: str, same: bool
+) -> None:
     with Holder(store, theirs) as other:
         assert (taken(store, ours) == other.path) == same
 
@@ -447,6 +449,6 @@ def test_no_program_reaches_the_files_of_this_host(inputs: GivenInputs, context:
 
 
 @pytest.mark.parametrize("source", ["/nowhere", "/dir/left.out", "/dir/outside/x", "/up/x"])
-def test_what_a_context_has_not_is_an_error(inputs: GivenInputs, context: Path, source: str) -> None:
+def test_a_source_that_a_context_lacks_is_an_error(inputs: GivenInputs, context: Path, source: str) -> None:
     with pytest.raises(NotFound, match="nothing is at"):
         said(inputs, run_step("true", mounts=bind(source)))

@@ -614,7 +614,9 @@ def test_symlinks_of_the_image_create_nothing_on_the_host(tmp_path: Path, name: 
         {"User": "0\0"},
     ],
 )
-def test_a_nul_in_a_config_is_no_option_of_a_runtime(tmp_path: Path, config: dict[str, Any], runtime: str) -> None:
+def test_a_nul_in_a_config_does_not_become_an_option_of_a_runtime(
+    tmp_path: Path, config: dict[str, Any], runtime: str
+) -> None:
     require_root()
     require_tool(runtime, "busybox")
     store = make_store(tmp_path, [members()], **{"Cmd": ["ls", "/machine"], **config})

@@ -173,7 +173,7 @@ def test_stop_ends_a_program_whose_lamina_was_killed_and_clears_up(root: Path, m
     nothing_is_left(root)
 
 
-def test_a_container_of_another_pid_namespace_runs_for_everybody(root: Path, tmp_path: Path) -> None:
+def test_a_container_of_another_pid_namespace_counts_as_running(root: Path, tmp_path: Path) -> None:
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "lamina"]
     command += ["--root", str(root), "run", "--name", "c", "--network", "none", *UP]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -134,7 +134,7 @@ def test_modes(text: str, before: int, directory: bool, after: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8", "10000", "0999", "u", "rwx", "u=rwx,", "755x", "+755", "-1"])
-def test_what_is_no_mode(text: str) -> None:
+def test_texts_that_are_not_a_mode(text: str) -> None:
     with pytest.raises(UsageError, match="is not a mode"):
         modes.change(text)
 

@@ -296,7 +296,7 @@ def test_what_can_t_be_planned_is_refused_with_its_line(text: str, message: str)
         planned(text)
 
 
-def test_an_unknown_base_says_where_it_stands() -> None:
+def test_the_error_of_an_unknown_base_has_its_line() -> None:
     with pytest.raises(ReferenceNotFound, match="Dockerfile:2: no image nothing"):
         planned("# comment\nFROM nothing\n")
 
@@ -327,7 +327,7 @@ def test_labels_of_steps_are_those_of_buildkit() -> None:
     ]
 
 
-def test_sources_of_add_are_told_apart() -> None:
+def test_kinds_of_sources_of_add_are_recognized() -> None:
     text = "FROM base\nADD a b https://h/f git@h:p.git#v1:d https://h/p.git?ref=v2 c /t/\n"
     step = last(text)
     assert step.sources == (

@@ -50,6 +50,6 @@ def test_ports(word: str, expected: list[str]) -> None:
         "9" * 30,
     ],
 )
-def test_what_is_no_port(word: str) -> None:
+def test_texts_that_are_not_a_port(word: str) -> None:
     with pytest.raises(UsageError):
         exposed_ports([word])

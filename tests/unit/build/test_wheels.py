@@ -161,7 +161,7 @@ def test_hostile_wheels_are_one_clear_error(files: dict[str, bytes], message: st
         layer_of(make_wheel(files))
 
 
-def test_what_is_no_zip_is_said() -> None:
+def test_a_file_that_is_not_a_zip_is_reported() -> None:
     with pytest.raises(InvalidDocument, match="not a valid wheel"):
         layer_of(b"this is not a zip")
 

@@ -84,7 +84,7 @@ def test_texts_for_people_keep_variables_that_are_not_set() -> None:
     assert expand_known("make $x ${y} $y ${y:-z}", VALUES.get) == "make abcabc ${y} $y ${y:-z}"
 
 
-def test_looked_up_names_are_told() -> None:
+def test_looked_up_names_are_returned() -> None:
     found = expansion("$x $y ${e:-$z} '$q'", VALUES.get)
     assert (found.found, found.missing) == ({"x", "e"}, {"y", "z"})
     assert document_expansion("'$q'", VALUES.get).missing == {"q"}

@@ -183,7 +183,7 @@ def test_without_a_store_lists_are_empty(
     assert said(capfd, "--root", str(tmp_path / "empty"), *words) == (0, out, "")
 
 
-def test_a_directory_that_is_no_store_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_that_is_not_a_store_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter").write_text("dear store")
     code, out, err = said(capfd, "--root", str(tmp_path), "images")
     assert (code, out) == (3, "")

@@ -74,7 +74,7 @@ def test_history_changes_turn_one_history_into_the_other(one: list[History], oth
 
 
 @given(histories, st.integers(0, 6))
-def test_every_layer_has_one_step_and_no_step_is_told_twice(history: list[History], layers: int) -> None:
+def test_every_layer_has_one_step_and_every_step_is_listed_once(history: list[History], layers: int) -> None:
     found = aligned(history, layers)
     assert [step.layer for step in found if step.layer is not None] == list(range(1, layers + 1))
     claimed = [step for step in history if not step.empty_layer][:layers]

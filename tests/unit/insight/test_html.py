@@ -162,7 +162,7 @@ def test_the_size_of_an_html_report_is_limited() -> None:
     assert f"and {400 - MOST_LAYERS} more" in checked(made("deep", ["step"] * 400)).words
 
 
-def test_a_diff_tells_what_the_command_tells() -> None:
+def test_a_diff_has_the_same_values_as_the_command() -> None:
     one = Change(
         "changed", b"etc/x", entry(b"etc/x", size=3), entry(b"etc/x", size=5, mode=0o600), ("content", "mode")
     )
@@ -173,7 +173,7 @@ def test_a_diff_tells_what_the_command_tells() -> None:
     assert "/a -> /b" in checked(diff_of([renamed])).words
 
 
-def test_an_image_tells_its_layers_and_a_range_says_so() -> None:
+def test_an_image_shows_its_layers_and_a_range_its_numbers() -> None:
     image = made("app", ["FROM base", "RUN x"])
     words = checked(image).words
     assert words[0] == "app"

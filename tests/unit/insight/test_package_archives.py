@@ -101,7 +101,7 @@ def test_many_entries_for_one_archive_member_are_read_a_limited_number_of_times(
 
 @settings(max_examples=rounds(300), deadline=None)
 @given(st.integers(0, 400), st.binary(max_size=6), st.booleans())
-def test_broken_archives_are_no_error(at: int, change: bytes, cut: bool) -> None:
+def test_broken_archives_are_not_an_error(at: int, change: bytes, cut: bool) -> None:
     jar = archive({"inner.jar": archive({AT: POM}), AT: POM})
     at %= len(jar)
     told(jar[:at] if cut else jar[:at] + change + jar[at + len(change) :])

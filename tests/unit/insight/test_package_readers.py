@@ -61,7 +61,7 @@ Version: 1
 """
 
 
-def test_dpkg_tells_what_has_files() -> None:
+def test_dpkg_shows_which_packages_have_files() -> None:
     assert list(dpkg_status(STATUS)) == [
         NamedPackage("deb", "libc6", "2.36-9+deb12u4", "amd64", "glibc"),
         NamedPackage("deb", "half", "2:1.0", "all"),
@@ -284,7 +284,7 @@ def test_modules_compiled_into_programs_are_found(wide: bool, order: str) -> Non
         list(program(lambda at, size: short[at : at + size]))  # noqa: B023
 
 
-def test_the_go_command_is_a_program_of_its_own() -> None:
+def test_the_go_command_is_listed_as_a_program() -> None:
     lines = b"0" * 16 + b"path\tcmd/go\nbuild\t-compiler=gc\n" + b"1" * 16
     info = b"\xff Go buildinf:" + bytes([8, 2]) + bytes(16) + varint(b"go1.22.3") + varint(lines)
     data = elf({b".go.buildinfo": info})

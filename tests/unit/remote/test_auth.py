@@ -211,7 +211,7 @@ class TestTokenServersThatRedirect:
         assert client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL).status == 200  # anonymously
 
     @pytest.mark.parametrize("status", [307, 308])
-    def test_an_identity_token_goes_along_where_its_form_does(
+    def test_an_identity_token_is_sent_where_its_form_is_sent(
         self, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         hosts = {"reg_example_com": registry("https://auth.example.com/token"), "new_example_com": token_server}

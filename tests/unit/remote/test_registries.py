@@ -77,7 +77,7 @@ def test_endpoints(registries: Registries, name: str, expected: list[tuple[str, 
     assert registries.endpoints(Reference.parse(name)) == tuple(Endpoint(*one) for one in expected)
 
 
-def test_push_goes_to_no_mirror(registries: Registries) -> None:
+def test_a_push_does_not_use_a_mirror(registries: Registries) -> None:
     found = registries.endpoints(Reference.parse("example.com/team/app:1"), push=True)
     assert found == (Endpoint("internal.example.com", "mirror-of-team/app", True),)
 

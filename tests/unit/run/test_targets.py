@@ -154,7 +154,7 @@ PROC = {**mount("/proc"), "type": "proc"}
         ("/loop", ""),
     ],
 )
-def test_a_working_directory_has_its_symlinks_resolved_and_is_no_open_file(
+def test_a_working_directory_has_its_symlinks_resolved_and_is_not_an_open_file(
     root: Path, tmp_path: Path, path: str, place: str
 ) -> None:
     volume = tmp_path / "volume"

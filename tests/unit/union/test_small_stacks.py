@@ -59,7 +59,7 @@ def test_a_mark_counts_in_its_own_directory_and_what_it_ended_names_its_row() ->
     assert told == [(HiddenBy.WHITEOUT, b"a/b/x", 1, 1), (HiddenBy.OPAQUE, b"a/b/y", 1, 2)]
 
 
-def test_what_was_replaced_names_the_row_that_did_it_if_one_stands_in_its_place() -> None:
+def test_a_replaced_entry_names_the_row_that_replaced_it() -> None:
     tree = merge([layer((F, b"a"), (F, b"d/x"), (F, b"e")), layer((F, b"n"), (F, b"a"), (F, b"d"), (F, b"e/f"))])
     told = [(ending.how, tree.path(ending.node), ending.layer, ending.row) for ending in tree.endings]
     assert told == [
@@ -340,7 +340,7 @@ D_AND_E = (("d/", None), ("e/", None))
         ([("d/x",), ("d/",)], [("d/", None), ("d/.wh..wh..opq", b"")]),
     ],
 )
-def test_one_layer_upon_different_bases_is_a_tree_each_where_they_matter(
+def test_one_layer_on_different_bases_has_one_tree_for_each_base_that_matters(
     bases: list[tuple[str, ...]], above: list[tuple[Any, ...]]
 ) -> None:
     def base(names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -147,7 +147,7 @@ DEEP: list[tuple[Any, ...]] = [
         ),
     ],
 )
-def test_a_layer_alone_has_the_directories_that_its_marks_stand_in(
+def test_a_layer_alone_has_the_directories_of_its_marks(
     layer: list[tuple[Any, ...]], paths: set[bytes], opaque: set[bytes]
 ) -> None:
     """With the attributes that they have below; and no mark that would hide nothing."""

@@ -47,7 +47,7 @@ def test_an_id_that_can_not_be_mapped_becomes_root() -> None:
     assert owners.word not in ("", Owners(owners.users, owners.users).word)
 
 
-def test_nobody_is_the_id_that_chown_takes_for_the_callers() -> None:
+def test_an_id_beyond_the_largest_one_becomes_root() -> None:
     assert AS_STATED.outside(MAX_ID, MAX_ID) == AS_STATED.inside(MAX_ID, MAX_ID) == (MAX_ID, MAX_ID)
     assert AS_STATED.has(MAX_ID, MAX_ID)
     for uid, gid, expected in ((MAX_ID + 1, 7, (0, 7)), (7, MAX_ID + 1, (7, 0))):
@@ -55,7 +55,7 @@ def test_nobody_is_the_id_that_chown_takes_for_the_callers() -> None:
         assert not AS_STATED.has(uid, gid)
 
 
-def test_who_is_there_outside() -> None:
+def test_which_ids_of_the_host_are_mapped() -> None:
     owners = Owners(((0, 100, 10),), ((0, 200, 10),))
     assert owners.has_outside(109, 209) == (True, True)
     assert owners.has_outside(110, 200) == (False, True)

@@ -41,8 +41,8 @@ def mount_erofs(image: str, tars: Sequence[str], target: str, *, sources: Sequen
 
 
 def reads_directly(tar: str) -> bool:
-    """Whether to read the tar without the page cache (O_DIRECT). Not while a good part of it is only in the cache: a
-    direct read would force the kernel to write that part first. And not if the disk can't read 512 bytes (4 KiB
+    """Whether to read the tar without the page cache (O_DIRECT). False while more than a sixteenth of it is only in
+    the cache: a direct read would force the kernel to write that first. False if the disk can't read 512 bytes (4 KiB
     sectors), because files in tars begin at multiples of 512. Raises OSError."""
     import mmap
 
