@@ -14,6 +14,9 @@ from lamina.events import Cancel
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tar_write import Item, write_layer
 from lamina.source.verify import BytesBlob
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import build_manifest
+from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
 from lamina.store.store import Store
 
@@ -112,3 +115,20 @@ def test_a_store_that_keeps_no_tars_makes_no_layer_this_way(tmp_path: Path) -> N
     store = Store.open(str(tmp_path / "store"), keep="blob")
     with store.session("build") as session:
         assert session.make_layer(lambda write: pytest.fail("called"), compression="gzip") is None
+
+
+def test_the_name_of_a_new_layer_is_on_the_disk_before_a_manifest_names_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("lamina.store.session.sync_directory", synced.append)
+    with store.session("build") as session:
+        built = session.make_layer(lambda write: write_layer(items(1, 10), write), compression="gzip")
+        assert built is not None
+        assert synced == []
+        config = ImageConfig.build(Platform.host(), diff_ids=[built.diff_id])
+        session.put_blob(config.descriptor, BytesBlob(config.descriptor, config.raw))
+        manifest = build_manifest(config.descriptor, [built.descriptor])
+        for _ in range(2):
+            session.put_manifest(manifest.descriptor, manifest.raw)
+            assert synced == [os.path.dirname(store.blobs.path(built.descriptor.digest))]

@@ -125,7 +125,8 @@ class NewLayer:
 
     def keep(self) -> None:
         """Give the files their names in the store, the blob last. Only the blob is synced: the others can be made
-        from it (docs/decisions/0024-durable.md)."""
+        from it (docs/decisions/0024-durable.md). Its name is on the disk when its directory has been synced, which
+        the caller does before a document names the blob."""
         built = self._built
         assert built is not None
         paths, within = self._paths, self._paths.ingest
@@ -154,7 +155,6 @@ class NewLayer:
         point("ingest.tar-renamed")
         self._blob.put(target)
         point("ingest.blob-renamed")
-        sync_directory(os.path.dirname(target))
 
     def _hand_on(self, piece: bytes) -> None:
         self._check()

@@ -8,6 +8,7 @@ of the store while index.json is replaced.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
-from lamina.host.files import remove, reported
+from lamina.host.files import remove, reported, sync_directory
 from lamina.light import TYPE_CHECKING
 from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
@@ -98,6 +99,7 @@ class StoreSession:
         self._warned_of_kept_blobs = False
         self._listing = threading.Lock()
         self._listed: set[Digest] = set()
+        self._unsynced: set[str] = set()
         self._root: str | None = parts.roots.create(purpose)
 
     def end(self) -> None:
@@ -281,6 +283,8 @@ class StoreSession:
                 built = layer.finish()
                 if not self.has(built.descriptor, built.diff_id):
                     layer.keep()
+                    with self._listing:
+                        self._unsynced.add(os.path.dirname(self._parts.paths.blob(built.descriptor.digest)))
         return built
 
     def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
@@ -304,6 +308,7 @@ class StoreSession:
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
         descriptor.check(raw)
+        self._sync_names()
         from lamina.source.walk import manifest_blobs
 
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
@@ -323,6 +328,14 @@ class StoreSession:
         if not self._blobs.has(descriptor):
             self._blobs.write(descriptor, raw)
             point("manifest.written")
+
+    def _sync_names(self) -> None:
+        """Bring the names of new layers to the disk, before a document names them."""
+        with self._listing:
+            directories, self._unsynced = self._unsynced, set()
+        for directory in directories:
+            with reported(directory):
+                sync_directory(directory)
 
     def _protect_tars(self, manifest: Manifest) -> None:
         """Protect the tars of the layers whose blob is not kept here."""
