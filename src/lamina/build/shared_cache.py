@@ -23,6 +23,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import dump, load
 from lamina.spec.manifest import Index, Manifest, build_manifest, parse
+from lamina.spec.mediatype import is_foreign, is_layer
 from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ INLINE = "io.lamina.build-cache"
 """The key of the list in an image's config."""
 MAX_RECORDS = 50_000
 _KEY = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9](\.[0-9]{1,9})?Z")
 _BUILDKIT = "application/vnd.buildkit."
 _LATEST = "latest"
 
@@ -85,10 +87,13 @@ def records_in(value: object, layers: tuple[Descriptor, ...], what: str) -> dict
         if number is None:
             found[key] = None
             continue
-        if type(number) is not int or not 0 <= number < len(layers) or type(one.get("created", "")) is not str:
+        if type(number) is not int or not 0 <= number < len(layers) or not _is_layer(layers[number]):
             raise _invalid(what)
+        created = one.get("created", "")
+        if type(created) is not str or (created and not _TIME.fullmatch(created)):
+            raise _invalid(what)  # it would become a part of the image
         try:
-            found[key] = Made(layers[number], Digest.parse(str(one.get("diff_id"))), one.get("created", ""))
+            found[key] = Made(layers[number], Digest.parse(str(one.get("diff_id"))), created)
         except UsageError:
             raise _invalid(what) from None
     return found
@@ -197,6 +202,12 @@ def _writer(place: CachePlace, network: RegistryAccess) -> tuple[Writer, str]:
         return LayoutWriter(place.attributes["dest"]), place.attributes.get("tag", _LATEST)
     name = place.attributes["ref"]
     return network.repository(name), str(network.full(name))
+
+
+def _is_layer(descriptor: Descriptor) -> bool:
+    """Whether lamina writes such layers: the descriptor becomes a part of the image."""
+    media_type = descriptor.media_type
+    return is_layer(media_type) and not is_foreign(media_type) and not descriptor.urls
 
 
 def _invalid(what: str) -> InvalidDocument:

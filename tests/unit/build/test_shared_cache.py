@@ -42,8 +42,24 @@ HOSTILE: list[object] = [
     [{"key": KEYS[0], "layer": 0}],
     [{"key": KEYS[0], "layer": 0, "diff_id": "sha256:no"}],
     [{"key": KEYS[0], "layer": 0, "diff_id": str(DIFF_ID), "created": 7}],
+    [{"key": KEYS[0], "layer": 0, "diff_id": str(DIFF_ID), "created": "yesterday"}],
+    [{"key": KEYS[0], "layer": 0, "diff_id": str(DIFF_ID), "created": "2024-01-01T00:00:00Z\n"}],
     [{"key": KEYS[0]}] * 50_001,
 ]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Descriptor("text/html", LAYERS[0].digest, 1),
+        Descriptor("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", LAYERS[0].digest, 1),
+        Descriptor(LAYERS[0].media_type, LAYERS[0].digest, 1, urls=("http://127.0.0.1/layer",)),
+    ],
+    ids=["page", "foreign", "elsewhere"],
+)
+def test_layers_that_must_not_be_in_an_image_are_refused(layer: Descriptor) -> None:
+    with pytest.raises(InvalidDocument, match="is not what lamina writes"):
+        records_in([{"key": KEYS[0], "layer": 0, "diff_id": str(DIFF_ID)}], (layer,), "x")
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
