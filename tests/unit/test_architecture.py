@@ -52,6 +52,13 @@ def exists(name: str) -> bool:
 
 PATHS = sorted(set(re.findall(r"`([a-z_]+/[a-z_/]*?\w+\.py)`", DOCUMENT)))
 DOTTED = sorted({name for name in re.findall(r"`([a-z]+\.[A-Za-z_.]+)`", DOCUMENT) if name.split(".")[0] in PACKAGES})
+SYMBOLS = sorted(
+    {
+        (row[1], name)
+        for row in re.finditer(r"`([a-z_/]+\.py)` \(([^)]*)\)", DOCUMENT)
+        for name in re.findall(r"`(\w+)`", row[2])
+    }
+)
 INNER = sorted(
     {
         (row[1], name)
@@ -64,6 +71,11 @@ INNER = sorted(
 @pytest.mark.parametrize("path", PATHS)
 def test_a_file_that_it_names_exists(path: str) -> None:
     assert (SOURCE / path).is_file() or (SOURCE.parents[1] / path).is_file()
+
+
+@pytest.mark.parametrize(("path", "name"), SYMBOLS)
+def test_a_file_has_the_names_that_it_says(path: str, name: str) -> None:
+    assert re.search(rf"^ *(?:def |class |(?:\w+, )*\w+ = |){name}\b", (SOURCE / path).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", DOTTED)
@@ -83,4 +95,5 @@ def test_what_a_row_names_is_in_its_package(package: str, name: str) -> None:
 def test_it_names_files_and_modules() -> None:
     assert len(PATHS) > 20
     assert len(DOTTED) > 30
+    assert len(SYMBOLS) > 12
     assert len(INNER) > 100
