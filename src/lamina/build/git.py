@@ -80,7 +80,8 @@ def checked_out(source: Repository, inputs: Inputs, log: Log) -> Iterator[LocalT
 def checked_out_in(
     source: Repository, store: Store, cancel: Cancel, log: Callable[[bytes], object]
 ) -> Iterator[LocalTree]:
-    """As ``checked_out``, for a context."""
+    """As ``checked_out``, for a context. All files have the time of the commit: that of the checkout would make each
+    layer another one."""
     commit, ref = _resolved(source, cancel)
     with reported(store.paths.ingest), TemporaryDirectory(store.paths.ingest, "git") as scratch:
         files = os.path.join(scratch.path, "files")
@@ -89,7 +90,8 @@ def checked_out_in(
         top = files
         if source.subdirectory:
             top = _inside(files, source)
-        with LocalTree(top, what=f"the repository {without_credentials(source.url)}", cancel=cancel) as tree:
+        what = f"the repository {without_credentials(source.url)}"
+        with LocalTree(top, what=what, cancel=cancel, mtime=_time_of(source, commit, store, cancel)) as tree:
             yield tree
 
 
@@ -143,6 +145,20 @@ def _check_ref(ref: str) -> None:
         raise UsageError(f"{ref!r:.100} is not the name of a branch, tag or commit", hint="check the name after #")
 
 
+def _bare(source: Repository, store: Store) -> str:
+    """The path of the bare repository for a remote."""
+    name = hashlib.sha256(without_credentials(source.url).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    return place(store.paths, GIT, name)
+
+
+def _time_of(source: Repository, commit: str, store: Store, cancel: Cancel) -> int:
+    """When the commit was made, in seconds since 1970."""
+    at = ["--git-dir", _bare(source, store)]
+    out = _git([*at, "log", "-1", "--no-show-signature", "--format=%ct", commit, "--"], source, cancel)
+    text = out.decode("ascii", "replace").strip()
+    return int(text) if text.isdigit() and len(text) < 12 else 0
+
+
 def _check_out(
     source: Repository,
     commit: str,
@@ -152,8 +168,7 @@ def _check_out(
     cancel: Cancel,
     log: Callable[[bytes], object],
 ) -> None:
-    name = hashlib.sha256(without_credentials(source.url).encode("utf-8", "surrogateescape")).hexdigest()[:40]
-    bare = place(store.paths, GIT, name)
+    bare = _bare(source, store)
     with reported(bare):
         make_directory(os.path.dirname(bare))
     with locked_for_now(f"{bare}.lock"):

@@ -109,8 +109,9 @@ class LocalTree:
         ignored: Patterns | None = None,
         hashes: ContentHashes | None = None,
         cancel: Cancel | None = None,
+        mtime: int | None = None,
     ) -> None:
-        """Open the directory. Raises NotFound, SystemFailure."""
+        """Open the directory. ``mtime``: all files get this time (seconds). Raises NotFound, SystemFailure."""
         self.what = what
         self.path = path
         self._ignored = ignored if ignored else None
@@ -118,6 +119,7 @@ class LocalTree:
         self._group: tuple[LocalNode | None, Records] = (None, {})
         self._news = False  # whether a digest is new
         self._cancel = cancel
+        self._mtime = None if mtime is None else mtime * _SECOND
         self._guard = threading.RLock()
         self._open: dict[LocalNode, int] = {}
         self._last: tuple[LocalNode | None, int] = (None, -1)
@@ -169,7 +171,7 @@ class LocalTree:
     def entry(self, node: LocalNode, path: bytes) -> Entry:
         kind, mode = node.kind, node.mode
         _, _, size, mtime, _ = STATE.unpack(node.state)
-        mtime -= mtime % _SECOND
+        mtime = mtime - mtime % _SECOND if self._mtime is None else self._mtime
         if kind is Kind.FILE:
             regular = stat.S_ISREG(mode)
             xattrs = self._xattrs(node) if regular and node.has_xattrs else {}

@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[Site]:
     with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             yield server
@@ -204,7 +204,7 @@ def test_what_can_not_be_fetched(
 def test_a_login_in_an_address_is_sent_only_to_its_server_and_shown_nowhere(build: Build, site: Site) -> None:
     """The redirect leads to another server."""
     with Site() as other:
-        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
             other.files["/f"] = b"there"
@@ -321,7 +321,9 @@ def commit_of(top: Path, ref: str) -> str:
 def test_refs(build: Build, served: tuple[Path, str], fragment: str, readme: str) -> None:
     source = addresses.git_repository(f"{served[1]}/repo.git{fragment}")
     assert source
-    states = described(added(build, source))
+    items = added(build, source)
+    states = described(items)
+    assert {entry.mtime for entry, _ in items} == {SECONDS * 10**9}  # of the commit
     assert states["n/README"] == f"file {readme}"
     assert states["n/run.sh"] == "file 755 #!"
     assert states["n/link"] == "symlink -> README"
@@ -495,7 +497,7 @@ def test_a_build_that_is_cancelled_ends_git(build: Build) -> None:
                 while connection.recv(1 << 20):  # until git has ended
                     pass
 
-        thread = threading.Thread(target=stop)
+        thread = threading.Thread(target=stop, daemon=True)
         thread.start()
         with pytest.raises(Cancelled), git.checked_out_in(Repository(url), build.store, cancel, print):
             pass
