@@ -425,8 +425,7 @@ class OldDocker:
             return Refused(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
         image = note.read_text().strip()
         self.docker.ok("save", "-o", str(out), image)
-        made = place.made(open_image(f"docker-archive:{out}"))
-        return made
+        return place.made(open_image(f"docker-archive:{out}"))
 
 
 @contextmanager
