@@ -1,4 +1,4 @@
-"""Those who pull, each to something that can be read: lamina and its peers."""
+"""The engines that are measured, lamina and others: each pulls an image into a form that can be read."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def environment(store: Path, user: str = "", path: str = "") -> dict[str, str]:
 
 
 def puller(name: str, detail: str, open_: Callable[[Path], object], missing: str = "") -> Runner:
-    """A runner of what ``open_`` opens in a store: a pull, whose clock runs till the tree is there."""
+    """A runner of the pull that ``open_`` prepares in a store. Its clock runs until the tree exists."""
 
     def turn(store: Path, clock: Clock) -> None:
         with open_(store) as pull:  # type: ignore[attr-defined]
@@ -116,7 +116,7 @@ def puller(name: str, detail: str, open_: Callable[[Path], object], missing: str
 
 
 def tidy(words: list[str], env: dict[str, str] | None = None, user: str = "") -> None:
-    """Afterwards: what fails here is told, but does not hide why it failed before; mounts go in any case."""
+    """Clean up. A failure here is printed, and does not replace an earlier error."""
     try:
         run(words, env=env, user=user)
     except Failed as error:
@@ -124,7 +124,7 @@ def tidy(words: list[str], env: dict[str, str] | None = None, user: str = "") ->
 
 
 def there(tree: str) -> Check:
-    """That it is no empty directory that was so fast."""
+    """A check that the result is not an empty directory."""
 
     def check() -> None:
         if not os.path.lexists(os.path.join(tree, "etc/passwd")):
@@ -196,8 +196,8 @@ def lamina_for_user(image: str, user: str) -> Runner:
 
 
 def users_lamina(user: str) -> tuple[list[str], dict[str, str], str]:
-    """How the user can run lamina: by this Python if he may execute it, else by another of the same version with
-    this one's packages."""
+    """How the user can run lamina: by this Python if the user may execute it, else by another of the same version
+    with the packages of this one."""
     try:
         run([sys.executable, "-c", "import lamina"], user=user)
         return LAMINA, {}, "by the same Python"

@@ -1,5 +1,5 @@
-"""What measurements of real images stand on: a journaled file system of their own, a registry on loopback, and the
-least that one can do to get an image's layers. Nothing of lamina is imported here: who measures memory stays small.
+"""The basis of measurements with real images: a separate journaled file system, a registry on loopback, and the least
+work that gets the layers of an image. Nothing of lamina is imported here, so that the measuring process stays small.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _loop(image: Path) -> Iterator[Path]:
         with image.open("wb") as file:
             file.truncate(IMAGE_BYTES)
         quiet("mkfs.ext4", "-q", "-F", str(image))
-        # direct: as on a disk of its own, whose bytes no second cache below holds
+        # direct I/O: the file below is not cached a second time
         device = text("losetup", "--direct-io=on", "--find", "--show", str(image)).strip()
         try:
             quiet("mount", device, str(place))
@@ -66,7 +66,7 @@ def _loop(image: Path) -> Iterator[Path]:
 
 
 def warm(place: Path) -> None:
-    """Have the loop image's blocks allocated: else who comes first pays for them."""
+    """Allocate the blocks of the loop image, so that the first engine does not pay for them."""
     block = b"\1" * (1 << 20)
     with (place / "warm").open("wb") as file:
         for _ in range(WARM_BYTES >> 20):
@@ -94,7 +94,7 @@ def slow_disk(place: Path, rate: int) -> Iterator[str]:
             limit.write_text(f"{disk} 0")
         return
     before = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-    # io and memory: what is written through the page cache counts for who wrote it
+    # io and memory: then writes through the page cache count for the group that wrote
     (unified / "cgroup.subtree_control").write_text("+io +memory")
     group = unified / f"lamina-bench-{os.getpid()}"
     group.mkdir()
@@ -126,7 +126,7 @@ def unmount_below(directory: Path) -> None:
 
 
 def unmount(target: Path) -> None:
-    """At once, where nobody works in it any more; else as soon as nobody does."""
+    """Unmount, at the latest when no process uses it any more."""
     for _ in range(20):
         if subprocess.run(["umount", str(target)], check=False, capture_output=True).returncode == 0:
             return
@@ -168,7 +168,7 @@ def registry(directory: Path) -> Iterator[str]:
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
     )
-    # a session of its own: Ctrl-C is for us, who then end it
+    # in its own session: Ctrl-C reaches only this process, which then ends the registry
     process = subprocess.Popen([registry_program(), "serve", str(config)], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     try:

@@ -188,7 +188,7 @@ def large(top: str, entries: int) -> None:
 
 
 def joined(root: str) -> Iterator[None]:
-    """``app``: the layer of ``two`` upon that of ``one``."""
+    """Make ``app``: the layer of ``two`` on that of ``one``."""
     from lamina.edit.publish import publish
     from lamina.store.store import Store
 

@@ -88,13 +88,13 @@ def _identity(user: str) -> dict[str, Any]:
 
 
 def run(words: Sequence[str], *, env: Mapping[str, str] | None = None, user: str = "") -> str:
-    """A program that nobody measures. Raises Failed."""
+    """Run a program without measuring it. Raises Failed."""
     return Bill().run(words, env=env, user=user)
 
 
 @contextmanager
 def daemon(words: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[int]:
-    """A program beside us, and its process ID."""
+    """A program that runs during the block; yields its pid."""
     with log.open("wb") as file:
         process = subprocess.Popen(list(words), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=dict(env),
                                    start_new_session=True)  # fmt: skip
@@ -143,7 +143,7 @@ def _children() -> set[int]:
 
 @dataclass
 class Series:
-    """All turns of one engine. ``failure``: why there are no more; ``detail``: what it is that was measured."""
+    """All turns of one engine. ``failure``: why there are no more; ``detail``: what was measured."""
 
     name: str
     detail: str = ""
@@ -163,8 +163,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Runner:
-    """One who takes turns. ``turn``: given a fresh directory and a starting gun to call when all is prepared and the
-    clock shall run, does it, calls ``stop`` and cleans up what it started. ``missing``: why it can't."""
+    """One engine. ``turn`` gets a new directory and a clock. It prepares, starts the clock, does the work, stops the
+    clock, and cleans up. ``missing``: why the engine can't run."""
 
     name: str
     detail: str
@@ -198,7 +198,7 @@ def drop_caches() -> None:
 
 
 def in_turn(title: str, runners: Sequence[Runner], rounds: int, place: Path, drop: bool = False) -> list[Series]:
-    """A B C A B C: each turn in a fresh directory below ``place``. Who fails is not asked again."""
+    """Run A B C A B C, each turn in a new directory below ``place``. An engine that fails gets no more turns."""
     found = [Series(one.name, one.detail, failure=one.missing) for one in runners]
     spare = _children()
     for number in range(rounds):

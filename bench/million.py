@@ -34,7 +34,7 @@ def spent(root: str, *words: str) -> tuple[float, float]:
 
 
 def write_image(top: str, entries: int) -> str:
-    """A store with ``one``, an image of one layer, and ``two``, which has a small layer upon it."""
+    """A store with ``one``, an image of one layer, and ``two``, which has a small layer on top."""
     root, tar = os.path.join(top, "store"), os.path.join(top, "layer.tar")
     process = os.fork()  # a child inherits the peak of the process that starts it: this one stays small
     if not process:

@@ -64,7 +64,7 @@ def main() -> int:
 
 
 class Stopped(BaseException):
-    """By a signal: on the way out everything that was started, mounted and written is taken away."""
+    """Raised by a signal, so that everything that was started, mounted and written is removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

@@ -108,7 +108,7 @@ def render(facts: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str
     for section in sections:
         lines += [f"## {section.title}", ""]
         if section.rows:
-            lines += ["| who | median s | each round, s | CPU s | peak MB |", "|---|---|---|---|---|"]
+            lines += ["| engine | median s | each round, s | CPU s | peak MB |", "|---|---|---|---|---|"]
             lines += [_row(one) for one in section.rows]
             lines += ["", *(f"- {one.name}: {one.detail}" for one in section.rows if one.detail), ""]
         for remark in section.remarks:

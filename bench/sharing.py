@@ -140,7 +140,7 @@ class Growth:
 
 def read_all(tree: str) -> Growth:
     """Read every byte of every regular file, in a process of its own, as an application would."""
-    # what run() gets back it holds, and who holds much hands it on to its children's peaks
+    # run() would keep the output in memory, which counts for the peaks of later children
     words = ["sh", "-c", 'find "$1" -type f -exec cat {} + >/dev/null', "sh", tree]
     before = cached()
     with memory_group() as group:

@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--podman", default=shutil.which("podman") or "", help="the podman that is measured")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody compiles a program at each start
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs use compiled modules, as when installed
     adopt()
     with file_system() as place, ExitStack() as open_:
         ready = place / "ready"
