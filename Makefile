@@ -16,7 +16,7 @@ help:
 	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
 	@echo "make demo-projects  five projects built from their Dockerfiles, and run (root, network; NAMES='go java': only these)"
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
-	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR of all else beside peers, into bench/RESULTS.md"
+	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR also of everything else, compared with other engines, in bench/RESULTS.md"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
 define install

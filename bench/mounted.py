@@ -4,7 +4,7 @@
 
 LAYOUT is an OCI layout with the images base, node and pyml, the first below the others. Run it as root: everything
 is on a journaled ext4 of its own in a loop image (below LAMINA_BENCH_DIR, or /var/tmp; 24 GB at most, 7 at least),
-and all that it starts, mounts and writes is gone afterwards, Ctrl-C or not. It writes RESULTS.md whole.
+and everything that it starts, mounts and writes is removed at its end, also after Ctrl-C. It rewrites RESULTS.md.
 
 Measures: pull (node and pyml, all engines), first (a pull and the first program in a container), slow (both on a disk
 that takes 150 MB/s), user (as --user), shared (a second image), run, index (calls erofs.py), cache (a second image's
