@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lamina.errors import PathNotFound, UsageError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.file_content import SMALL
+from lamina.layer.file_content import SMALL, ReadAhead
 
 if TYPE_CHECKING:
     from lamina.build.ignore import Above, Patterns
@@ -252,6 +252,7 @@ class UnionTree:
         self.what = what
         self._stack = stack
         self._union: Union | None = None if stack is None else stack.union()
+        self._ahead: dict[int, ReadAhead] = {}
 
     def child(self, node: int, name: bytes) -> int | None:
         return None if self._union is None else self._union.child(node, name)
@@ -274,12 +275,18 @@ class UnionTree:
         assert self._union is not None
         assert self._stack is not None
         stack, stored = self._stack, self._union.stored(node)
-        if stored.size > SMALL or stored.sparse is not None:
-            return lambda: stack.open_stored(stored)
         if not stored.size:
             return b""
-        with stack.open_stored(stored) as stream:
-            return stream.read()
+        if stored.size > SMALL or stored.sparse is not None:
+            return lambda: stack.open_stored(stored)
+        ahead = self._ahead.get(stored.layer)
+        if ahead is None:
+            layer = stack.layers[stored.layer]
+            ahead = self._ahead[stored.layer] = ReadAhead(layer.index().tar_size, layer.open)
+        data = ahead.read(stored.offset, stored.size)
+        if len(data) != stored.size:
+            return lambda: stack.open_stored(stored)  # it says what is wrong
+        return data
 
     def inode(self, node: int) -> Hashable | None:
         if self._union is None or self._union.links(node) < 2:
