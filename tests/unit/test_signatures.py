@@ -16,6 +16,10 @@ from lamina.view.path import ImagePath
 REFUSING = {"_refuse"}
 LISTS = {"joinpath", "with_segments", "erase"}
 """These take any number of the same thing, as pathlib has them."""
+BUILDS = {f"Build.{name}" for name in ("add", "build", "copy", "dockerfile_in", "expose", "shell", "volume")}
+"""So do these: sources, names of the image, ports, words, paths, as in a Dockerfile."""
+NAMED_BY_CALLER = {"Build.env", "Build.label"}
+"""Here the names are the caller's: ``env(DEBUG="1")``."""
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -40,6 +44,11 @@ def test_public_functions_have_no_star_arguments(name: str) -> None:
         return
     parameters = inspect.signature(function).parameters.values()
     stars = [one.name for one in parameters if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    many = [one.name for one in parameters if one.kind == one.VAR_POSITIONAL]
+    named = [one.name for one in parameters if one.kind == one.VAR_KEYWORD]
+    if name in BUILDS | NAMED_BY_CALLER:
+        assert (len(many), len(named)) == ((1, 0) if name in BUILDS else (0, 1))
+        return
     if inspect.isclass(function) and issubclass(function, BaseException):
         return
     assert stars == []
