@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 NAMES = ("Dockerfile", "Containerfile")
 """The Dockerfile's names in a context, the first that is there."""
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""A FIFO without a writer must not block."""
 MAX_DOCKERFILE = 16 << 20
 MAX_INDEX_PAGE = 64 << 20
 _INDEX_PAGE = "application/vnd.pypi.simple.v1+json"
@@ -408,25 +411,47 @@ class _Opener:
     def _of_host(self, file: str) -> tuple[str, bytes]:
         names = (file,) if file else tuple(os.path.join(self._place, name) for name in NAMES)
         for path in names:
-            text = _read(path)
+            text = _read(path, within="" if file else self._place)
             if text is None and file and not os.path.isabs(file):
                 path = os.path.join(self._place, file)  # podman's rule, after docker's
                 text = _read(path)
             if text is not None:
                 if self._ignore is None:
-                    self._ignore = _read(f"{path}.dockerignore")
+                    self._ignore = _read(f"{path}.dockerignore", within=os.path.dirname(path) or os.curdir)
                 return os.path.basename(path), text
         raise _missing(file)
 
 
-def _read(path: str) -> bytes | None:
-    """The content of a file of this host; None if there is none."""
+def _read(path: str, *, within: str = "") -> bytes | None:
+    """The content of a file of this host; None if there is none. ``within``: it was not named but found in this
+    directory, so it must be a regular file that no symlink keeps elsewhere. Raises UsageError, SystemFailure."""
     with reported(path):
         try:
-            with open(path, "rb") as file:
-                return file.read(MAX_DOCKERFILE + 1)
+            descriptor = os.open(path, _READ)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        try:
+            state = os.fstat(descriptor)
+            if stat.S_ISDIR(state.st_mode):
+                raise UsageError(f"{path!r:.300} is a directory", hint="name a file with --file")
+            if within and not stat.S_ISREG(state.st_mode):
+                raise UsageError(f"{path!r:.300} is not a regular file", hint="check who created it, or use --file")
+            if within and not _is_within(path, within, state):
+                raise UsageError(f"{path!r:.300} leads out of its directory", hint="use --file, if that is meant")
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_DOCKERFILE + 1)
+        finally:
+            os.close(descriptor)
+
+
+def _is_within(path: str, directory: str, state: os.stat_result) -> bool:
+    """Whether the open file with this state is in the directory, wherever symlinks lead."""
+    real, top = os.path.realpath(path), os.path.realpath(directory)
+    try:
+        return os.path.commonpath((real, top)) == top and os.path.samestat(os.stat(real), state)
+    except FileNotFoundError:
+        return False
 
 
 def _missing(file: str) -> NotFound:

@@ -56,7 +56,7 @@ class DockerfileError(UsageError):
 
     def add_line(self, line: str) -> None:
         """Show the line of the file, unless that was done."""
-        shown = clean(line.strip())
+        shown = clean(line.strip()[: _LONGEST + 1])
         if shown and not self._has_line:
             self._has_line = True
             self.message += f"; the line is: {shown if len(shown) <= _LONGEST else shown[:_LONGEST] + '...'}"

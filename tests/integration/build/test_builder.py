@@ -7,7 +7,7 @@ import json
 import os
 import resource
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,60 @@ def test_the_ignore_file_beside_a_dockerfile_elsewhere_counts(store: Store, cont
         tmp_path, {"elsewhere/file": text, "elsewhere/file.dockerignore": "a\n", "context/.dockerignore": "b\n"}
     )
     assert from_files(store, context, file=str(tmp_path / "elsewhere/file")).keys() == {".dockerignore", "b/c"}
+
+
+def test_a_dockerfile_in_the_context_may_be_a_symlink_that_stays_there(store: Store, context: Path) -> None:
+    write_files(context, {"sub/file": FILE})
+    (context / "Dockerfile").symlink_to("sub/file")
+    assert from_files(store, context) == {"a": b"A"}
+
+
+def put_fifo(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_directory(path: Path, _: Path) -> None:
+    path.mkdir()
+
+
+def put_endless(path: Path, _: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def put_link_out(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+NO_FILES = [
+    (put_fifo, "regular file"),
+    (put_directory, "directory"),
+    (put_endless, "regular"),
+    (put_link_out, "out of"),
+]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.dockerignore"])
+@pytest.mark.parametrize(("put", "message"), NO_FILES)
+def test_what_a_context_has_instead_of_a_dockerfile_is_not_read(
+    store: Store, context: Path, tmp_path: Path, put: Callable[[Path, Path], None], message: str, name: str
+) -> None:
+    write_files(tmp_path, {"secret": "root:hash\n"})
+    if name != "Dockerfile":
+        write_files(context, {"Dockerfile": FILE})
+    put(context / name, tmp_path / "secret")
+    with pytest.raises(UsageError, match=message) as refused:
+        from_files(store, context)
+    assert "hash" not in str(refused.value)
+
+
+def test_a_dockerfile_that_is_named_may_be_anything_that_can_be_read(store: Store, context: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, FILE.encode())
+    os.close(write)
+    try:
+        assert from_files(store, context, file=f"/dev/fd/{read}") == {"a": b"A"}
+    finally:
+        os.close(read)
 
 
 def test_a_dockerfile_on_stdin(store: Store, context: Path) -> None:
