@@ -7,6 +7,7 @@ followed by ``trees.found``, inside the tree. Directories are listed when they a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -31,6 +32,8 @@ _KINDS[stat.S_IFSOCK] = Kind.FILE  # an empty file, as in BuildKit
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 32
+_OF_ANOTHER_KIND = (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO)
+"""A symlink became a file or the other way round, or a file became a directory or a pipe."""
 _SMALL = 128 << 10  # bytes; a file up to this size is read at once
 _KEPT = 16 << 20  # bytes of small files that stay in memory between hashing and writing
 _CAPABILITY = "security.capability"
@@ -449,6 +452,8 @@ class LocalTree:
                 f"{path!r:.300} was removed while the build read it",
                 hint="try again when nothing writes to the context",
             ) from None
+        if error.errno in _OF_ANOTHER_KIND:
+            raise self._changed(node) from None
         raise failure(error, path) from error
 
 

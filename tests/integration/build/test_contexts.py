@@ -244,6 +244,36 @@ def test_a_file_that_changes_after_it_was_hashed_is_an_error(build: Build, size:
             read(tree.content(node))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "use"),
+    [
+        ("symlink", "file", "entry"),
+        ("symlink", "directory", "entry"),
+        ("file", "symlink", "digest"),
+        ("file", "directory", "digest"),
+        ("directory", "symlink", "children"),
+    ],
+)
+def test_what_becomes_something_else_is_said_to_have_changed(build: Build, before: str, after: str, use: str) -> None:
+    path = build.context / "one"
+    make: dict[str, Callable[[], object]] = {
+        "symlink": lambda: path.symlink_to("a"),
+        "file": lambda: path.write_text("x"),
+        "directory": path.mkdir,
+    }
+    make[before]()
+    with LocalTree(str(build.context)) as tree:
+        node = tree.child(tree.root, b"one")
+        assert node is not None
+        path.rmdir() if before == "directory" else path.unlink()
+        make[after]()
+        if use == "children":
+            assert tree.children(node) == []  # as if it had been removed
+            return
+        with pytest.raises(UsageError, match="changed while it was read"):
+            tree.entry(node, b"one") if use == "entry" else tree.digest(node)
+
+
 def test_what_was_hashed_is_written(build: Build) -> None:
     """A small file stays in memory between the two."""
     path = build.context / "file"
