@@ -30,7 +30,7 @@ from lamina.layer.tar_write import Item
 from lamina.light import TYPE_CHECKING
 from lamina.run import network
 from lamina.run.bundle import Task, check_architecture, prepare_spec
-from lamina.run.child import CANNOT_RUN, NOT_FOUND, ExitStatus, Program, Streams
+from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, ExitStatus, Program, Streams
 from lamina.run.options import ContainerOptions
 from lamina.run.rootfs import Inside
 from lamina.run.runtime import Runtime, find_runtime
@@ -58,7 +58,7 @@ MAX_OUTPUT, LAST_OUTPUT = 2 << 20, 64 << 10
 """Bytes of output of one program that are passed on: a program in a loop must not fill a terminal or a log."""
 _PIECE = 64 << 10
 _AGAIN = 0.05  # seconds
-_NOT_RUN = (CANNOT_RUN, NOT_FOUND)
+_NOT_RUN = (CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND)
 _STARTING = threading.Lock()
 """Held while a program starts: a process that another step starts at that moment would keep a copy of the pipe, and
 its end would not be seen."""
@@ -327,14 +327,13 @@ def _kill(program: Program, over: threading.Event) -> None:
 
 
 def _failed(step: RunStep, ended: ExitStatus) -> ProgramFailed:
-    shown = " ".join(step.words)
     why = ended.message or ended.reason
     if why and ended.code in _NOT_RUN:
-        return ProgramFailed(
-            f"{step.words[0]!r:.200} could not be started: {why}",
-            code=ended.code,
-            hint="check that the image has the program: a stage from scratch has no shell",
-        )
+        hint = "check the mounts and the working directory of the step"
+        if ended.code != CANNOT_RUN:
+            hint = "check that the image has the program: a stage from scratch has no shell"
+        return ProgramFailed(f"{step.words[0]!r:.200} could not be started: {why:.500}", code=ended.code, hint=hint)
+    shown = " ".join(step.words)
     return ProgramFailed(
         f'process "{shown:.2000}" did not complete successfully: exit code: {ended.code}', code=ended.code
     )

@@ -154,9 +154,8 @@ class RunMount(Value):
 
 class RunStep(Step, kw_only=True):
     """RUN. ``words``: the whole command line (the shell included). ``env``: of the stage and its ARGs, in order; it
-    is not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies). ``stdin``:
-    a here-document that the shell reads. ``network``: "" (the default), none or host. ``insecure``:
-    ``--security=insecure`` that was allowed."""
+    is not in the image. ``hidden``: variables that the program gets and that are not in the key (proxies).
+    ``network``: "" (the default), none or host. ``insecure``: ``--security=insecure`` that was allowed."""
 
     words: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()

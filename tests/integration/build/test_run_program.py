@@ -104,11 +104,21 @@ def test_an_exit_code_is_an_error_with_it(inputs: GivenInputs) -> None:
     assert caught.value.message == 'process "sh -c exit 42" did not complete successfully: exit code: 42'
 
 
-def test_a_missing_program_is_named(inputs: GivenInputs) -> None:
-    with pytest.raises(ProgramFailed, match="'/bin/bash' could not be started") as caught:
-        with running_step(inputs, run_step("/bin/bash", "-c", "true")):
-            pass
-    assert caught.value.code == 127
+@pytest.mark.parametrize(
+    ("words", "more", "code", "hint"),
+    [
+        (("/bin/bash", "-c", "true"), {}, 127, "has the program"),
+        (("/etc/passwd", "x"), {}, 126, "has the program"),
+        (("/bin/sh", "-c", "true"), {"workdir": "/etc/passwd"}, 125, "the working directory"),
+    ],
+)
+def test_a_program_that_can_not_start_is_named(
+    inputs: GivenInputs, words: tuple[str, ...], more: dict[str, str], code: int, hint: str
+) -> None:
+    with pytest.raises(ProgramFailed, match=f"'{words[0]}' could not be started") as caught:
+        said(inputs, run_step(*words, **more))
+    assert caught.value.code == code
+    assert hint in (caught.value.hint or "")
 
 
 def test_a_step_on_nothing_runs_what_is_mounted(inputs: GivenInputs) -> None:
