@@ -26,6 +26,7 @@ STATE = struct.Struct("=QQQqq")
 _WIDTH = STATE.size + 33  # the state, the sha256, whether it has extended attributes
 _TICK, _COARSE_TICK = 100_000_000, 2_100_000_000  # nanoseconds
 _SECOND = 1_000_000_000
+_MOST = 64 << 20  # bytes of records that are kept of directories that a build does not see
 
 Records = dict[bytes, bytes]
 """State to digest and flag."""
@@ -52,21 +53,28 @@ class ContentHashes:
         return {body[at : at + size]: body[at + size : at + _WIDTH] for at in ends}
 
     def save(self, groups: Iterable[tuple[int, int, list[bytes]]]) -> None:
-        """Write all that is known now: (device, inode, records) of each directory. Raises OSError."""
+        """Write what is known now: (device, inode, records) of each directory that was seen; what is known of others
+        stays. Raises OSError."""
         if not self._path:
             return
         pieces = []
+        others = self._groups if len(self._body) < _MOST else {}
         for device, inode, records in groups:
+            others.pop((device, inode), None)
             pieces.append(_GROUP.pack(device, inode, len(records)))
             pieces += records
+        for (device, inode), (start, count) in others.items():
+            pieces.append(_GROUP.pack(device, inode, count))
+            pieces.append(self._body[start : start + count * _WIDTH])
         body = b"".join(pieces)
         make_directory(os.path.dirname(self._path))
         head = _HEADER.pack(_MAGIC, len(body), zlib.crc32(body))
         replace_file(self._path, [head, body], within=self._within, lasting=False)
 
 
-def record(state: bytes, digest: bytes, has_xattrs: bool) -> bytes:
-    return b"%b%b%c" % (state, digest, has_xattrs)
+def flagged(digest: bytes, has_xattrs: bool) -> bytes:
+    """The value of a record."""
+    return b"%b%c" % (digest, has_xattrs)
 
 
 def is_settled(mtime: int, ctime: int) -> bool:

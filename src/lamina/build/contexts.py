@@ -61,13 +61,11 @@ class OpenedContext:
         if self.dockerfile is not None:
             return self.dockerfile
         if self._look is not None:
-            data = self._look(globs.clean("/" + path).strip("/"))
-            if data is not None:
-                return data
+            data = self._look(path)
         else:
-            node = found(self.tree, os.fsencode(path))
-            if node is not None and self.tree.kind(node) == Kind.FILE:
-                return _limited(self.tree, node, path)
+            data = _file(self.tree, path)
+        if data is not None:
+            return data
         raise PathNotFound(f"{path!r:.300} was not found in {self.tree.what}", hint="check the path, or use --file")
 
     def is_ignored(self, path: str) -> bool:
@@ -158,23 +156,21 @@ def _local(
     from lamina.build.content_hashes import ContentHashes
     from lamina.build.local_tree import LocalTree
 
-    plain = LocalTree(place)
-    try:
-        patterns = _ignored(plain, dockerfile) if ignore is None else read_ignore_file(ignore)
-    finally:
-        plain.close()
+    # past the ignore file: the Dockerfile may be ignored, or a symlink to what is
+    plain = opened.enter_context(LocalTree(place))
+    patterns = _ignored(plain, dockerfile) if ignore is None else read_ignore_file(ignore)
     kept = _hashes_of(store, state, place)
     source_storage.touch(kept)
     hashes = ContentHashes(kept, within=store.paths.ingest)
     ignored = Patterns(patterns)
     tree = opened.enter_context(LocalTree(place, ignored=ignored, hashes=hashes, cancel=cancel))
-    return OpenedContext(tree, opened, look=lambda path: tree.read(path, MAX_READ), ignored=ignored)
+    return OpenedContext(tree, opened, look=lambda path: _file(plain, path), ignored=ignored)
 
 
 def _ignored(tree: Any, dockerfile: str) -> list[str]:
     """The patterns of the first ignore file that is there."""
     for name in names_of_ignore_files(globs.clean(dockerfile or "Dockerfile")):
-        data = None if name.startswith(("/", "../")) else tree.read(name, MAX_READ)
+        data = None if name.startswith(("/", "../")) else _file(tree, name)
         if data is not None:
             return read_ignore_file(data, name)
     return []
@@ -218,7 +214,12 @@ def _image(place: str, store: Store, network: RegistryAccess, platform: Platform
     )
 
 
-def _limited(tree: FileTree[Any], node: Any, path: str) -> bytes:
+def _file(tree: FileTree[Any], path: str) -> bytes | None:
+    """The content of a small file; None if there is none. Symlinks are followed inside the tree. Raises
+    LimitExceeded."""
+    node = found(tree, os.fsencode(path))
+    if node is None or tree.kind(node) != Kind.FILE:
+        return None
     if tree.entry(node, b"").size > MAX_READ:
         raise LimitExceeded(f"{path!r:.200} has more than {MAX_READ} bytes", hint="check the file")
     content = tree.content(node)

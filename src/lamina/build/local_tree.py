@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from lamina.build.content_hashes import STATE, ContentHashes, Records, is_settled, record
+from lamina.build.content_hashes import STATE, ContentHashes, Records, flagged, is_settled
 from lamina.build.trees import described
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.host.files import CHUNK, failure, reported
@@ -124,6 +124,7 @@ class LocalTree:
         self._cancel = cancel
         self._mtime = None if mtime is None else mtime * _SECOND
         self._guard = threading.RLock()
+        self._found: dict[tuple[LocalNode, bytes], LocalNode | None] = {}  # names in directories that are not listed
         self._open: dict[LocalNode, int] = {}
         self._last: tuple[LocalNode | None, int] = (None, -1)
         self._left = _KEPT
@@ -147,7 +148,33 @@ class LocalTree:
             self._top = -1
         if self._hashes is not None and self._news:
             with suppress(OSError):  # without the records all files are read again
-                self._hashes.save(_noted(self.root))
+                self._hashes.save(self._records(self._hashes))
+
+    def _records(self, hashes: ContentHashes) -> Iterator[tuple[int, int, list[bytes]]]:
+        """What is known now of the files in each directory that this build has seen."""
+        alone: dict[LocalNode, list[LocalNode]] = {}
+        for (node, _), child in self._found.items():
+            if child is not None and node.children is None:
+                alone.setdefault(node, []).append(child)
+        pending = [self.root, *alone]
+        seen = set[LocalNode]()
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            device, inode, *_ = STATE.unpack(node.state)
+            before = hashes.group(device, inode)
+            known: Records = {} if node.children is not None else before
+            for child in alone.get(node, (node.children or {}).values()):
+                if child.kind is Kind.DIRECTORY:
+                    pending.append(child)
+                elif child.is_noted and child.digest is not None:
+                    known[child.state] = flagged(child.digest, child.has_xattrs)
+                elif child.state in before:
+                    known[child.state] = before[child.state]
+            if known:
+                yield device, inode, [state + value for state, value in known.items()]
 
     def __enter__(self) -> Self:
         return self
@@ -156,6 +183,10 @@ class LocalTree:
         self.close()
 
     def child(self, node: LocalNode, name: bytes) -> LocalNode | None:
+        if node.children is None:
+            with self._guard:
+                if node.children is None:
+                    return self._alone(node, name)
         return self._listed(node).get(name)
 
     def children(self, node: LocalNode) -> Sequence[tuple[bytes, LocalNode]]:
@@ -233,29 +264,30 @@ class LocalTree:
             raise self._changed(node)
         return data
 
-    def read(self, path: str, limit: int) -> bytes | None:
-        """The content of a small file, whether it is ignored or not; None if there is none. Symlinks are not
-        followed. Raises UsageError (it is larger than ``limit`` bytes), SystemFailure."""
-        descriptor = os.dup(self._top)
+    def _alone(self, node: LocalNode, name: bytes) -> LocalNode | None:
+        """One name of a directory that need not be listed for it."""
+        key = node, name
+        if key not in self._found:
+            self._found[key] = self._made(node, name) if node.kind is Kind.DIRECTORY else None
+        return self._found[key]
+
+    def _made(self, node: LocalNode, name: bytes) -> LocalNode | None:
         try:
-            *above, name = path.split("/")
-            for part in above:
-                descriptor, old = os.open(part, _DIRECTORY, dir_fd=descriptor), descriptor
-                os.close(old)
-            descriptor, old = os.open(name, _FILE, dir_fd=descriptor), descriptor
-            os.close(old)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
-            data = _read_all(descriptor, limit + 1)
+            state = os.stat(name, dir_fd=self._directory(node), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise failure(error, os.path.join(self.path, path)) from error
-        finally:
-            os.close(descriptor)
-        if len(data) > limit:
-            raise UsageError(f"{path!r:.200} in {self.what} has more than {limit} bytes", hint="check the file")
-        return data
+            raise failure(error, os.path.join(self.path, node.path, os.fsdecode(name))) from error
+        child = LocalNode(node, name, state)
+        if self._ignored is not None:
+            prefix = f"{node.path}/" if node.parent is not None else ""
+            path = prefix + os.fsdecode(name)
+            child.hidden, child.above = self._ignored.match(path, node.above)
+            if child.hidden and not (child.kind is Kind.DIRECTORY and self._ignored.may_except_below(path)):
+                return None
+            if child.hidden and not self._listed(child):
+                return None
+        return child
 
     def _listed(self, node: LocalNode) -> dict[bytes, LocalNode]:
         found = node.children
@@ -293,8 +325,10 @@ class LocalTree:
             except OSError as error:
                 raise failure(error, os.path.join(self.path, node.path, name)) from error
             raw = os.fsencode(name)
-            child = LocalNode(node, raw, state)
-            child.above, child.hidden = above, hidden
+            child = self._found.get((node, raw)) if self._found else None
+            if child is None:
+                child = LocalNode(node, raw, state)
+                child.above, child.hidden = above, hidden
             if hidden and not self._listed(child):
                 continue
             found[raw] = child
@@ -498,22 +532,6 @@ def _is_same(now: os.stat_result, node: LocalNode) -> bool:
 def _is_unchanged(now: os.stat_result, node: LocalNode) -> bool:
     """Whether it is the same file with the same content; a new link or mode changes only the ctime."""
     return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == STATE.unpack(node.state)[:4]
-
-
-def _noted(top: LocalNode) -> Iterator[tuple[int, int, list[bytes]]]:
-    """The digests of all files that were hashed or known, by directory."""
-    pending = [top]
-    while pending:
-        node = pending.pop()
-        records = []
-        for child in (node.children or {}).values():
-            if child.children is not None:
-                pending.append(child)
-            elif child.is_noted and child.digest is not None:
-                records.append(record(child.state, child.digest, child.has_xattrs))
-        if records:
-            device, inode, *_ = STATE.unpack(node.state)
-            yield device, inode, records
 
 
 def _read_all(descriptor: int, limit: int) -> bytes:
