@@ -47,7 +47,7 @@ def main() -> int:
         ready.mkdir()
         words = [*LAMINA, "--root", str(ready / "lamina")]
         prepare(words, ready / "image.tar")
-        run([*words, "save", "-q", "--format", "oci-dir", "-o", str(ready / "layout"), "start:1"])
+        run([*words, "save", "-q", "--type", "oci-dir", "-o", str(ready / "layout"), "start:1"])
         engines = [lamina(ready), buildkit(ready), buildah(ready)]
         verdicts: list[Verdict] = []
         for name in options.only.split(","):

@@ -90,9 +90,10 @@ def prepare(words: list[str], archive: Path) -> None:
     tree = archive.with_name("tree.tar")
     with tarfile.open(tree, "w") as tar:
         tar.add(program, "bin/busybox")
-        info = tarfile.TarInfo("bin/true")
-        info.type, info.linkname = tarfile.SYMTYPE, "busybox"
-        tar.addfile(info)
+        for name in ("bin/true", "bin/sh"):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(info)
         passwd = tarfile.TarInfo("etc/passwd")
         passwd.size = len(b"root:x:0:0::/:/bin/true\n")
         tar.addfile(passwd, io.BytesIO(b"root:x:0:0::/:/bin/true\n"))
