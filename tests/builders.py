@@ -195,7 +195,8 @@ def differences(one: Made, other: Made) -> list[str]:
 
 
 def outline(made: Made | Refused) -> Made | Refused:
-    """The image without what is each builder's own: history, times of building, notes in the config."""
+    """The image without what is each builder's own: history, times of building, notes in the config, the order of
+    variables."""
     if isinstance(made, Refused):
         return made
     config = {
@@ -203,6 +204,10 @@ def outline(made: Made | Refused) -> Made | Refused:
         for name, value in made.config.items()
         if name not in ("created", "ArgsEscaped", "Hostname", "Image")
     }
+    if config.get("WorkingDir") == "/":
+        del config["WorkingDir"]
+    if "Env" in config:
+        config["Env"] = sorted(config["Env"])
     return Made(made.files, config, [])
 
 

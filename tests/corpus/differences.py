@@ -77,5 +77,46 @@ BUILDKIT: dict[str, Known] = {
     ),
 }
 """By case. A case that is not here must be equal."""
-BUILDAH: dict[str, Known] = {}
-DOCKER: dict[str, Known] = {}
+
+VOLUMES = Known(
+    (
+        *(rf"file /{name}: None \{{'kind': 'directory'.*" for name in ("a", "b", "c d")),
+        r"file /data/new: \{.*\} None",
+        *(rf"file /{name}: None \{{'kind': 'directory'.*" for name in "ef"),
+    )
+)
+"""A volume is a directory of the image, and what RUN does in it is lost."""
+ENV_WINS = Known((r"file /out: content .*x.* .*env.*", r"config Env: .*"))
+ARG_STAYS = Known((r"file /out: content .*\[1\]\[1\].*\[\]\[1\].*", r"config Env: .*"))
+KEPT_OWNERS = tuple(rf"file /srv/new/{name}: owner '33:55' .*" for name in ("d", "d/file", "d/link", "d/twin"))
+
+BUILDAH: dict[str, Known] = {
+    "settings: VOLUME": VOLUMES,
+    "variables: ENV wins over ARG": ENV_WINS,
+    "variables: ARG of a stage reaches those built on it": ARG_STAYS,
+    "adding: ADD --chown of an archive": Known(
+        (
+            *KEPT_OWNERS,
+            r"file /srv/new/implied: owner '0:0' '33:55'",
+            r"file /srv/new/implied/file: owner '33:55' '0:0'",
+            r"file /srv/new/top: owner '33:55' '7:8'",
+        )
+    ),
+    "settings: EXPOSE": Known((r"config ExposedPorts: .*'7/tcp'.* .*'7/TCP'.*",)),
+}
+DOCKER: dict[str, Known] = {
+    "settings: VOLUME": VOLUMES,
+    "variables: ENV wins over ARG": ENV_WINS,
+    "variables: ARG of a stage reaches those built on it": ARG_STAYS,
+    "adding: ADD --chown of an archive": Known(
+        (
+            r"file /srv/new: owner '33:55' '0:0'",
+            *KEPT_OWNERS,
+            r"file /srv/new/implied/file: owner '33:55' '0:0'",
+            r"file /srv/new/top: owner '33:55' '7:8'",
+        )
+    ),
+    "settings: WORKDIR of a user": Known(
+        (r"file /srv/new: owner '33:44' '0:0'", r"file /srv/new/deep: owner '33:44' '0:0'")
+    ),
+}

@@ -10,17 +10,22 @@ import pytest
 
 from builders import (
     Bench,
+    Buildah,
     BuildKit,
     Lamina,
     Made,
+    OldDocker,
     Refused,
     bench_of,
+    buildah_storage,
     buildkit_daemon,
     differences,
     lamina_store,
+    outline,
 )
-from corpus import CASES
-from corpus.differences import BUILDKIT, Known
+from corpus import CASES, OLD_CASES
+from corpus.differences import BUILDAH, BUILDKIT, DOCKER, Known
+from docker_engine import Docker
 
 pytestmark = pytest.mark.peer
 
@@ -43,6 +48,17 @@ def buildkit(bench: Bench) -> Iterator[BuildKit]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def buildah(bench: Bench) -> Iterator[Buildah]:
+    with buildah_storage(bench) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def old_docker(docker: Docker, bench: Bench) -> OldDocker:
+    return OldDocker(docker, bench)
+
+
 def compare(made: Made | Refused, theirs: Made | Refused, known: Known) -> None:
     """Fail unless the two differ as it is known, and not otherwise."""
     assert isinstance(theirs, Refused) == known.refused, theirs
@@ -62,5 +78,22 @@ def test_lamina_builds_what_buildkit_builds(name: str, bench: Bench, buildkit: B
         compare(ours.build(place), buildkit.build(place), BUILDKIT.get(name, Known.same(case)))
 
 
+@pytest.mark.parametrize("name", OLD_CASES)
+def test_lamina_builds_what_buildah_builds(name: str, bench: Bench, buildah: Buildah, ours: Lamina) -> None:
+    case = CASES[name]
+    with bench.laid(case) as place:
+        known = BUILDAH.get(name, Known.same(case))
+        compare(outline(ours.build(place)), outline(buildah.build(place)), known)
+
+
+@pytest.mark.parametrize("name", OLD_CASES)
+def test_lamina_builds_what_docker_20_builds(name: str, bench: Bench, old_docker: OldDocker, ours: Lamina) -> None:
+    case = CASES[name]
+    with bench.laid(case) as place:
+        known = DOCKER.get(name, Known.same(case))
+        compare(outline(ours.build(place)), outline(old_docker.build(place)), known)
+
+
 def test_no_difference_is_of_a_case_that_is_not_there() -> None:
     assert BUILDKIT.keys() <= CASES.keys()
+    assert BUILDAH.keys() | DOCKER.keys() <= set(OLD_CASES) <= CASES.keys()
