@@ -20,7 +20,6 @@ from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import Ran
 from lamina.build.keys import Origins, Parts, differences, key_of, parts_of
 from lamina.build.run_mounts import context_pattern
-from lamina.build.run_program import ProgramChanges
 from lamina.build.step_result import EMPTY, Result
 from lamina.build.steps import (
     BaseStep,
@@ -484,6 +483,8 @@ class Solver:
             with self._executors.copy_files.copied(step, union, self.inputs, vertex.log) as items:
                 return self._written(items, ordered=True)
         if isinstance(step, RunStep):
+            from lamina.build.run_program import ProgramChanges
+
             with self._executors.run_program(step, union, self.inputs, vertex.log) as items:
                 made = self._written(items)
                 if made is not None and isinstance(items, ProgramChanges) and items.source:
