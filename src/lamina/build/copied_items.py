@@ -49,7 +49,7 @@ def copied(step: CopyStep, below: Stack | None, inputs: Inputs, log: Log) -> Ite
     while the block runs. Raises PathNotFound, UsageError, NotFound (no such user), and what fetching raises."""
     base = None if step.link else below
     owner = None if not step.owner else resolved_owner(step.owner, base, is_linked=step.link)
-    copy = _Copy(step, Target(base), owner, log)
+    copy = _Copy(step, Target(base, lambda name: log(_left_out(name))), owner, log)
     with ExitStack() as opened:
         for source in step.sources:
             _add(copy, source, inputs, log, opened)
@@ -247,8 +247,12 @@ class _Copy:
     def _leaves_out(self, name: bytes) -> bool:
         if not name.startswith(PREFIX):
             return False
-        self._log(f"{os.fsdecode(name)!r:.200} is left out: in a layer this name hides a file\n".encode())
+        self._log(_left_out(name))
         return True
+
+
+def _left_out(name: bytes) -> bytes:
+    return f"{os.fsdecode(name)!r:.200} is left out: in a layer this name hides a file\n".encode()
 
 
 def _bytes(path: str) -> bytes:

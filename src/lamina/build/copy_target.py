@@ -7,7 +7,7 @@ the path that the instruction names; below it, a symlink is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,11 @@ Path = list[tuple[bytes, Place]]
 
 
 class Target:
-    """The union below, and what is written on it."""
+    """The union below, and what is written on it. ``left_out`` is told the names that can't be in a layer."""
 
-    def __init__(self, below: Stack | None) -> None:
+    def __init__(self, below: Stack | None, left_out: Callable[[bytes], object] = lambda name: None) -> None:
         self._stack = below
+        self._left_out = left_out
         self.root = Place()
         self.root.kids = {}
         self.root.loaded = below is None
@@ -222,7 +223,7 @@ class Target:
                     yield replace(place.entry, path=path), None
             elif place.tree is not None:
                 if place.is_whole:
-                    yield from _whole(place.tree, place.node, place.rule, path, first)
+                    yield from self._whole(place.tree, place.node, place.rule, path, first)
                     continue
                 yield _item(place.tree, place.node, place.rule, path, first)
             if kids:
@@ -232,6 +233,27 @@ class Target:
                     for name in sorted(kids, reverse=True)
                     if (kid := kids[name]).kids or kid.tree is not None or kid.entry is not None
                 ]
+
+    def _whole(
+        self, tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes, first: dict[Hashable, bytes]
+    ) -> Iterator[Item]:
+        """A directory with all that is in it."""
+        yield written(tree, node, rule, path), None
+        walk = [(path + b"/", iter(tree.children(node)))]
+        while walk:
+            prefix, names = walk[-1]
+            for name, child in names:
+                if name.startswith(PREFIX):
+                    self._left_out(name)
+                    continue
+                inner = prefix + name
+                if tree.kind(child) is _DIRECTORY:
+                    yield written(tree, child, rule, inner), None
+                    walk.append((inner + b"/", iter(tree.children(child))))
+                    break
+                yield _item(tree, child, rule, inner, first)
+            else:
+                walk.pop()
 
     def is_empty(self) -> bool:
         """Whether there is nothing new."""
@@ -277,7 +299,9 @@ class Target:
         place.kids = {}
         assert place.tree is not None
         for name, child in place.tree.children(place.node):
-            if not name.startswith(PREFIX):
+            if name.startswith(PREFIX):
+                self._left_out(name)
+            else:
                 kid = place.kids[name] = Place()
                 kid.tree, kid.node, kid.rule = place.tree, child, place.rule
                 if place.tree.kind(child) is _DIRECTORY:
@@ -314,27 +338,6 @@ def _item(
         if known != path:
             return replace(entry, kind=Kind.HARDLINK, link=known, size=0, xattrs={}, sparse=None), None
     return entry, tree.content(node) if entry.kind is Kind.FILE else None
-
-
-def _whole(
-    tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes, first: dict[Hashable, bytes]
-) -> Iterator[Item]:  # fmt: skip
-    """A directory with all that is in it."""
-    yield written(tree, node, rule, path), None
-    walk = [(path + b"/", iter(tree.children(node)))]
-    while walk:
-        prefix, names = walk[-1]
-        for name, child in names:
-            if name.startswith(PREFIX):
-                continue
-            inner = prefix + name
-            if tree.kind(child) is _DIRECTORY:
-                yield written(tree, child, rule, inner), None
-                walk.append((inner + b"/", iter(tree.children(child))))
-                break
-            yield _item(tree, child, rule, inner, first)
-        else:
-            walk.pop()
 
 
 def written(tree: FileTree[Any], node: Any, rule: Rule | None, path: bytes) -> Entry:
