@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote, urlsplit
 
 from lamina.build.addresses import without_credentials
 from lamina.build.local_tree import LocalTree
+from lamina.build.options import SshAgent
 from lamina.build.source_storage import GIT, place, touch
+from lamina.build.steps import Repository
 from lamina.errors import LaminaError, NotFound, RemoteFailure, Unsupported, UsageError
 from lamina.host.files import make_directory, reported
 from lamina.host.lock import locked_for_now
@@ -25,7 +29,6 @@ from lamina.host.temporary import TemporaryDirectory
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Log
-    from lamina.build.steps import Repository
     from lamina.events import Cancel
     from lamina.store.store import Store
 
@@ -38,7 +41,6 @@ _OFF = (
     ("core.hooksPath", os.devnull),
     ("core.fsmonitor", "false"),
     ("core.attributesFile", os.devnull),
-    ("core.sshCommand", f"ssh -F {os.devnull} -o BatchMode=yes"),
     ("credential.helper", ""),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
@@ -50,15 +52,31 @@ _OFF = (
     ("core.symlinks", "true"),
     ("core.autocrlf", "false"),
 )
+_HELPER = (
+    '!f() { test "$1" != get || '
+    'printf \'username=%s\\npassword=%s\\n\' "$LAMINA_GIT_USER" "$LAMINA_GIT_PASSWORD"; }; f'
+)
+"""A credential helper of git: it answers with the login in its environment."""
 _TIME = 3600.0
 """Seconds after which git is given up."""
+
+
+class _Added(Repository):
+    """A repository that a Dockerfile names. ``ssh``: what git may use to log in, as ``--ssh`` says it. The keys and
+    the agent of this user are only for a context, because this user named that one."""
+
+    ssh: SshAgent | None = None
+
+    @classmethod
+    def of(cls, source: Repository, inputs: Inputs) -> Self:
+        return cls(**vars(source), ssh=inputs.ssh.get("default"))
 
 
 def identity(source: Repository, inputs: Inputs) -> tuple[str, str]:
     """For the key: the address, and the commit (and the ref where .git is kept). Raises RemoteFailure, NotFound,
     UsageError."""
     name = f"repository {without_credentials(source.url)}"
-    commit, ref = _resolved(source, inputs.cancel)
+    commit, ref = _resolved(_Added.of(source, inputs), inputs.cancel)
     value = commit
     if source.keep:
         value += f" {ref}"
@@ -72,7 +90,7 @@ def identity(source: Repository, inputs: Inputs) -> tuple[str, str]:
 @contextmanager
 def checked_out(source: Repository, inputs: Inputs, log: Log) -> Iterator[LocalTree]:
     """The files of a repository; they exist while the block runs. Raises as ``identity``."""
-    with checked_out_in(source, inputs.store, inputs.cancel, log) as tree:
+    with checked_out_in(_Added.of(source, inputs), inputs.store, inputs.cancel, log) as tree:
         yield tree
 
 
@@ -287,7 +305,15 @@ def _git(
     import subprocess
 
     options = [word for key, value in _OFF for word in ("-c", f"{key}={value}")]
+    login, secret = _login(source.url)
+    options += login
+    address = without_credentials(source.url)
+    if login:
+        arguments = [address if word == source.url else word for word in arguments]
+    program, agent = _ssh(source)
     environment = {
+        **secret,
+        "GIT_SSH_COMMAND": program,
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": os.devnull,
         "LC_ALL": "C",
@@ -303,13 +329,14 @@ def _git(
     for name in (
         *_PROXIES,
         *map(str.upper, _PROXIES),
-        "SSH_AUTH_SOCK",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
         "GIT_SSL_CAINFO",
     ):
         if name in os.environ:
             environment[name] = os.environ[name]
+    if agent:
+        environment["SSH_AUTH_SOCK"] = agent
     try:
         process = subprocess.Popen(
             ["git", *options, *arguments],
@@ -341,6 +368,35 @@ def _git(
             hint="check the address, and that it needs no login",
         )
     return out
+
+
+def _login(url: str) -> tuple[list[str], dict[str, str]]:
+    """Options and variables of git for the user and password in an address: everybody can read the command line of a
+    process."""
+    address = without_credentials(url)
+    if address == url or not address.startswith(("http://", "https://")):
+        return [], {}
+    parts = urlsplit(url)
+    server = "://".join(urlsplit(address)[:2])
+    variables = {
+        "LAMINA_GIT_USER": unquote(parts.username or ""),
+        "LAMINA_GIT_PASSWORD": unquote(parts.password or ""),
+    }
+    return ["-c", f"credential.{server}.helper={_HELPER}"], variables
+
+
+def _ssh(source: Repository) -> tuple[str, str]:
+    """The command for ssh, and the socket of its agent."""
+    words = ["ssh", "-F", os.devnull, "-o", "BatchMode=yes"]
+    own = os.environ.get("SSH_AUTH_SOCK", "")
+    if not isinstance(source, _Added):
+        return shlex.join(words), own
+    keys = source.ssh.keys if source.ssh else ()
+    words += [word for key in keys for word in ("-i", os.path.abspath(key))] or ["-o", "IdentityFile=none"]
+    agent = (source.ssh.socket or own) if source.ssh and not keys else ""
+    if not agent:
+        words += ["-o", "IdentityAgent=none"]
+    return shlex.join(words), agent
 
 
 def _kill(pid: int) -> None:

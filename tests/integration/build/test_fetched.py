@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from integration.build.copying import Build, described
 from lamina.build import addresses, copy_files, git
+from lamina.build.options import SshAgent
 from lamina.build.steps import CopyStep, Remote, Repository
 from lamina.errors import (
     DigestMismatch,
@@ -107,9 +109,16 @@ def access(**flags: str) -> RegistryAccess:
     return RegistryAccess(load_settings(flags))
 
 
-def added(build: Build, source: Remote | Repository, to: str = "/n/", **options: Any) -> list[Any]:
+def added(
+    build: Build,
+    source: Remote | Repository,
+    to: str = "/n/",
+    *,
+    ssh: dict[str, SshAgent] | None = None,
+    **options: Any,
+) -> list[Any]:
     step = CopyStep(platform=PLATFORM, sources=(source,), target=to, is_add=True, **options)
-    return build.items(step, network=access())
+    return build.items(step, network=access(), ssh=ssh or {})
 
 
 def digests(build: Build, source: Remote | Repository) -> dict[str, str]:
@@ -476,6 +485,96 @@ def test_a_password_in_the_address_is_shown_nowhere(build: Build) -> None:
     assert "hunter2" not in str(raised.value)
     everything = b"".join(path.read_bytes() for path in (build.where / "store").rglob("*") if path.is_file())
     assert b"hunter2" not in everything
+
+
+def stub(top: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that git or lamina finds first."""
+    path = top / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def test_a_password_in_the_address_is_in_no_command_line(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    real = shutil.which("git")
+    stub(tmp_path, "git", f'echo "$@" >> {seen}; exec {real} "$@"', monkeypatch)
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.headers.get("Authorization", ""))
+        request.send_response(404 if asked[-1] else 401)
+        request.send_header("WWW-Authenticate", 'Basic realm="x"')
+        request.end_headers()
+
+    with answered(answer) as address, pytest.raises(RemoteFailure, match="git fails") as raised:
+        added(build, Repository(f"http://us%40er:hunter2@{address}/repo.git"))
+    assert base64.b64decode(asked[1].removeprefix("Basic ")) == b"us@er:hunter2"
+    assert "hunter2" not in str(raised.value)
+    assert "ls-remote" in seen.read_text()
+    assert "hunter2" not in seen.read_text()
+
+
+@contextmanager
+def answered(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A web server: its host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("given", "socket", "words"),
+    [
+        (None, "", "-o IdentityFile=none -o IdentityAgent=none"),
+        (SshAgent(), "/run/own", "-o IdentityFile=none"),
+        (SshAgent(socket="/run/other"), "/run/other", "-o IdentityFile=none"),
+        (SshAgent(keys=("/k e y", "/l")), "", "-i /k e y -i /l -o IdentityAgent=none"),
+    ],
+    ids=["nothing", "agent", "other agent", "key"],
+)
+def test_a_dockerfile_logs_in_only_with_what_the_build_was_given(
+    build: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: SshAgent | None,
+    socket: str,
+    words: str,
+) -> None:
+    """Else any Dockerfile could fetch what only this user may read."""
+    seen = tmp_path / "seen"
+    stub(tmp_path, "ssh", f'echo "$SSH_AUTH_SOCK|$*" >> {seen}; exit 1', monkeypatch)
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/run/own")
+    address = "ssh://git@example.org/repo.git"
+
+    def calls() -> set[str]:
+        lines = seen.read_text().splitlines()
+        return {line.partition(" git@")[0].replace(" -o SendEnv=GIT_PROTOCOL", "") for line in lines}
+
+    with pytest.raises(RemoteFailure):
+        added(build, Repository(address), ssh={"default": given} if given else {})
+    assert calls() == {f"{socket}|-F /dev/null -o BatchMode=yes {words}"}
+    seen.unlink()
+    with pytest.raises(RemoteFailure):
+        build.opened(address)  # this user named it
+    assert calls() == {"/run/own|-F /dev/null -o BatchMode=yes"}
 
 
 def test_a_build_that_is_cancelled_ends_git(build: Build) -> None:

@@ -161,6 +161,13 @@ def test_hostile_wheels_are_one_clear_error(files: dict[str, bytes], message: st
         layer_of(make_wheel(files))
 
 
+def test_the_metadata_of_a_wheel_is_not_read_into_memory_if_it_is_huge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.build.wheels.layer._MAX_IN_MEMORY", 1000)
+    layer_of(make_wheel({**FILES, "demo/large": bytes(1001)}))
+    with pytest.raises(LimitExceeded, match=r"demo-1\.0\.dist-info/METADATA' has 1001 bytes, more than 1000"):
+        layer_of(make_wheel({**FILES, "demo-1.0.dist-info/METADATA": bytes(1001)}))
+
+
 def test_a_file_that_is_not_a_zip_is_reported() -> None:
     with pytest.raises(InvalidDocument, match="not a valid wheel"):
         layer_of(b"this is not a zip")

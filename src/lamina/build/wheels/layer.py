@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _OLDEST = (1980, 1, 1, 0, 0, 0)
 """The time of files that the wheel does not have itself (RECORD, scripts): the oldest that a zip can state."""
-_MAX_IN_MEMORY = 8 << 20  # bytes: files that are rewritten (scripts), and those that the installer adds
+_MAX_IN_MEMORY = 64 << 20  # bytes: files that are rewritten (scripts), or read as a whole (RECORD and other metadata)
 
 
 @contextmanager
@@ -57,6 +57,7 @@ def wheel_items(step: WheelStep, open_file: Callable[[], Readable], *, limit: in
                     raise LimitExceeded(
                         f"{step.file}: its files have more than {limit} bytes", hint="use another wheel"
                     )
+                _check_metadata(step.file, archive)
                 archive.filename = step.file  # ``WheelFile`` takes the name and the version from it
                 collected = _Collected(step, archive)
                 with warnings.catch_warnings():
@@ -102,6 +103,16 @@ def _checked(step: WheelStep, open_file: Callable[[], Readable], limit: int) -> 
         with reported(tempfile.gettempdir()):
             file.seek(0)
         yield file
+
+
+def _check_metadata(name: str, archive: zipfile.ZipFile) -> None:
+    """The installer reads the metadata into memory. Raises LimitExceeded."""
+    for info in archive.infolist():
+        if ".dist-info/" in info.filename and info.file_size > _MAX_IN_MEMORY:
+            raise LimitExceeded(
+                f"{name}: {info.filename!r:.200} has {info.file_size} bytes, more than {_MAX_IN_MEMORY}",
+                hint="use another wheel",
+            )
 
 
 @contextmanager
