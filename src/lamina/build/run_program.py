@@ -19,7 +19,7 @@ from functools import partial
 
 from lamina.build.errors import ProgramFailed
 from lamina.build.step_directory import StepDirectory, clear, running, step_directory
-from lamina.build.step_mounts import Given, given
+from lamina.build.step_mounts import Given, SharedContexts, given
 from lamina.build.steps import RunStep
 from lamina.edit.changes import real_items
 from lamina.errors import LaminaError, Unsupported, UsageError
@@ -65,20 +65,23 @@ its end would not be seen."""
 
 
 @contextmanager
-def run_programs(store: Store, on_warning: OnWarning) -> Iterator[None]:
+def run_programs(store: Store, on_warning: OnWarning) -> Iterator[SharedContexts]:
     """The RUN steps of one build run in this block. First it ends what killed builds have left. The layers of a step
     stay mounted for the next ones, and are unmounted at the end."""
     for error in clear(store):
         on_warning(error.message)
-    try:
-        yield
-    finally:
-        if os.path.isdir(running(store)):  # else no step ever ran
-            sweep(store)
+    with SharedContexts(store) as shared:
+        try:
+            yield shared
+        finally:
+            if os.path.isdir(running(store)):  # else no step ever ran
+                sweep(store)
 
 
 @contextmanager
-def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Collection[Item]]:
+def ran(
+    step: RunStep, below: Stack | None, inputs: Inputs, log: Log, shared: SharedContexts | None = None
+) -> Iterator[Collection[Item]]:
     """As ``protocols.RunProgram``. Call it outside of the main thread: there the program would get Ctrl-C, and this
     process would not."""
 
@@ -97,7 +100,7 @@ def ran(step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterato
     stack = below if below is not None else _empty(step)
     with step_directory(inputs.store) as directory:
         directory.make(inputs.upper_dir, runtime, warn)
-        view, made = _run(step, stack, directory, runtime, inputs, log, warn)
+        view, made = _run(step, stack, directory, runtime, inputs, log, warn, shared)
         odd: list[str] = []
 
         def left_out(text: str) -> None:
@@ -165,11 +168,12 @@ def _run(
     inputs: Inputs,
     log: Log,
     warn: OnWarning,
+    shared: SharedContexts | None,
 ) -> tuple[str, Collection[str]]:
     """Run the program to its end, and unmount; returns the view that was used, and the mount points that were made.
     Raises ProgramFailed."""
     sandbox = directory.sandbox(runtime)
-    with given(step, directory, inputs, log) as seen:
+    with given(step, directory, inputs, log, shared) as seen:
         wanted = _wanted(step, seen)
         check_supported(wanted, runtime)
         upper, work = directory.upper, directory.work

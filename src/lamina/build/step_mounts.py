@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from lamina.build import cache_mounts
 from lamina.build.cache_mounts import CacheWanted
 from lamina.build.options import MAX_SECRET
 from lamina.build.run_mounts import BIND, CACHE, SECRET, SSH, TMPFS, context_pattern
-from lamina.build.step_directory import StepDirectory
+from lamina.build.step_directory import StepDirectory, step_directory
 from lamina.build.steps import CopyStep, FromContext, RunMount, RunStep, Step
 from lamina.errors import LimitExceeded, NotFound, PathNotFound, UsageError
 from lamina.host import privileges
@@ -25,6 +27,7 @@ from lamina.view.overlay.mount import Top, mount_union
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Log
+    from lamina.store.store import Store
 
 _QUIET = ("nosuid", "nodev")
 _CONTENT = "content"
@@ -38,12 +41,47 @@ class Given:
     variables: Mapping[str, str]
 
 
+class SharedContexts:
+    """Copies of contexts for the steps of one build, made on first need. When the block ends, they are removed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._opened = ExitStack()
+        self._directory: StepDirectory | None = None
+        self._guard = threading.Lock()
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._copies: dict[tuple[str, str], str] = {}
+
+    def __enter__(self) -> SharedContexts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def copy(self, name: str, source: str, make: Callable[[str], str]) -> str:
+        """The path of the copy of ``source`` in the context ``name``. ``make`` makes it in an empty directory, and
+        returns its path. Raises what ``make`` raises, SystemFailure."""
+        with self._guard:
+            if self._directory is None:
+                self._directory = self._opened.enter_context(step_directory(self._store))
+            directory = self._directory
+            lock = self._locks.setdefault((name, source), threading.Lock())
+        with lock:
+            found = self._copies.get((name, source))
+            if found is None:
+                found = self._copies[name, source] = make(directory.directory(f"copy-{os.urandom(6).hex()}"))
+            return found
+
+
 @contextmanager
-def given(step: RunStep, directory: StepDirectory, inputs: Inputs, log: Log) -> Iterator[Given]:
-    """Prepare the mounts of a step; they are there while the block runs. Raises PathNotFound, NotFound (a secret, an
+def given(
+    step: RunStep, directory: StepDirectory, inputs: Inputs, log: Log, shared: SharedContexts | None = None
+) -> Iterator[Given]:
+    """Prepare the mounts of a step; they are there while the block runs. ``shared``: of the build, if its steps share
+    copies of contexts. Raises PathNotFound, NotFound (a secret, an
     agent), UsageError, Cancelled, SystemFailure."""
     with ExitStack() as opened:
-        preparing = _Preparing(step, directory, inputs, log, opened)
+        preparing = _Preparing(step, directory, inputs, log, opened, shared)
         preparing.take_caches()
         for mount in step.mounts:
             preparing.take(mount)
@@ -52,7 +90,16 @@ def given(step: RunStep, directory: StepDirectory, inputs: Inputs, log: Log) -> 
 
 
 class _Preparing:
-    def __init__(self, step: RunStep, directory: StepDirectory, inputs: Inputs, log: Log, opened: ExitStack) -> None:
+    def __init__(
+        self,
+        step: RunStep,
+        directory: StepDirectory,
+        inputs: Inputs,
+        log: Log,
+        opened: ExitStack,
+        shared: SharedContexts | None,
+    ) -> None:
+        self._shared = shared
         self.mounts: list[Mount] = []
         self.variables: dict[str, str] = {}
         self._step, self._directory, self._inputs, self._log = step, directory, inputs, log
@@ -122,18 +169,23 @@ class _Preparing:
 
     def _copied(self, mount: RunMount) -> str:
         """What the context has at the mount's source, as copies that belong to root: the files of this host are never
-        reached, and what the ignore file leaves out is not there."""
+        reached, and what the ignore file leaves out is not there. Steps that can't write to them share the copies."""
+        if self._shared is None or not mount.read_only or self._step.insecure:
+            return self._copy(mount, self._directory.directory(self._name()))
+        name = mount.origin if isinstance(mount.origin, str) else ""
+        return self._shared.copy(name, mount.source, partial(self._copy, mount))
+
+    def _copy(self, mount: RunMount, target: str) -> str:
+        """Copy the source of the mount into an empty directory; returns the path of the copy."""
         from lamina.build import copy_files
         from lamina.run.container.tar_stream import put
 
+        name = mount.origin if isinstance(mount.origin, str) else ""
         step = CopyStep(
             platform=self._step.platform,
-            sources=(
-                FromContext(mount.origin if isinstance(mount.origin, str) else "", (context_pattern(mount.source),)),
-            ),
+            sources=(FromContext(name, (context_pattern(mount.source),)),),
             target=f"/{_CONTENT}",
         )
-        target = self._directory.directory(self._name())
         try:
             with copy_files.copied(step, None, self._inputs, self._log) as items, Inside(target) as inside:
                 put(inside, "", items, lambda entry: (entry.uid, entry.gid), set_ids=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Items, Log
+    from lamina.build.step_mounts import SharedContexts
     from lamina.build.steps import CopyStep, DirectoryStep, FromStep, RunMount, RunStep, Step
     from lamina.layer.tar_write import Item
     from lamina.scan.directory import OnWarning
@@ -26,6 +27,7 @@ class Workers:
         self._warn = on_warning
         self._programs = ExitStack()
         self._has_programs = False
+        self._shared: SharedContexts | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Workers:
@@ -61,7 +63,7 @@ class Workers:
 
         with self._lock:
             if not self._has_programs:
-                self._programs.enter_context(run_programs(self._store, self._warn))
+                self._shared = self._programs.enter_context(run_programs(self._store, self._warn))
                 self._has_programs = True
-        with ran(step, below, inputs, log) as items:
+        with ran(step, below, inputs, log, self._shared) as items:
             yield items

@@ -448,6 +448,21 @@ def test_no_program_reaches_the_files_of_this_host(inputs: GivenInputs, context:
     assert sorted(os.listdir(context)) == [".dockerignore", "dir", "file", "star*", "star1", "up"]
 
 
+def test_steps_of_a_build_share_copies_that_they_can_not_write_to(inputs: GivenInputs, context: Path) -> None:
+    def numbers(mounts: tuple[RunMount, ...], **more: Any) -> str:
+        step = run_step("stat -c %i /src/file", mounts=mounts, **more)
+        output: list[bytes] = []
+        with run_program.ran(step, inputs.stack(step.below), inputs, output.append, shared):
+            return b"".join(output).decode().splitlines()[-1]
+
+    with run_program.run_programs(inputs.store, print) as shared:
+        read_only = numbers(bind("/"))
+        assert numbers(bind("/")) == read_only
+        assert numbers(bind("/", read_only=False)) != read_only
+        assert numbers(bind("/"), insecure=True) != read_only
+    assert os.listdir(Path(inputs.store.paths.build, "running")) == []
+
+
 @pytest.mark.parametrize("source", ["/nowhere", "/dir/left.out", "/dir/outside/x", "/up/x"])
 def test_a_source_that_a_context_lacks_is_an_error(inputs: GivenInputs, context: Path, source: str) -> None:
     with pytest.raises(NotFound, match="nothing is at"):
