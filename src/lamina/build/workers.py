@@ -4,9 +4,10 @@ none of them.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Workers:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Workers:
+        with suppress(FileNotFoundError):
+            # a killed build has left a program and its secrets: they end also if this build runs no program
+            if os.listdir(os.path.join(self._store.paths.build, "running")):
+                self._begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,3 +72,11 @@ class Workers:
                 self._has_programs = True
         with ran(step, below, inputs, log, self._shared) as items:
             yield items
+
+    def _begin(self) -> None:
+        from lamina.build.run_program import run_programs
+
+        with self._lock:
+            if not self._has_programs:
+                self._programs.enter_context(run_programs(self._store, self._warn))
+                self._has_programs = True

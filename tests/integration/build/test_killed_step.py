@@ -109,6 +109,15 @@ def test_the_next_build_ends_what_a_killed_one_left(store: Store, runtime: str) 
         assert said(GivenInputs(store, runtime=runtime), run_step("echo fine")) == "fine\n"
 
 
+def test_a_next_build_without_programs_ends_what_a_killed_one_left(store: Store, tmp_path: Path) -> None:
+    mark = killed_in_the_middle(store, "runc")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL a=b\n")
+    done = lamina("build", "-q", "-f", str(tmp_path / "Dockerfile"), str(tmp_path), root=store.paths.root)
+    assert done.returncode == 0, done.stderr
+    assert sleeping(mark) == []
+    assert left_in(store) == []
+
+
 def test_prune_and_umount_end_what_a_killed_build_left(store: Store) -> None:
     for words in (("prune",), ("umount", "--all")):
         mark = killed_in_the_middle(store, "runc")
