@@ -36,7 +36,7 @@ from lamina.build.steps import (
     Step,
     WheelStep,
 )
-from lamina.build.syntax import parse_instruction
+from lamina.build.syntax import MAX_INSTRUCTIONS, parse_instruction
 from lamina.build.words import Total, expand, expand_document, expand_known, expand_words
 from lamina.errors import LaminaError, UsageError
 from lamina.spec.digest import Digest
@@ -367,6 +367,9 @@ class _Planner:
         return step or BaseStep(name=SCRATCH, digest="", at=at, text="FROM scratch", platform=stage.platform)
 
     def _parsed_triggers(self, stage: _Stage) -> list[i.Instruction]:
+        if len(stage.triggers) > MAX_INSTRUCTIONS:
+            text = f"the base has more than {MAX_INSTRUCTIONS:,} triggers (ONBUILD)"
+            raise DockerfileError(text, at=stage.at, hint="choose another base")
         found = []
         for trigger in stage.triggers:
             with _located(stage.at):

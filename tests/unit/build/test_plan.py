@@ -309,6 +309,12 @@ def test_triggers_of_a_base_image_run_first() -> None:
     assert "T=2" in done.config.env
 
 
+def test_a_base_with_too_many_triggers_is_refused() -> None:
+    images = Images({"base": config_of({"OnBuild": ["BAD"] * 5001})})
+    with pytest.raises(DockerfileError, match="Dockerfile:1: the base has more than 5,000 triggers"):
+        planned("FROM base\n", images=images)
+
+
 def test_triggers_of_a_stage_run_in_its_child_and_not_in_the_grandchild() -> None:
     text = "FROM base AS a\nONBUILD RUN t\nFROM a AS b\nFROM b\nRUN u\n"
     assert [step.text for step in steps_of(planned(text))][1:] == ["RUN t", "RUN u"]
