@@ -170,3 +170,15 @@ def test_an_end_that_is_killed_is_ended_later(store: Store) -> None:
     env = {**os.environ, "LAMINA_FAULT": "step.ended"}
     assert subprocess.run([sys.executable, "-c", code, store.paths.root], env=env, check=False).returncode == -9
     assert clear(store) == []
+
+
+def test_copies_of_contexts_of_a_killed_build_are_removed(store: Store) -> None:
+    code = (
+        "import os, sys; from lamina.build.step_mounts import SharedContexts; from lamina.store.store import Store\n"
+        "with SharedContexts(Store.open(sys.argv[1])) as shared:\n"
+        "    shared.copy('', '/', lambda path: os.kill(os.getpid(), 9))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, store.paths.root], check=False).returncode == -9
+    assert len(os.listdir(Path(store.paths.build, "running"))) == 1
+    assert clear(store) == []
+    assert left_in(store) == []

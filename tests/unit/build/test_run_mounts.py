@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.build.run_mounts import is_insecure, network, origin_of, run_mounts
+from lamina.build.run_mounts import context_pattern, is_insecure, network, origin_of, run_mounts
 from lamina.build.steps import RunMount
 from lamina.errors import UsageError
 
@@ -154,6 +154,21 @@ def test_unknown_networks_and_security_modes_are_refused() -> None:
     assert (is_insecure(""), is_insecure("sandbox"), is_insecure("insecure")) == (False, False, True)
     with pytest.raises(UsageError, match="no security mode 'insecur'"):
         is_insecure("insecur")
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern"),
+    [
+        ("", "."),
+        ("/", "."),
+        ("/a/b", "a/b"),
+        ("/a\\b", "a\\b"),  # without a wildcard a backslash is itself
+        ("/a*b", "a[*]b"),
+        ("/a?[b]\\c", "a[?][[]b]\\\\c"),
+    ],
+)
+def test_the_source_of_a_bind_is_a_path_and_no_pattern(source: str, pattern: str) -> None:
+    assert context_pattern(source) == pattern
 
 
 _WORD = st.text(string.ascii_lowercase + string.digits + '/.,="$_- ', max_size=12)
