@@ -106,8 +106,6 @@ def test_a_secret_reaches_no_file_of_the_store(inputs: GivenInputs, tmp_path: Pa
         assert seen
         assert all(any(str(path).startswith(one) for one in memory) for path in seen)  # only in memory
     assert [path for path, data in bytes_in(tmp_path) if SECRET in data] == []
-    states = Path("/run/lamina-runtime")
-    assert [path for path, data in bytes_in(states) if SECRET in data] == []
 
 
 def mounts_below(top: Path) -> list[str]:
