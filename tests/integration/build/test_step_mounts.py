@@ -34,7 +34,7 @@ from lamina.build.steps import RunMount, RunStep
 from lamina.errors import Cancelled, LaminaError, LimitExceeded, NotFound, UsageError
 from lamina.events import Cancel
 from lamina.store.store import Store
-from support import made_once, require_root, require_tool
+from support import lamina, made_once, require_root, require_tool
 
 SECRET = b"xyzzy-0123456789-plugh"
 
@@ -106,6 +106,33 @@ def test_a_secret_reaches_no_file_of_the_store(inputs: GivenInputs, tmp_path: Pa
         assert seen
         assert all(any(str(path).startswith(one) for one in memory) for path in seen)  # only in memory
     assert [path for path, data in bytes_in(tmp_path) if SECRET in data] == []
+
+
+def test_a_whole_build_with_a_secret_leaves_no_byte_of_it(store: Store, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM app\nRUN --mount=type=secret,id=s,required --mount=type=secret,id=s,env=T wc -c < /run/secrets/s > /size"
+        "; echo ${#T} >> /size\n"
+    )
+    words = (
+        "--network",
+        "none",
+        "--secret",
+        "id=s,env=OF_THIS_TEST",
+        "-t",
+        "new",
+        "--progress",
+        "plain",
+        str(context),
+    )
+    done = lamina("build", *words, root=store.paths.root, OF_THIS_TEST=SECRET.decode())
+    assert done.returncode == 0, done.stderr
+    assert lamina("cat", "new", "/size", root=store.paths.root).stdout == b"%d\n%d\n" % (len(SECRET), len(SECRET))
+    said = done.stdout + done.stderr + lamina("history", "--no-trunc", "new", root=store.paths.root).stdout
+    assert b"required" in said
+    assert SECRET not in said
+    assert [path for path, data in bytes_in(Path(store.paths.root)) if SECRET in data] == []
 
 
 def mounts_below(top: Path) -> list[str]:
