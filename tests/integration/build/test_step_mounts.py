@@ -112,7 +112,8 @@ def test_a_whole_build_with_a_secret_leaves_no_byte_of_it(store: Store, tmp_path
     context = tmp_path / "context"
     context.mkdir()
     (context / "Dockerfile").write_text(
-        "FROM app\nRUN --mount=type=secret,id=s,required --mount=type=secret,id=s,env=T wc -c < /run/secrets/s > /size"
+        "FROM app\nRUN --mount=type=secret,id=s,required --mount=type=secret,id=s,env=T "
+        "wc -c < /run/secrets/s > /size"
         "; echo ${#T} >> /size\n"
     )
     words = (
