@@ -21,6 +21,8 @@ buildctl=$buildkit
 oracle=$buildkit
 declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry
   [buildkitd]=./cmd/buildkitd [buildctl]=./cmd/buildctl [oracle]=./cmd/oracle)
+version="-X github.com/moby/buildkit/version.Version=${buildkit#*@}"
+declare -A link=([buildkitd]=$version [buildctl]=$version)
 declare -A own=([oracle]=$(dirname "$(realpath "$0")")/oracle/main.go)
 
 [ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
@@ -50,7 +52,7 @@ for name; do
       mkdir -p "${package[$name]}"
       cp "${own[$name]}" "${package[$name]}"
     fi
-    go build -ldflags "-s -w" -o "$work/out-$name" "${package[$name]}"
+    go build -ldflags "-s -w ${link[$name]:-}" -o "$work/out-$name" "${package[$name]}"
   ) >"$work/$name.log" 2>&1; then
     mv "$work/out-$name" "$target/bin/$name"
     echo "$stamp" >"$target/stamps/$name"
