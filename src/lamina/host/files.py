@@ -237,7 +237,7 @@ def check_replaceable(path: str) -> None:
     would put a file in its place, for every process of the host. Raises Conflict."""
     above = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     system = above == "/dev" or f"{above}/".startswith(("/proc/", "/sys/"))  # /dev/shm has ordinary files
-    if system or (os.path.lexists(path) and os.path.exists(path) and not os.path.isfile(path)):
+    if os.path.lexists(path) and (system or (os.path.exists(path) and not os.path.isfile(path))):
         raise Conflict(f"{path!r:.300} exists and is not a regular file", hint="choose another name")
 
 
