@@ -237,8 +237,11 @@ def check_replaceable(path: str) -> None:
     would put a file in its place, for every process of the host. Raises Conflict."""
     above = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     system = above == "/dev" or f"{above}/".startswith(("/proc/", "/sys/"))  # /dev/shm has ordinary files
-    if os.path.lexists(path) and (system or (os.path.exists(path) and not os.path.isfile(path))):
-        raise Conflict(f"{path!r:.300} exists and is not a regular file", hint="choose another name")
+    if os.path.lexists(path):
+        if system or (os.path.exists(path) and not os.path.isfile(path)):
+            raise Conflict(f"{path!r:.300} exists and is not a regular file", hint="choose another name")
+    elif system and os.path.isdir(above):
+        raise Conflict(f"{path!r:.300} would be among the devices of the host", hint="choose another directory")
 
 
 def write_named(path: str, data: bytes) -> None:
