@@ -14,10 +14,11 @@ import stat
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from lamina.build.errors import ProgramFailed
+from lamina.build.networks import SharedNetworks
 from lamina.build.step_directory import StepDirectory, clear, running, step_directory
 from lamina.build.step_mounts import Given, SharedContexts, given
 from lamina.build.steps import RunStep
@@ -64,15 +65,23 @@ _STARTING = threading.Lock()
 its end would not be seen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the programs of one build share."""
+
+    contexts: SharedContexts
+    networks: SharedNetworks
+
+
 @contextmanager
-def run_programs(store: Store, on_warning: OnWarning) -> Iterator[SharedContexts]:
+def run_programs(store: Store, on_warning: OnWarning) -> Iterator[Shared]:
     """The RUN steps of one build run in this block. First it ends what killed builds have left. The layers of a step
     stay mounted for the next ones, and are unmounted at the end."""
     for error in clear(store):
         on_warning(error.message)
-    with SharedContexts(store) as shared:
+    with SharedContexts(store) as contexts, SharedNetworks(store) as networks:
         try:
-            yield shared
+            yield Shared(contexts, networks)
         finally:
             if os.path.isdir(running(store)):  # else no step ever ran
                 sweep(store)
@@ -80,7 +89,7 @@ def run_programs(store: Store, on_warning: OnWarning) -> Iterator[SharedContexts
 
 @contextmanager
 def ran(
-    step: RunStep, below: Stack | None, inputs: Inputs, log: Log, shared: SharedContexts | None = None
+    step: RunStep, below: Stack | None, inputs: Inputs, log: Log, shared: Shared | None = None
 ) -> Iterator[Collection[Item]]:
     """As ``protocols.RunProgram``. Call it outside of the main thread: there the program would get Ctrl-C, and this
     process would not."""
@@ -168,12 +177,12 @@ def _run(
     inputs: Inputs,
     log: Log,
     warn: OnWarning,
-    shared: SharedContexts | None,
+    shared: Shared | None,
 ) -> tuple[str, Collection[str]]:
     """Run the program to its end, and unmount; returns the view that was used, and the mount points that were made.
     Raises ProgramFailed."""
     sandbox = directory.sandbox(runtime)
-    with given(step, directory, inputs, log, shared) as seen:
+    with given(step, directory, inputs, log, shared.contexts if shared else None) as seen:
         wanted = _wanted(step, seen)
         check_supported(wanted, runtime)
         upper, work = directory.upper, directory.work
@@ -182,7 +191,11 @@ def _run(
             point("step.mounted")
             kind = network.choose(wanted.network, warn)
             resolver = network.host_resolver(kind, warn)
-            with network.connected(kind, resolver, directory.network) as net:
+            if kind == "pasta" and shared is not None and not step.insecure:  # with all rights it can be changed
+                connecting = shared.networks.network(resolver)
+            else:
+                connecting = network.connected(kind, resolver, directory.network)
+            with connecting as net:
                 task = Task(
                     sandbox,
                     wanted,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lamina.build.protocols import Inputs, Items, Log
-    from lamina.build.step_mounts import SharedContexts
+    from lamina.build.run_program import Shared
     from lamina.build.steps import CopyStep, DirectoryStep, FromStep, RunMount, RunStep, Step
     from lamina.layer.tar_write import Item
     from lamina.scan.directory import OnWarning
@@ -28,7 +28,7 @@ class Workers:
         self._warn = on_warning
         self._programs = ExitStack()
         self._has_programs = False
-        self._shared: SharedContexts | None = None
+        self._shared: Shared | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> Workers:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from integration.build.running import (
 )
 from lamina.build.errors import ProgramFailed
 from lamina.build.run_mounts import run_mounts
-from lamina.build.run_program import LAST_OUTPUT, MAX_OUTPUT, ran
+from lamina.build.run_program import LAST_OUTPUT, MAX_OUTPUT, ran, run_programs
 from lamina.build.steps import RunMount
 from lamina.errors import Cancelled, Conflict, LaminaError, NotFound, PathNotFound, Unsupported, UsageError
 from lamina.run.options import Ulimit
@@ -130,6 +132,31 @@ def test_a_step_on_nothing_runs_what_is_mounted(inputs: GivenInputs) -> None:
 
 def test_without_a_network_there_is_only_the_loopback(inputs: GivenInputs) -> None:
     assert said(inputs, run_step("ls /sys/class/net")).split() == ["lo"]
+
+
+def test_a_program_that_has_ended_leaves_its_network_to_the_next_one(inputs: GivenInputs) -> None:
+    require_tool("pasta")
+    if not os.path.exists("/dev/net/tun"):
+        pytest.skip("no /dev/net/tun")
+
+    def network(**more: Any) -> str:
+        step = run_step("ls /sys/class/net | wc -l; stat -L -c %i /proc/self/ns/net", network="", **more)
+        output: list[bytes] = []
+        with ran(step, inputs.stack(step.below), inputs, output.append, shared):
+            links, number = b"".join(output).decode().split()[-2:]
+            assert links == "2"
+            return number
+
+    with run_programs(inputs.store, print) as shared:
+        first = network()
+        with ThreadPoolExecutor(2) as pool:
+            both = {job.result() for job in [pool.submit(network) for _ in range(2)]}
+        assert first in both
+        assert network(insecure=True) not in {first, *both}
+        with pytest.raises(ProgramFailed):
+            network(workdir="/etc/passwd")
+        assert network() in both
+    assert os.listdir(Path(inputs.store.paths.build, "running")) == []
 
 
 def test_the_hosts_network_is_the_hosts(inputs: GivenInputs) -> None:
