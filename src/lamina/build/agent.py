@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lamina.errors import NotFound, SystemFailure
+from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.run.runtime import find_program
 
@@ -37,7 +38,7 @@ def agent_socket(agent: str, path: str, *, mode: int = 0o600, uid: int = 0, gid:
             listening.bind(short)
             os.chmod(path, mode & 0o777)
             if (uid, gid) != (0, 0):
-                os.chown(path, uid, gid)
+                privileges.give(path, uid, gid)
             listening.listen(_MOST)
         relay = _Relay(listening, agent)
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from lamina.build.run_mounts import LOCKED, SHARED
 from lamina.events import Cancel
+from lamina.host import privileges
 from lamina.host.files import make_directory, replace_file, reported
 from lamina.host.lock import acquire, fcntl, is_same, locked_directory
 from lamina.host.temporary import TemporaryDirectory, is_temporary
@@ -149,7 +150,7 @@ def _make(above: str, wanted: CacheWanted, fill: Fill) -> None:
     with TemporaryDirectory(above, "new", remove=remove_tree) as made:
         data = os.path.join(made.path, _DATA)
         os.mkdir(data, 0o700)
-        os.chown(data, wanted.uid, wanted.gid)
+        privileges.give(data, wanted.uid, wanted.gid)
         os.chmod(data, wanted.mode)
         fill(data)
         point("cache-mount.filled")

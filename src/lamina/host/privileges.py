@@ -318,6 +318,16 @@ def write_maps(pid: int, users: Sequence[Range], groups: Sequence[Range]) -> Non
             file.write("".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges))
 
 
+def give(path: str, uid: int, gid: int) -> None:
+    """Change the owner of a file. Raises Unsupported (this namespace has no such ids), OSError."""
+    try:
+        os.chown(path, uid, gid)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise no_such_ids(uid, gid) from None
+        raise
+
+
 def no_such_ids(uid: int, gid: int) -> Unsupported:
     """The error for a user or group id that is not mapped in this namespace."""
     hint = "add ranges for this user to /etc/subuid and /etc/subgid"

@@ -73,10 +73,11 @@ def test_a_directory_that_was_only_passed_keeps_its_owner(user: tuple[Path, Plai
 def test_the_users_of_an_image_run_where_this_user_has_their_ids(user: tuple[Path, PlainUser]) -> None:
     top, call = user
     if call.drop[2] == ALONE:
-        (top / "context" / "Dockerfile").write_text("FROM app\nUSER web\nRUN id\n")
-        done = call("build", "--network", "none", str(top / "context"))
-        assert done.returncode != 0
-        assert b"/etc/subuid" in done.stderr
+        for lines in ("USER web\nRUN id", "RUN --mount=type=cache,target=/c,uid=33,gid=44 id"):
+            (top / "context" / "Dockerfile").write_text(f"FROM app\n{lines}\n")
+            done = call("build", "--network", "none", str(top / "context"))
+            assert done.returncode != 0
+            assert b"/etc/subuid" in done.stderr
         return
     assert "uid=33(web) gid=44" in build(user, "USER web", "RUN id")
 
