@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lamina.build.instructions import Arg
 from lamina.build.words import expand
 
 if TYPE_CHECKING:
-    from lamina.build.instructions import Arg, Dockerfile
+    from lamina.build.instructions import Dockerfile
     from lamina.spec.platform import Platform
 
+PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _DEFAULT = "default"
 
 
@@ -42,3 +44,20 @@ def declare(found: dict[str, str], arg: Arg, given: Mapping[str, str], escape: s
             found[name] = given[name]
         elif default is not None:
             found[name] = expand(default, found.get, escape)
+
+
+def unused_arguments(dockerfile: Dockerfile, given: Iterable[str], declared: Collection[str]) -> Iterator[str]:
+    """Yield the arguments of the call that nothing can read, such as a misspelled name. An ARG of any stage counts,
+    also of one that is not built. ``declared``: those that were met, ONBUILD of a base included."""
+    names = {
+        name
+        for stage in dockerfile.stages
+        for instruction in stage.instructions
+        if isinstance(instruction, Arg)
+        for name, _ in instruction.items
+    }
+    names |= {name for arg in dockerfile.arguments for name, _ in arg.items}
+    for name in given:
+        is_known = name.lower() in PROXIES or name.startswith("BUILDKIT_") or name == "SOURCE_DATE_EPOCH"
+        if not is_known and name not in names and name not in declared:
+            yield name

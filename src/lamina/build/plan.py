@@ -16,7 +16,7 @@ from typing import ClassVar, NoReturn, TypedDict
 
 from lamina.build import instructions as i
 from lamina.build.addresses import git_repository, is_address, without_credentials
-from lamina.build.arguments import declare, platform_arguments
+from lamina.build.arguments import PROXIES, declare, platform_arguments, unused_arguments
 from lamina.build.errors import DockerfileError
 from lamina.build.image_settings import ImageSettings
 from lamina.build.options import BuildOptions
@@ -46,7 +46,6 @@ from lamina.spec.reference import Reference
 from lamina.text import nearest
 
 SCRATCH = "scratch"
-PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 """Arguments that RUN gets without an ARG; they are in no key and in no history."""
 _NOT_IN_ENV = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
 _INDEX = re.compile(r"[+-]?[0-9]+")
@@ -141,6 +140,7 @@ class _Planner:
         self._bases: dict[tuple[str, Platform], Base] = {}
         self._steps: dict[tuple[str, Platform], BaseStep] = {}
         self._notes: dict[str, None] = dict.fromkeys(dockerfile.notes)
+        self._declared: set[str] = set()  # also by ONBUILD of a base
         self.epoch: int | None = None
         self._number = self._target_number()
         self._globals = self._global_arguments(build_platform)
@@ -153,6 +153,10 @@ class _Planner:
         for directive in self._dockerfile.directives:
             if directive.name == "syntax":
                 self._notes[f"syntax={directive.value} is not fetched: lamina reads the Dockerfile itself"] = None
+        for name in unused_arguments(
+            self._dockerfile, self._options.arguments, self._declared | self._globals.keys()
+        ):
+            self._notes[f"--build-arg {name} is not used: no ARG declares it"] = None
         platform = stage.image.platform
         if self._asked is not None:
             variant = self._asked.variant
@@ -441,6 +445,7 @@ class _Planner:
     def _arg(self, stage: _Stage, arg: i.Arg) -> None:
         shown = []
         for name, default in arg.items:
+            self._declared.add(name)
             if name in self._arguments:
                 value: str | None = self._arguments[name]
             elif default is not None:

@@ -64,7 +64,7 @@ def statements(root: Path) -> tuple[str, dict[str, Any]]:
 
 
 def test_provenance_names_the_base_and_no_build_argument(root: Path) -> None:
-    build(root, "--provenance", "--build-arg", "TOKEN=very-secret")
+    build(root, "--provenance", "true", "--build-arg", "TOKEN=very-secret")
     digest, found = statements(root)
     assert list(found) == ["https://slsa.dev/provenance/v1"]
     definition = found["https://slsa.dev/provenance/v1"]["buildDefinition"]
@@ -97,7 +97,7 @@ def test_the_longer_provenance_has_arguments_steps_and_the_dockerfile(root: Path
 
 
 def test_a_bill_of_materials_is_that_of_the_image(root: Path) -> None:
-    build(root, "--sbom")
+    build(root, "--sbom", "true")
     predicate = statements(root)[1]["https://spdx.dev/Document"]
     assert predicate["spdxVersion"] == "SPDX-2.3"
     assert "libc6" in {package["name"] for package in predicate["packages"]}
@@ -106,7 +106,7 @@ def test_a_bill_of_materials_is_that_of_the_image(root: Path) -> None:
 def test_attestations_are_the_same_with_a_fixed_time(root: Path) -> None:
     digests = set()
     for _ in range(2):
-        build(root, "--sbom", "--provenance=mode=max", SOURCE_DATE_EPOCH="1700000000")
+        build(root, "--sbom=true", "--provenance", "mode=max", SOURCE_DATE_EPOCH="1700000000")
         digests.add(str(Store.open(str(root)).resolve("app:1").digest))
     assert len(digests) == 1
 
@@ -123,7 +123,7 @@ def test_without_them_the_image_is_a_manifest(root: Path) -> None:
         (["--provenance=mode=all"], b"no mode 'all'"),
         (["--provenance=version=v0.2"], b"version 'v0.2' is not supported"),
         (["--attest", "type=other"], b"unknown type 'other'"),
-        (["--sbom", "--format", "docker"], b"docker's format has no attestations"),
+        (["--sbom=true", "--format", "docker"], b"docker's format has no attestations"),
     ],
 )
 def test_what_can_not_be_attached_is_said(root: Path, words: list[str], message: bytes) -> None:
@@ -137,7 +137,16 @@ def test_what_can_not_be_attached_is_said(root: Path, words: list[str], message:
 def test_a_push_takes_them_along_and_crane_reads_them(root: Path, tmp_path: Path) -> None:
     crane = peer("crane")
     with real_registry("docker-registry", tmp_path / "registry") as host:
-        words = ["build", "-q", "-t", f"{host}/app:1", "--provenance", "--sbom", "--push", str(tmp_path / "context")]
+        words = [
+            "build",
+            "-q",
+            "-t",
+            f"{host}/app:1",
+            "--provenance=true",
+            "--sbom=true",
+            "--push",
+            str(tmp_path / "context"),
+        ]
         done = lamina(*words, root=root)
         assert done.returncode == 0, done.stderr
         index = json.loads(

@@ -439,6 +439,30 @@ def test_a_syntax_directive_is_named_and_ignored() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        ("FROM base\n", ["NAME"]),
+        ("FROM base\nARG NAME\n", []),
+        ("ARG NAME=1\nFROM base\n", []),
+        ("FROM base AS not-built\nARG NAME\nFROM base\n", []),
+        ("FROM base\nARG NAMES\n", ["NAME"]),
+    ],
+)
+def test_a_build_argument_that_no_arg_declares_is_named(text: str, unused: list[str]) -> None:
+    known = {
+        "HTTPS_PROXY": "x",
+        "no_proxy": "x",
+        "BUILDKIT_INLINE_CACHE": "1",
+        "SOURCE_DATE_EPOCH": "1",
+        "TARGETARCH": "x",
+    }
+    options = BuildOptions(arguments={**known, "NAME": "secret"})
+    assert planned(text, options).notes == tuple(
+        f"--build-arg {name} is not used: no ARG declares it" for name in unused
+    )
+
+
 def test_mounts_name_their_stage() -> None:
     step = last(
         "FROM base AS a\nRUN 1\nFROM base\nRUN --mount=type=bind,from=a,target=x --mount=type=cache,target=/c true\n"

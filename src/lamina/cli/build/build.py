@@ -125,10 +125,10 @@ OPTIONS = (
 @click.option(
     "--provenance",
     "provenance",
-    cls=Switch,
-    help="Attach how the image was built (SLSA); =mode=max adds build arguments, steps and the Dockerfile.",
+    metavar="true|false|mode=max",
+    help="Attach how the image was built (SLSA); mode=max adds build arguments, steps and the Dockerfile.",
 )
-@click.option("--sbom", "sbom", cls=Switch, help="Attach a bill of materials (SPDX).")
+@click.option("--sbom", "sbom", metavar="true|false", help="Attach a bill of materials (SPDX).")
 @click.option(
     "--attest",
     "attest",
