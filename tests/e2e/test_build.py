@@ -659,11 +659,11 @@ def test_a_cached_build_loads_nothing_that_does_the_work_of_steps(top: Path) -> 
     assert lamina(*words, root=top / "s").returncode == 0
     modules = loaded(top / "s", *words)
     unneeded = {
-        "lamina.build.archives",
-        "lamina.build.copied_items",
-        "lamina.build.join_layers",
-        "lamina.build.run_program",
-        "lamina.build.shared_cache",
+        "lamina.build.files.archives",
+        "lamina.build.files.copied_items",
+        "lamina.build.solving.join_layers",
+        "lamina.build.programs.run_program",
+        "lamina.build.solving.shared_cache",
         "lamina.edit.publish",
         "lamina.run.sandbox",
         "lamina.transfer.copy",

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from buildkit_oracle import Oracle, running_oracle
-from lamina.build.checks import EXPERIMENTAL, RULES, check
-from lamina.build.syntax import parse
+from lamina.build.dockerfile.syntax import parse
+from lamina.build.planning.checks import EXPERIMENTAL, RULES, check
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.platform import Platform
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from buildkit_oracle import Oracle, running_oracle
 from corpus import CASES
 from lamina.build import instructions as i
+from lamina.build.dockerfile.syntax import parse, parse_instruction
+from lamina.build.dockerfile.words import BadExpansion, document_expansion, expand_words, expansion
 from lamina.build.errors import DockerfileError
-from lamina.build.syntax import parse, parse_instruction
-from lamina.build.words import BadExpansion, document_expansion, expand_words, expansion
 from support import THOROUGH
 
 pytestmark = pytest.mark.peer

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit_oracle import Oracle, running_oracle
-from lamina.build import globs, modes
-from lamina.build.ignore import Patterns, read_ignore_file
+from lamina.build.patterns import globs, modes
+from lamina.build.patterns.ignore import Patterns, read_ignore_file
 from lamina.errors import UsageError
 from support import rounds
 

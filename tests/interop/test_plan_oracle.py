@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildkit_oracle import Oracle, running_oracle
+from lamina.build.dockerfile.syntax import parse
 from lamina.build.options import BuildOptions
-from lamina.build.plan import Base, plan
+from lamina.build.planning.plan import Base, plan
 from lamina.build.steps import RunStep, Step
-from lamina.build.syntax import parse
 from lamina.errors import LaminaError, ReferenceNotFound
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lamina.build.addresses import without_credentials
-from lamina.build.solve import ordered
+from lamina.build.solving.solve import ordered
 from lamina.build.steps import BaseStep, CopyStep, Planned, Remote, Repository, RunStep, Step
 from lamina.source.verify import BytesBlob
 from lamina.spec import mediatype

@@ -21,16 +21,17 @@ from lamina.spec.platform import Platform
 from lamina.text import human_size
 
 if TYPE_CHECKING:
-    from lamina.build.bases import Bases
-    from lamina.build.cache import Made
-    from lamina.build.checks import Checked, Finding
+    from lamina.build.errors import Finding
     from lamina.build.instructions import Dockerfile
     from lamina.build.options import BuiltImage
+    from lamina.build.planning.checks import Checked
     from lamina.build.progress import Progress, Vertex
     from lamina.build.protocols import Context
-    from lamina.build.shared_cache import SharedCache
-    from lamina.build.solve import BuildInputs, Solver
-    from lamina.build.step_result import Result
+    from lamina.build.solving.bases import Bases
+    from lamina.build.solving.cache import Made
+    from lamina.build.solving.shared_cache import SharedCache
+    from lamina.build.solving.solve import BuildInputs, Solver
+    from lamina.build.solving.step_result import Result
     from lamina.build.steps import Planned, Step
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
@@ -68,13 +69,13 @@ def built(
     Raises ``build.errors.StepFailed`` (a step failed), UsageError (the Dockerfile, an option), NotFound, Cancelled,
     and what pulls raise.
     """
-    from lamina.build.bases import Bases
-    from lamina.build.cache import Cache
-    from lamina.build.image_documents import write_image, write_index
-    from lamina.build.plan import plan
+    from lamina.build.planning.plan import plan
     from lamina.build.progress import Progress
-    from lamina.build.solve import BuildInputs, Executors, Solver
-    from lamina.build.workers import Workers
+    from lamina.build.solving.bases import Bases
+    from lamina.build.solving.cache import Cache
+    from lamina.build.solving.image_documents import write_image, write_index
+    from lamina.build.solving.solve import BuildInputs, Executors, Solver
+    from lamina.build.solving.workers import Workers
     from lamina.spec.reference import canonical
 
     options, began = _completed(options), time.time()
@@ -124,7 +125,7 @@ def built(
                 written = []
                 for one in planned:
                     if options.squash:
-                        from lamina.build.join_layers import joined
+                        from lamina.build.solving.join_layers import joined
 
                         one, results = joined(one, inputs, session, cache, solver.packing)
                     inline = _own_records(solver, [one.step]) if _is_inline(options) else None
@@ -155,7 +156,7 @@ def _shared_caches(
     found: list[SharedCache] = []
     if not options.cache_from:
         return found
-    from lamina.build import shared_cache
+    from lamina.build.solving import shared_cache
 
     for place in options.cache_from:
         may_fail = shared_cache.may_fail(place, lambda text: progress.tell(Warned(text)), always=True)
@@ -175,7 +176,7 @@ def _share(
     """Write the caches of ``--cache-to``. Raises what a push raises."""
     if not options.cache_to:
         return
-    from lamina.build import shared_cache
+    from lamina.build.solving import shared_cache
 
     for place in options.cache_to:
         if place.kind == "inline":
@@ -219,7 +220,7 @@ def _read_definition(
     opener: _Opener, inputs: BuildInputs, platforms: Sequence[Platform | None], vertex: Vertex
 ) -> _Definition:
     """Read, parse and check the Dockerfile. Raises UsageError, NotFound."""
-    from lamina.build.syntax import parse
+    from lamina.build.dockerfile.syntax import parse
 
     name, text = opener.dockerfile(inputs)
     vertex.note(f"transferring dockerfile: {human_size(len(text))} done")
@@ -296,9 +297,9 @@ def load_dockerfile(
     context: str, options: BuildOptions, store: Store, network: RegistryAccess, *, cancel: Cancel | None = None
 ) -> tuple[Dockerfile, Checked]:
     """Read, parse and check the Dockerfile; nothing is built. Raises UsageError, NotFound."""
+    from lamina.build.dockerfile.syntax import parse
     from lamina.build.progress import Progress
-    from lamina.build.solve import BuildInputs
-    from lamina.build.syntax import parse
+    from lamina.build.solving.solve import BuildInputs
 
     stop = Cancel(cancel)
     options = _completed(options)
@@ -354,7 +355,7 @@ class _Opener:
 
     def open(self, name: str) -> Context:
         """Open the context ``name``; "" is the build's own. Raises NotFound, and what ``open_context`` raises."""
-        from lamina.build.contexts import open_context
+        from lamina.build.files.contexts import open_context
 
         options = self._options
         return open_context(
@@ -370,9 +371,9 @@ class _Opener:
     def checked(self, dockerfile: Dockerfile, inputs: BuildInputs) -> Checked:
         """The findings of all checks. The ignore file is read if a check needs it. The variables of base images are
         known if the store has them. Raises UsageError."""
-        from lamina.build.bases import stored_config
-        from lamina.build.checks import check
-        from lamina.build.plan import context_name
+        from lamina.build.planning.checks import check
+        from lamina.build.planning.plan import context_name
+        from lamina.build.solving.bases import stored_config
 
         options = self._options
         contexts = {*map(context_name, options.contexts)}

@@ -1,8 +1,9 @@
-"""Errors of a build."""
+"""Errors of a build, and what its checks find."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from lamina.build.instructions import At
 from lamina.errors import LaminaError, UsageError
@@ -61,3 +62,13 @@ class DockerfileError(UsageError):
             self._has_line = True
             self.message += f"; the line is: {shown if len(shown) <= _LONGEST else shown[:_LONGEST] + '...'}"
             self.args = (self.message,)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check of a Dockerfile found. ``description``: of the rule; ``text``: about this place."""
+
+    rule: str
+    description: str
+    text: str
+    at: At

@@ -1,7 +1,7 @@
 """The instructions of a Dockerfile as values (pure).
 
-Words are kept as they were written: ``build.plan`` expands variables, because their values depend on the instructions
-above. ``build.syntax`` makes these values from text.
+Words are kept as they were written: ``build.planning.plan`` expands variables, because their values depend on the
+instructions above. ``build.dockerfile.syntax`` makes these values from text.
 """
 
 from __future__ import annotations

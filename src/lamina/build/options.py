@@ -13,7 +13,7 @@ from lamina.light import Value, field
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from lamina.build.checks import Finding
+    from lamina.build.errors import Finding
     from lamina.build.events import Ran
     from lamina.build.instructions import Dockerfile
     from lamina.run.options import Ulimit

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from lamina.build.options import Secret, SshAgent
+    from lamina.build.patterns.trees import FileTree
     from lamina.build.steps import CopyStep, DirectoryStep, RunStep, Step
-    from lamina.build.trees import FileTree
     from lamina.events import Cancel
     from lamina.layer.tar_write import Item
     from lamina.source.stack import Stack

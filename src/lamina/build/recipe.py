@@ -1,8 +1,8 @@
 """Builds without a Dockerfile: each method adds an instruction, and returns a new recipe (pure, but for wheels, whose
 lock file is read when the build begins).
 
-Words are taken as they are: a dollar sign is a dollar sign. ``build.plan`` makes the same steps of these instructions
-as of a Dockerfile's.
+Words are taken as they are: a dollar sign is a dollar sign. ``build.planning.plan`` makes the same steps of these
+instructions as of a Dockerfile's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The graph of a build (pure): what ``build.plan`` returns and ``build.solve`` works through.
+"""The graph of a build (pure): what ``build.planning.plan`` returns and ``build.solving.solve`` works through.
 
 A step makes at most one layer on top of the layers of ``below``. Everything in a step is expanded: no variables are
-left. Steps are compared by identity in the graph, and by their key (``build.keys``) in the cache.
+left. Steps are compared by identity in the graph, and by their key (``build.planning.keys``) in the cache.
 """
 
 from __future__ import annotations

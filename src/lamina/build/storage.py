@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lamina.build.cache import Cache
-from lamina.build.cache_mounts import CacheMount, cache_mounts, remove_cache_mount, unused_since
-from lamina.build.source_storage import remove_sources
-from lamina.build.step_directory import clear
+from lamina.build.files.source_storage import remove_sources
+from lamina.build.programs.cache_mounts import CacheMount, cache_mounts, remove_cache_mount, unused_since
+from lamina.build.programs.step_directory import clear
+from lamina.build.solving.cache import Cache
 from lamina.host.files import remove
 from lamina.store.fsck import Finding
 from lamina.store.gc import Deleted, collect

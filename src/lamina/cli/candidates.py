@@ -226,8 +226,8 @@ def _outputs(ctx: click.Context, incomplete: str) -> Iterator[str]:
 def _stages(ctx: click.Context, incomplete: str) -> Iterator[str]:
     """Yield the names of the stages in the Dockerfile of the command line."""
     from lamina.build.builder import NAMES
-    from lamina.build.describe import targets
-    from lamina.build.syntax import parse
+    from lamina.build.dockerfile.describe import targets
+    from lamina.build.dockerfile.syntax import parse
 
     context = ctx.params.get("context") or "."
     file = ctx.params.get("file")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lamina.build import contexts, copy_files
+from lamina.build.files import contexts, copy_files
 from lamina.build.steps import BaseStep, CopyStep, DirectoryStep, FromContext, FromStep, Step
 from lamina.events import Cancel
 from lamina.layer.build_layer import build_layer

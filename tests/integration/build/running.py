@@ -11,7 +11,7 @@ from typing import Any
 
 from lamina.archive.layout import LayoutReader
 from lamina.build.options import Secret, SshAgent
-from lamina.build.run_program import ran
+from lamina.build.programs.run_program import ran
 from lamina.build.steps import BaseStep, RunStep, Step
 from lamina.events import Cancel
 from lamina.layer.tar_write import Item

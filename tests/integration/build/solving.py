@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lamina.build.bases import Bases
-from lamina.build.cache import Cache
 from lamina.build.events import Ran
-from lamina.build.join_layers import joined
 from lamina.build.options import BuildOptions
 from lamina.build.progress import Progress
 from lamina.build.protocols import Context, Inputs, Log
-from lamina.build.solve import BuildInputs, Executors, Solver
-from lamina.build.step_result import Result
+from lamina.build.solving.bases import Bases
+from lamina.build.solving.cache import Cache
+from lamina.build.solving.join_layers import joined
+from lamina.build.solving.solve import BuildInputs, Executors, Solver
+from lamina.build.solving.step_result import Result
 from lamina.build.steps import CopyStep, DirectoryStep, FromContext, FromStep, Inline, Planned, RunStep, Step
 from lamina.events import Cancel, Event
 from lamina.layer.entry import Entry, Kind

@@ -149,7 +149,7 @@ def test_damaged_and_hostile_archives(build: Build, content: bytes, error: type[
 
 
 def test_a_bomb_is_an_error(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.build.archives.MAX_ARCHIVE", 1 << 20)
+    monkeypatch.setattr("lamina.build.files.archives.MAX_ARCHIVE", 1 << 20)
     with pytest.raises(LimitExceeded, match=r"the archive 'some.name'.* more than"):
         add(build, gzip.compress(make_tar([("a", bytes(2 << 20))])))
 

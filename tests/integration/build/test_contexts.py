@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from integration.build.copying import Build, described, read
-from lamina.build import contexts
-from lamina.build.content_hashes import ContentHashes
-from lamina.build.local_tree import LocalTree
+from lamina.build.files import contexts
+from lamina.build.files.content_hashes import ContentHashes
+from lamina.build.files.local_tree import LocalTree
+from lamina.build.patterns.trees import FileTree, found, get, picked
 from lamina.build.steps import CopyStep, FromContext
-from lamina.build.trees import FileTree, found, get, picked
 from lamina.errors import LaminaError, LimitExceeded, NotFound, PathNotFound, UsageError
 from lamina.spec.platform import Platform
 from support import make_tar
@@ -209,7 +209,7 @@ def test_unchanged_files_are_not_read_again(build: Build, monkeypatch: pytest.Mo
         return original(self, node)
 
     monkeypatch.setattr(LocalTree, "_opened", noted)
-    monkeypatch.setattr("lamina.build.local_tree.is_settled", lambda mtime, ctime: True)
+    monkeypatch.setattr("lamina.build.files.local_tree.is_settled", lambda mtime, ctime: True)
 
     def digest() -> str:
         opened.clear()
@@ -235,7 +235,7 @@ def test_unchanged_files_are_not_read_again(build: Build, monkeypatch: pytest.Mo
 def test_a_build_of_a_few_files_keeps_what_is_known_of_the_others(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lamina.build.local_tree.is_settled", lambda mtime, ctime: True)
+    monkeypatch.setattr("lamina.build.files.local_tree.is_settled", lambda mtime, ctime: True)
     opened: list[str] = []
     original = LocalTree._opened
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from integration.build.copying import Build, described, from_stage, stack_of
-from lamina.build import copy_files
+from lamina.build.files import copy_files
 from lamina.build.steps import CopyStep, DirectoryStep, FromContext, Inline
 from lamina.errors import LaminaError, NotFound, PathNotFound, UsageError
 from lamina.spec.platform import Platform

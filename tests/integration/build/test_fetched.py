@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from integration.build.copying import Build, described
-from lamina.build import addresses, copy_files, git
+from lamina.build import addresses
+from lamina.build.files import copy_files, git
 from lamina.build.options import SshAgent
 from lamina.build.steps import CopyStep, Remote, Repository
 from lamina.errors import (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from integration.build.running import RUNTIMES, GivenInputs, left_in, make_store, members, run_step, said
-from lamina.build.run_program import run_programs
-from lamina.build.step_directory import clear, step_directory
+from lamina.build.programs.run_program import run_programs
+from lamina.build.programs.step_directory import clear, step_directory
 from lamina.store.fault import BUILD_POINTS
 from lamina.store.store import Store
 from support import lamina, made_once, require_root, require_tool
@@ -24,7 +24,7 @@ BUILD = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
 from integration.build.running import *
-from lamina.build.run_program import run_programs
+from lamina.build.programs.run_program import run_programs
 from lamina.build.steps import RunMount
 root, runtime, script, network = sys.argv[1:]
 store = Store.open(root)
@@ -164,7 +164,7 @@ def test_wherever_a_build_is_killed_the_next_one_works(store: Store, point: str)
 def test_an_end_that_is_killed_is_ended_later(store: Store) -> None:
     killed_in_the_middle(store, "runc")
     code = (
-        "import sys; from lamina.build.step_directory import clear; from lamina.store.store import Store; "
+        "import sys; from lamina.build.programs.step_directory import clear; from lamina.store.store import Store; "
         "clear(Store.open(sys.argv[1]))"
     )
     env = {**os.environ, "LAMINA_FAULT": "step.ended"}
@@ -174,7 +174,8 @@ def test_an_end_that_is_killed_is_ended_later(store: Store) -> None:
 
 def test_copies_of_contexts_of_a_killed_build_are_removed(store: Store) -> None:
     code = (
-        "import os, sys; from lamina.build.step_mounts import SharedContexts; from lamina.store.store import Store\n"
+        "import os, sys; from lamina.store.store import Store\n"
+        "from lamina.build.programs.step_mounts import SharedContexts\n"
         "with SharedContexts(Store.open(sys.argv[1])) as shared:\n"
         "    shared.copy('', '/', lambda path: os.kill(os.getpid(), 9))"
     )

@@ -23,8 +23,8 @@ from integration.build.running import (
     said,
 )
 from lamina.build.errors import ProgramFailed
+from lamina.build.programs.run_program import LAST_OUTPUT, MAX_OUTPUT, ran, run_programs
 from lamina.build.run_mounts import run_mounts
-from lamina.build.run_program import LAST_OUTPUT, MAX_OUTPUT, ran, run_programs
 from lamina.build.steps import RunMount
 from lamina.errors import Cancelled, Conflict, LaminaError, NotFound, PathNotFound, Unsupported, UsageError
 from lamina.run.options import Ulimit

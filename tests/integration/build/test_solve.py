@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from integration.build.solving import Build, Workers, copy, inline, run
-from lamina.build.cache import Cache
 from lamina.build.errors import ProgramFailed, StepFailed
 from lamina.build.events import VertexDone, VertexLog, VertexStarted
+from lamina.build.solving.cache import Cache
 from lamina.build.steps import FromStep, RunMount, RunStep, Step
 from lamina.errors import Cancelled, NotFound
 from lamina.source.stack import Stack

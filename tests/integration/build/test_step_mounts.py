@@ -26,10 +26,10 @@ from integration.build.running import (
     running_step,
     said,
 )
-from lamina.build import run_program
-from lamina.build.cache_mounts import CacheWanted, cache_directories, cache_mounts, remove_cache_mount
-from lamina.build.contexts import open_context
+from lamina.build.files.contexts import open_context
 from lamina.build.options import MAX_SECRET, Secret, SshAgent
+from lamina.build.programs import run_program
+from lamina.build.programs.cache_mounts import CacheWanted, cache_directories, cache_mounts, remove_cache_mount
 from lamina.build.steps import RunMount, RunStep
 from lamina.errors import Cancelled, LaminaError, LimitExceeded, NotFound, UsageError
 from lamina.events import Cancel
@@ -99,7 +99,7 @@ def test_a_secret_reaches_no_file_of_the_store(inputs: GivenInputs, tmp_path: Pa
 
     mounts = (secret(), secret("", variable="T"))
     step = run_step("cat /run/secrets/s > /dev/null; echo up; sleep 0.2; echo $T > /dev/null", mounts=mounts)
-    from lamina.build.run_program import ran
+    from lamina.build.programs.run_program import ran
 
     with ran(step, inputs.stack(step.below), inputs, look) as items:  # type: ignore[arg-type]
         assert list(items) == []
@@ -235,7 +235,7 @@ def test_one_step_may_use_a_locked_cache_twice(store: Store) -> None:
 
 HOLD = """
 import sys
-from lamina.build.cache_mounts import CacheWanted, cache_directories
+from lamina.build.programs.cache_mounts import CacheWanted, cache_directories
 from lamina.events import Cancel
 from lamina.store.store import Store
 wanted = CacheWanted("c", sys.argv[2])
@@ -380,7 +380,7 @@ def test_a_program_reaches_the_agent_through_a_socket_of_its_own(inputs: GivenIn
 
 
 def test_bytes_pass_both_ways(store: Store, agent: str, tmp_path: Path) -> None:
-    from lamina.build.agent import agent_socket
+    from lamina.build.programs.agent import agent_socket
 
     path = tmp_path / ("d" * 100) / ("e" * 100)  # longer than an address
     path.mkdir(parents=True)
@@ -411,7 +411,7 @@ def test_key_files_are_given_by_an_agent_of_their_own(inputs: GivenInputs, tmp_p
     require_tool("ssh-agent", "ssh-add", "ssh-keygen")
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the-key", "-f", str(key)], check=True)
-    from lamina.build.agent import agent_with_keys
+    from lamina.build.programs.agent import agent_with_keys
 
     with agent_with_keys(str(tmp_path), [str(key)]) as path:
         env = {**os.environ, "SSH_AUTH_SOCK": path}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lamina.build.cache import Cache, Made, Record
-from lamina.build.cache_mounts import CacheWanted, cache_directories, cache_mounts
-from lamina.build.keys import key_of
+from lamina.build.planning.keys import key_of
+from lamina.build.programs.cache_mounts import CacheWanted, cache_directories, cache_mounts
+from lamina.build.solving.cache import Cache, Made, Record
 from lamina.build.storage import prune_cache
 from lamina.cli import run
 from lamina.events import Cancel

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lamina.build.checks import RULES, CheckOptions, check
-from lamina.build.syntax import parse
+from lamina.build.dockerfile.syntax import parse
+from lamina.build.planning.checks import RULES, CheckOptions, check
 from lamina.errors import UsageError
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.platform import Platform

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.build.go_text import format_duration, plain_list, quoted, quoted_list
+from lamina.build.dockerfile.go_text import format_duration, plain_list, quoted, quoted_list
 
 QUOTES = [
     ("", '""'),

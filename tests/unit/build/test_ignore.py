@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.build import globs, modes
-from lamina.build.ignore import MAX_LINE, Patterns, names_of_ignore_files, read_ignore_file
+from lamina.build.patterns import globs, modes
+from lamina.build.patterns.ignore import MAX_LINE, Patterns, names_of_ignore_files, read_ignore_file
 from lamina.errors import LimitExceeded, UsageError
 
 

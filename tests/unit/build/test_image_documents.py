@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.build.cache import Made
-from lamina.build.image_documents import annotations_for, image_config
-from lamina.build.step_result import EMPTY, Result
+from lamina.build.solving.cache import Made
+from lamina.build.solving.image_documents import annotations_for, image_config
+from lamina.build.solving.step_result import EMPTY, Result
 from lamina.build.steps import BaseStep, Planned, RunStep, Step
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from lamina.build.dockerfile.syntax import parse
 from lamina.build.errors import DockerfileError
 from lamina.build.options import BuildOptions
-from lamina.build.plan import Base, plan
+from lamina.build.planning.plan import Base, plan
 from lamina.build.steps import (
     BaseStep,
     CopyStep,
@@ -23,7 +24,6 @@ from lamina.build.steps import (
     RunStep,
     Step,
 )
-from lamina.build.syntax import parse
 from lamina.errors import ReferenceNotFound, UsageError
 from lamina.spec.digest import Digest
 from lamina.spec.image_config import History, ImageConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.build.ports import exposed_ports
+from lamina.build.dockerfile.ports import exposed_ports
 from lamina.errors import UsageError
 
 PORTS = [

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import pytest
 
 from lamina.build import instructions as i
+from lamina.build.dockerfile.syntax import parse
 from lamina.build.options import BuildOptions
-from lamina.build.plan import Base, plan
+from lamina.build.planning.plan import Base, plan
 from lamina.build.recipe import Recipe
 from lamina.build.steps import Step
-from lamina.build.syntax import parse
 from lamina.errors import UsageError
 from lamina.source.stack import Stack
 from lamina.spec.digest import Digest

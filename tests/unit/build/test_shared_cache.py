@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.build.cache import Made
-from lamina.build.shared_cache import listed, records_in
+from lamina.build.solving.cache import Made
+from lamina.build.solving.shared_cache import listed, records_in
 from lamina.errors import InvalidDocument
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest

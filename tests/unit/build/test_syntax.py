@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.build import instructions as i
+from lamina.build.dockerfile.source_lines import MAX_LINE, MAX_SIZE
+from lamina.build.dockerfile.statements import GRAMMARS
+from lamina.build.dockerfile.syntax import MAX_INSTRUCTIONS, MAX_PAIRS, MAX_STAGES, parse, parse_instruction
 from lamina.build.errors import DockerfileError
-from lamina.build.source_lines import MAX_LINE, MAX_SIZE
-from lamina.build.statements import GRAMMARS
-from lamina.build.syntax import MAX_INSTRUCTIONS, MAX_PAIRS, MAX_STAGES, parse, parse_instruction
 
 FROM = "FROM a\n"
 

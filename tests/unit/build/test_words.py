@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.build.words import (
+from lamina.build.dockerfile.words import (
     MAX_DEPTH,
     MAX_MATCHED,
     MAX_PATTERN,

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lamina.build.describe import Needed, Outline, Target, outline, targets
+from lamina.build.dockerfile.describe import Needed, Outline, Target, outline, targets
 from lamina.cli.build.report import excerpt
 from lamina.cli.format.output import emit_json, write
 from lamina.cli.format.text import clean, counted
 
 if TYPE_CHECKING:
-    from lamina.build.checks import Checked, Finding
+    from lamina.build.errors import Finding
     from lamina.build.instructions import At, Dockerfile
     from lamina.build.options import BuildOptions
+    from lamina.build.planning.checks import Checked
     from lamina.cli.build.values import Call
     from lamina.cli.session import Session
 

@@ -9,7 +9,7 @@ from lamina.cli.build.trace import shown
 from lamina.text import clean, counted
 
 if TYPE_CHECKING:
-    from lamina.build.checks import Finding
+    from lamina.build.errors import Finding
     from lamina.build.events import Ran
     from lamina.build.instructions import At
 
@@ -35,7 +35,7 @@ def excerpt(source: str, at: At) -> list[str]:
             end += 1
             count += 1
         count += 1
-    from lamina.build.plan import without_any_credentials
+    from lamina.build.planning.plan import without_any_credentials
 
     found = [f"{clean(at.file)}:{at.line}", _RULE]
     for number in range(start, end + 1):

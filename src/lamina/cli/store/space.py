@@ -146,7 +146,7 @@ def prune(
     if all_ and not (force or dry_run):
         ask("Delete ALL images of the store?")
     if not dry_run:
-        from lamina.build.step_directory import clear
+        from lamina.build.programs.step_directory import clear
         from lamina.run.container.ending import clear_all
 
         failed = [*clear(store), *clear_all(store)]

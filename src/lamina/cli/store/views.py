@@ -60,7 +60,7 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
         return
     failed: list[LaminaError] = []
     if all_:
-        from lamina.build.step_directory import clear
+        from lamina.build.programs.step_directory import clear
         from lamina.run.container.ending import clear_all
 
         try:
