@@ -1,4 +1,5 @@
-"""A build that is killed while a program of it runs: the next build, or `prune`, ends what it has left."""
+"""A build that is killed while a program of it runs: its caretaker ends what it has left, else the next build or
+`prune` does."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import pytest
 
 from integration.build.running import RUNTIMES, GivenInputs, left_in, make_store, members, run_step, said
 from lamina.build.programs.run_program import run_programs
-from lamina.build.programs.step_directory import clear, step_directory
+from lamina.build.programs.step_directory import clear, running, step_directory
 from lamina.store.fault import BUILD_POINTS
 from lamina.store.store import Store
 from support import lamina, made_once, require_root, require_tool
@@ -125,6 +126,26 @@ def test_prune_and_umount_end_what_a_killed_build_left(store: Store) -> None:
         assert lamina(*words, root=store.paths.root).returncode == 0
         assert sleeping(mark) == []
         assert left_in(store) == []
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_command_leaves_nothing_when_it_is_killed(store: Store, tmp_path: Path, runtime: str) -> None:
+    """No further call of lamina is needed: the build's caretaker ends all."""
+    mark = f"9{os.getpid()}"
+    (tmp_path / "secret").write_bytes(b"hidden")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM app\nRUN --mount=type=secret,id=s --network=none sleep {mark} & echo up; sleep {mark}\n"
+    )
+    words = ["build", "--secret", f"id=s,src={tmp_path}/secret", "--runtime", runtime, str(tmp_path)]
+    command = [sys.executable, "-m", "lamina", "--root", store.paths.root, *words]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            until(lambda: len(sleeping(mark)) == 2)
+        finally:
+            process.kill()
+    until(lambda: not sleeping(mark))
+    until(lambda: os.listdir(running(store)) == [])
+    until(lambda: store.paths.root not in Path("/proc/self/mountinfo").read_text())
 
 
 def test_the_network_of_a_killed_build_is_ended(store: Store) -> None:

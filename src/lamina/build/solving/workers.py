@@ -28,6 +28,7 @@ class Workers:
         self._warn = on_warning
         self._programs = ExitStack()
         self._has_programs = False
+        self._has_caretaker = False
         self._shared: Shared | None = None
         self._lock = threading.Lock()
 
@@ -64,12 +65,14 @@ class Workers:
 
     @contextmanager
     def run_program(self, step: RunStep, below: Stack | None, inputs: Inputs, log: Log) -> Iterator[Items]:
-        from lamina.build.programs.run_program import ran, run_programs
+        from lamina.build.programs.caretaker import Caretaker
+        from lamina.build.programs.run_program import ran
 
+        self._begin()
         with self._lock:
-            if not self._has_programs:
-                self._shared = self._programs.enter_context(run_programs(self._store, self._warn))
-                self._has_programs = True
+            if not self._has_caretaker:
+                self._programs.enter_context(Caretaker(self._store.paths.root, self._warn))
+                self._has_caretaker = True
         with ran(step, below, inputs, log, self._shared) as items:
             yield items
 
@@ -78,5 +81,5 @@ class Workers:
 
         with self._lock:
             if not self._has_programs:
-                self._programs.enter_context(run_programs(self._store, self._warn))
+                self._shared = self._programs.enter_context(run_programs(self._store, self._warn))
                 self._has_programs = True
