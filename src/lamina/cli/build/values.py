@@ -180,7 +180,7 @@ def agents(words: Iterable[str], host: Mapping[str, str]) -> tuple[SshAgent, ...
     return tuple(found.values())
 
 
-_PROVENANCE = {"disabled", "mode", "version", "builder-id"}
+_ATTESTATIONS = {"provenance": ("disabled", "mode", "version", "builder-id"), "sbom": ("disabled",)}
 _CACHES = ("registry", "local", "inline")
 _CLOUDS = ("gha", "s3", "azblob")
 
@@ -211,36 +211,39 @@ def caches(words: Iterable[str], flag: str) -> tuple[CachePlace, ...]:
 def attestations(provenance: str | None, sbom: str | None, attest: Iterable[str]) -> Attestations:
     """Read --provenance, --sbom (true, false, or pairs) and --attest ``type=provenance,mode=max``; the last one
     counts. Raises UsageError, Unsupported."""
-    asked = {"provenance": {"disabled": "true"}, "sbom": {"disabled": "true"}}
-    words = [("--attest", "", word) for word in attest]
-    words += [("--provenance", "provenance", provenance or ""), ("--sbom", "sbom", sbom or "")]
-    for flag, kind, word in words:
-        if not word:
-            continue
-        hint = f"use {flag}=true, or {flag}=mode=max" if kind == "provenance" else "use type=provenance or type=sbom"
-        switched = word.lower() if kind else ""
-        if switched in ("true", "1", "false", "0"):
-            asked[kind] = {"disabled": "false" if switched in ("true", "1") else "true"}
-            continue
-        given = pairs_of(word, flag, hint)
-        kind = given.pop("type", kind)
-        if kind not in asked:
-            raise UsageError(f"{flag} {word!r:.200}: unknown type {kind!r:.60}", hint=hint)
-        asked[kind] = {"disabled": "false", **given}
-    for kind, known in (("provenance", _PROVENANCE), ("sbom", {"disabled"})):
-        unknown = set(asked[kind]) - known
-        if unknown:
-            name = min(unknown)
-            raise Unsupported(f"{kind}: {name!r:.60} is not supported", hint=f"use {', '.join(sorted(known))}")
-    mode, version = asked["provenance"].get("mode", "min"), asked["provenance"].get("version", "v1")
+    words = [("--attest", word) for word in attest]
+    words += [("--provenance", _typed("provenance", provenance))] if provenance else []
+    words += [("--sbom", _typed("sbom", sbom))] if sbom else []
+    asked = dict(_attestation(word, flag) for flag, word in words)
+    given = asked.get("provenance")
+    if given is None:
+        return Attestations(sbom=asked.get("sbom") is not None)
+    mode, version = given.get("mode", "min"), given.get("version", "v1")
     if mode not in ("min", "max"):
         raise UsageError(f"provenance: no mode {mode!r:.60}", hint="use mode=min or mode=max")
     if version != "v1":
         raise Unsupported(f"provenance: version {version!r:.60} is not supported", hint="use version=v1")
-    off = {kind: _truth(asked[kind], "disabled", kind, default=False) for kind in asked}
-    return Attestations(
-        "" if off["provenance"] else mode, asked["provenance"].get("builder-id", ""), sbom=not off["sbom"]
-    )
+    return Attestations(mode, given.get("builder-id", ""), sbom=asked.get("sbom") is not None)
+
+
+def _typed(kind: str, word: str) -> str:
+    """The value of --provenance or --sbom as --attest has it."""
+    switch = {"true": "false", "1": "false", "false": "true", "0": "true"}.get(word.lower())
+    return f"type={kind},{word}" if switch is None else f"type={kind},disabled={switch}"
+
+
+def _attestation(word: str, flag: str) -> tuple[str, dict[str, str] | None]:
+    """The kind of an attestation and its options, None if it is turned off."""
+    hint = "use type=provenance or type=sbom" if flag == "--attest" else f"use {flag}=true"
+    given = pairs_of(word, flag, hint)
+    kind = given.pop("type", "")
+    known = _ATTESTATIONS.get(kind)
+    if known is None:
+        raise UsageError(f"{flag} {word!r:.200}: unknown type {kind!r:.60}", hint=hint)
+    for name in given:
+        if name not in known:
+            raise Unsupported(f"{kind}: {name!r:.60} is not supported", hint=f"use {', '.join(known)}")
+    return kind, None if _truth(given, "disabled", word, default=False) else given
 
 
 def platforms(words: Iterable[str]) -> tuple[Platform, ...]:
