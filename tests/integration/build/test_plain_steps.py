@@ -139,7 +139,8 @@ def test_what_a_program_wrote_is_the_tree_of_its_layer_without_unpacking(user: t
         for line in said.splitlines()
         if line.split()[-2:-1] in (["first"], ["second"])
     }
-    assert numbers["first"] == numbers["second"]
+    if "LAMINA_TEST_UPPER" not in os.environ:  # there it is written on another file system, and unpacked
+        assert numbers["first"] == numbers["second"]
     for path in ("/srv/f", "/point"):
         assert f"ls: {path}: No such file or directory" in said
     assert call("fsck").returncode == 0
