@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.build.running import RUNTIMES, GivenInputs, left_in, make_store, members, run_step, said
+from integration.build.running import RUNTIMES, GivenInputs, left_in, make_store, members, run_step, said, sleeping
 from lamina.build.programs.run_program import run_programs
 from lamina.build.programs.step_directory import clear, running, step_directory
 from lamina.store.fault import BUILD_POINTS
@@ -78,19 +78,6 @@ def killed_in_the_middle(store: Store, runtime: str, network: str = "none") -> s
         assert next(lines_of(process)) == "up"
         until(lambda: len(sleeping(mark)) == 2)
     return mark
-
-
-def sleeping(mark: str) -> list[str]:
-    """The processes that sleep for so long."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[:2] == [b"sleep", mark.encode()]:
-            found.append(name)
-    return found
 
 
 def until(holds: Callable[[], bool]) -> None:

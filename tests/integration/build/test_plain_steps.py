@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from integration.build.running import members
+from integration.build.running import members, sleeping
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
 
 ALONE = "59999"
@@ -109,19 +109,6 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def sleeping(mark: str) -> list[str]:
-    """The processes that sleep for so long."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[:2] == [b"sleep", mark.encode()]:
-            found.append(name)
-    return found
 
 
 def test_what_a_program_wrote_is_the_tree_of_its_layer_without_unpacking(user: tuple[Path, PlainUser]) -> None:

@@ -21,6 +21,7 @@ from integration.build.running import (
     run_step,
     running_step,
     said,
+    sleeping,
 )
 from lamina.build.errors import ProgramFailed
 from lamina.build.programs.run_program import LAST_OUTPUT, MAX_OUTPUT, ran, run_programs
@@ -326,16 +327,3 @@ def test_a_cancelled_build_ends_all_programs_of_a_step(inputs: GivenInputs) -> N
     thread.join(60)
     assert [type(error) for error in caught] == [Cancelled]
     assert not sleeping(mark)
-
-
-def sleeping(mark: str) -> list[str]:
-    """The processes that sleep for so long."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path("/proc", name, "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[:2] == [b"sleep", mark.encode()]:
-            found.append(name)
-    return found
