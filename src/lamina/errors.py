@@ -36,6 +36,11 @@ class LaminaError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """Pickle the hint as text: what computes it stays in this process."""
+        self._hint = self.hint
+        return super().__reduce__()
+
 
 class UsageError(LaminaError):
     """Invalid input of the caller: a bad reference, flag, platform or range."""

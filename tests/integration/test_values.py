@@ -19,6 +19,8 @@ from upath import UPath
 
 import lamina
 from lamina import errors
+from lamina.build.errors import DockerfileError, StepFailed
+from lamina.build.instructions import At
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, Unsupported, UsageError
 from lamina.filesystem import LaminaFileSystem, split_url
 from lamina.serve.server import RegistryServer
@@ -152,6 +154,22 @@ def test_errors_come_whole_out_of_another_process(kind: type[LaminaError]) -> No
     assert (type(again), str(again), again.message, again.hint) == (kind, "what (do)", "what", "do")
     plain = errors.from_plain(errors.to_plain(error))
     assert (plain.message, plain.hint) == ("what", "do")
+
+
+def test_errors_of_builds_keep_their_place_out_of_another_process() -> None:
+    wrong = DockerfileError(
+        "no such thing", at=At("Dockerfile", 3, 4), column=7, line="RUNN x", hint=lambda: "use RUN"
+    )
+    wrong.source = "FROM x"
+    failed = StepFailed("it failed", at=At("Dockerfile", 5, 5), label="[2/2] RUN x", code=7, hint="look")
+    for error, names in (
+        (wrong, ("message", "hint", "problem", "at", "column", "source")),
+        (failed, ("message", "hint", "at", "label", "code", "source")),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert str(again) == str(error)
+        assert [getattr(again, name) for name in names] == [getattr(error, name) for name in names]
+    assert str(wrong) == "Dockerfile:3:7: no such thing; the line is: RUNN x (use RUN)"
 
 
 URLS = {

@@ -15,7 +15,7 @@ _LONGEST = 120
 class ProgramFailed(LaminaError):
     """The program of a RUN step ended with another exit code than 0."""
 
-    def __init__(self, message: str, *, code: int, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, code: int = 1, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
 
@@ -28,14 +28,14 @@ class StepFailed(LaminaError):
         self,
         message: str,
         *,
-        at: At,
-        label: str,
+        at: At | None = None,
+        label: str = "",
         code: int | None = None,
         source: str = "",
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
-        self.at = at
+        self.at = at or At()
         self.label = label
         self.code = code
         self.source = source
@@ -46,11 +46,19 @@ class DockerfileError(UsageError):
     instruction. ``column``: where in the line, from 1; 0: not known. ``source`` as in ``StepFailed``."""
 
     def __init__(
-        self, problem: str, *, at: At, column: int = 0, line: str = "", hint: str | Callable[[], str] | None = None
+        self,
+        problem: str,
+        *,
+        at: At | None = None,
+        column: int = 0,
+        line: str = "",
+        hint: str | Callable[[], str] | None = None,
     ) -> None:
-        place = f"{clean(at.file)}:{at.line}:{column}" if column else f"{clean(at.file)}:{at.line}"
-        super().__init__(f"{place}: {problem}", hint=hint)
-        self.problem, self.at, self.column = problem, at, column
+        """Without ``at`` the problem is the whole message, as when the error comes out of another process."""
+        place = f"{clean(at.file)}:{at.line}:" if at else ""
+        place += f"{column}:" if column else ""
+        super().__init__(f"{place} {problem}" if place else problem, hint=hint)
+        self.problem, self.at, self.column = problem, at or At(), column
         self.source = ""
         self._has_line = False
         self.add_line(line)
