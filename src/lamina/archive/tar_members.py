@@ -11,9 +11,7 @@ from typing import IO
 
 from lamina.errors import InvalidDocument, InvalidLayer, LimitExceeded, NotFound
 from lamina.host.files import CHUNK, READ_FLAGS, SharedRange, reported
-from lamina.host.spool import Spool
-from lamina.layer.archive_codec import archive_decoder
-from lamina.layer.codec import check_inflated
+from lamina.layer.archive_codec import archive_decoder, inflate_archive
 from lamina.layer.entry import Kind
 from lamina.layer.index import IndexBuilder, LayerIndex
 from lamina.layer.tar import TarParser
@@ -136,32 +134,16 @@ def _opened(path: str) -> IO[bytes]:
     if inflate.compression == "none" and at_hand is not None:
         source.seek(0)
         return source
-    plain = Spool(_name(path))
     try:
-        fed = written = 0
-        data = start
-        while data:
-            fed += len(data)
-            for piece in inflate.feed(data):
-                written += len(piece)
-                check_inflated(inflate.compression, written, fed, _MAX_ARCHIVE)
-                plain.write(piece)
-            data = source.read(CHUNK)
-        inflate.finish()
-        plain.finish()
+        # the reader of the archive closes it
+        return inflate_archive(inflate, start, source, _name(path), _MAX_ARCHIVE)
     except LimitExceeded as error:
-        plain.file.close()
         raise LimitExceeded(f"{path}: {error.message}", hint=error.hint) from None
     except InvalidLayer as error:
-        plain.file.close()
         raise InvalidDocument(f"{path}: {error.message}", hint=error.hint) from None
-    except BaseException:
-        plain.file.close()
-        raise
     finally:
         if at_hand is not None:
             at_hand.close()
-    return plain.file  # the reader of the archive closes it
 
 
 def _name(path: str) -> str:

@@ -16,9 +16,7 @@ from lamina.build.files.copy_target import Path, Rule, Target
 from lamina.build.patterns.trees import FileTree, described, hashed, read_exactly
 from lamina.errors import InvalidLayer, LimitExceeded, UsageError
 from lamina.host.files import CHUNK, SharedRange
-from lamina.host.spool import Spool
-from lamina.layer.archive_codec import archive_decoder
-from lamina.layer.codec import check_inflated
+from lamina.layer.archive_codec import archive_decoder, inflate_archive
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.file_content import SMALL, FileContents, open_content
 from lamina.layer.index import IndexBuilder, LayerIndex
@@ -252,30 +250,12 @@ def _digest(content: Content) -> bytes:
 
 def _inflated(stream: Any, start: bytes, what: str) -> IO[bytes]:
     """The plain tar in a temporary file."""
-    decoder = archive_decoder(start[:BLOCK])
-    spool = Spool(what)
     try:
-        fed = written = 0
-        data = start
-        while data:
-            fed += len(data)
-            for piece in decoder.feed(data):
-                written += len(piece)
-                check_inflated(decoder.compression, written, fed, MAX_ARCHIVE)
-                spool.write(piece)
-            data = stream.read(CHUNK)
-        decoder.finish()
-        spool.finish()
+        return inflate_archive(archive_decoder(start[:BLOCK]), start, stream, what, MAX_ARCHIVE)
     except LimitExceeded as error:
-        spool.file.close()
         raise LimitExceeded(f"{what}: {error.message}", hint=error.hint) from None
     except InvalidLayer as error:
-        spool.file.close()
         raise UsageError(f"{what}: {error.message}", hint="check whether it is complete") from None
-    except BaseException:
-        spool.file.close()
-        raise
-    return spool.file
 
 
 def _indexed(file: IO[bytes], what: str) -> LayerIndex:

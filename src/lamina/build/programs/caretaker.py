@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from lamina import errors
+from lamina.host.own_python import module_path
 from lamina.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ class Caretaker:
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ]
-        home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
-        path = [*(os.path.abspath(word) for word in sys.path), home]  # sys.path has site's additions already
-        command = [sys.executable, "-I", "-S", "-c", _CODE.format(path=path, root=self._root)]
+        code = _CODE.format(path=module_path(), root=self._root)
+        command = [sys.executable, "-I", "-S", "-c", code]
         try:
             self._pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
         except OSError as error:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lamina import errors
 from lamina.errors import LaminaError, SystemFailure, Unsupported
+from lamina.host.own_python import module_path
 from lamina.run.library.message import receive, send
 
 if TYPE_CHECKING:
@@ -78,13 +78,11 @@ def _started() -> socket.socket:
     if not sys.executable:
         raise Unsupported("no Python program to start is known", hint="set sys.executable")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
-    path = [*(os.path.abspath(word) for word in sys.path), home]  # sys.path has site's additions already
     with theirs:
         number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _FREE)
     code = (
         "import os, sys\nif os.fork(): os._exit(0)\n"
-        f"sys.path[:] = {path!r}\nfrom lamina.run.library.helper import main\nmain({number})"
+        f"sys.path[:] = {module_path()!r}\nfrom lamina.run.library.helper import main\nmain({number})"
     )
     command = [sys.executable, "-S", "-c", code]
     actions: list[tuple[Any, ...]] = [
