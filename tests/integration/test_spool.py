@@ -123,7 +123,7 @@ def test_a_file_on_standard_input_is_read_in_place(tmp_path: Path, start: int, s
     assert lamina("load", "-q", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
     assert lamina("save", "-q", "-o", str(tmp_path / "a.tar"), "app", root=tmp_path / "s").returncode == 0
     (tmp_path / "b.tar").write_bytes(bytes(start) + (tmp_path / "a.tar").read_bytes())
-    code = "import os, lamina.archive.tar_members as m; os.lseek(0, int(os.environ['START']), 0)\n"
+    code = "import os, lamina.layer.archive_codec as m; os.lseek(0, int(os.environ['START']), 0)\n"
     code += "class No:\n    def __init__(self, what): raise SystemExit(9)\n"
     code += "m.Spool = No\nfrom lamina.cli import main\nmain()"
     words = [sys.executable, "-c", code, "--root", str(tmp_path / "t"), "load", "-q"]
