@@ -104,12 +104,55 @@ class Edits(Value):
     groups: tuple[int, ...] = ()
 
 
+class Port(Value):
+    """A port of the container that is published on this host. ``address``: of this host, "" for all. ``host_port``: 0
+    for any free one. ``protocol``: tcp, udp or sctp."""
+
+    port: int
+    host_port: int = 0
+    address: str = ""
+    protocol: str = "tcp"
+
+
+class NetworkEndpoint(Value):
+    """A network that the container is connected to. ``name``: of the network. ``aliases``: further names of the
+    container there. ``ip``, ``ip6``, ``mac``: "" for any."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    ip: str = ""
+    ip6: str = ""
+    mac: str = ""
+
+
+class RestartPolicy(Value):
+    """``name``: no, on-failure, always or unless-stopped. ``retries``: how often at most; 0: no limit."""
+
+    name: str = "no"
+    retries: int = 0
+
+
+class HealthCheck(Value):
+    """A health check (docker's HEALTHCHECK). ``test``: ("NONE",), ("CMD", word...) or ("CMD-SHELL", text); empty: the
+    image's. Times in seconds; None: the image's, or docker's default."""
+
+    test: tuple[str, ...] = ()
+    interval: float | None = None
+    timeout: float | None = None
+    start_period: float | None = None
+    start_interval: float | None = None
+    retries: int | None = None
+
+
 class ContainerOptions(Value):
     """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
     ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
     ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
     namespace of its own, or "host"; with ``ipc`` "none" there is no /dev/shm. ``edits``: from CDI devices.
-    ``dns_search`` ".": no search domain. A new field needs a default: the records of containers hold these
+    ``dns_search`` ".": no search domain. ``network``: a kind (NETWORKS, "" for the default), or container:ID;
+    ``networks``: the networks with names, if any. ``log_driver`` "": the default. ``pod``: the name of its pod.
+    ``requires``: names of containers that are started before it. ``attach``: the streams that `start --attach`
+    connects; empty: stdout and stderr. A new field needs a default: the records of containers hold these
     (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
@@ -164,6 +207,21 @@ class ContainerOptions(Value):
     memory_swap: int | None = None
     memory_reservation: int | None = None
     domainname: str = ""
+    restart: RestartPolicy = RestartPolicy()
+    health: HealthCheck = HealthCheck()
+    log_driver: str = ""
+    log_options: tuple[tuple[str, str], ...] = ()
+    ports: tuple[Port, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
+    networks: tuple[NetworkEndpoint, ...] = ()
+    volumes_from: tuple[str, ...] = ()
+    pidfile: str = ""
+    detach_keys: str = ""
+    attach: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    pod: str = ""
+    annotations: tuple[tuple[str, str], ...] = ()
 
     @property
     def limited(self) -> bool:

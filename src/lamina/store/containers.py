@@ -4,13 +4,17 @@ A record protects its image from gc for as long as the container exists. It is a
 file, rename). Two locks in a container's directory tell which processes work with it. They work across pid
 namespaces, and they do not depend on the clock:
 
-- ``lock`` (a file): held by the process that supervises the running container, and by the runtime that it started.
-  So a container still counts as running after its lamina was killed. The file holds the first record, so that gc and
-  ``rm`` know what a container with a damaged record needs.
+- ``lock`` (a file): held by the process that supervises the running container: its monitor, or the command that
+  runs it in the foreground, and the runtime that this started. So a container still counts as running after its
+  lamina was killed. The file holds the first record, so that gc and ``rm`` know what a container with a damaged
+  record needs.
 - the directory itself: held shared by processes that read what the container wrote, and exclusively by processes that
   mount or remove it.
 
-A third lock, ``owner``, exists for containers that were run through the library: as long as the process of the
+After a monitor was killed, nobody holds the first lock; then the container runs as long as its first process lives.
+
+A third lock, ``changing``, is held while a record is read, changed and written (``change``). A fourth one, ``owner``,
+exists for containers that were run through the library: as long as the process of the
 library holds it, the container is kept, even if it has ended and is to be removed.
 
 A directory is made and removed under a temporary name: a directory with a container's name is complete.
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -40,7 +45,8 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
-_RECORD, _LOCK, _OWNER = "container.json", "lock", "owner"
+RESTARTING, PAUSED = "restarting", "paused"
+_RECORD, _LOCK, _OWNER, _CHANGING = "container.json", "lock", "owner", "changing"
 _WRITTEN = ("upper", "volumes", "memory")
 _STEM = 16  # length of an ID in a temporary name
 _ABANDONED = object()
@@ -56,8 +62,11 @@ class Container(Value):
     its upper directory, "" for its own (``run.writable``). ``volumes``: names of its volumes, and its mount points.
     ``stop_signal``, ``stop_timeout`` (seconds): as requested; "" and None mean the image's value and the default.
     ``pid``, ``started`` and ``namespace`` (pid namespace) identify the process that supervises it; the lock tells
-    whether that process lives. ``remove``: remove it when it ends. ``status`` DAMAGED: its record can't be read, and
-    the other fields come from its first record, if that can be read. ``wanted``: the options that it was created with
+    whether that process lives. ``program``, ``program_started``, ``boot``: the same of its first process, if a
+    monitor supervises it. ``since``: when its program was last started (seconds since 1970). ``restarts``: how
+    often its monitor has started it again. ``oom``: the kernel ended it for want of memory. ``error``: why it could
+    not be started. ``remove``: remove it when it ends. ``status``: as last written (``Containers.state`` is the
+    truth); DAMAGED: its record can't be read, and the other fields come from its first record, if that can be read.``wanted``: the options that it was created with
     (``run.container.record``); None in records of an older lamina. ``unknown``: fields that only a newer lamina
     knows."""
 
@@ -88,6 +97,13 @@ class Container(Value):
     labels: tuple[tuple[str, str], ...] = ()
     stop_signal: str = ""
     stop_timeout: int | None = None
+    program: int = 0
+    program_started: str | None = None
+    since: float | None = None
+    restarts: int = 0
+    oom: bool = False
+    error: str = ""
+    paused: bool = False
     wanted: Mapping[str, Any] | None = field(default_factory=lambda: None, hash=False, repr=False)
     unknown: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
@@ -101,6 +117,21 @@ class Container(Value):
         return self.status == DAMAGED
 
     @property
+    def may_run(self) -> bool:
+        """Whether it runs as far as the record knows."""
+        return self.status in (RUNNING, RESTARTING)
+
+    @property
+    def is_program_alive(self) -> bool:
+        """Whether the first process of a monitored container lives."""
+        return (
+            self.program > 0
+            and self.boot == boot_id()
+            and not self.is_elsewhere
+            and start_time(self.program) == self.program_started is not None
+        )
+
+    @property
     def is_elsewhere(self) -> bool:
         """Whether it runs in another pid namespace; then its pid means nothing here."""
         return self.namespace not in (0, pid_namespace())
@@ -108,14 +139,33 @@ class Container(Value):
     def supervised_here(self) -> Container:
         """A copy that names this process as the one that supervises the container."""
         pid = os.getpid()
-        return replace(self, status=RUNNING, pid=pid, started=start_time(pid), namespace=pid_namespace(), view="")
+        return replace(
+            self,
+            status=RUNNING,
+            pid=pid,
+            started=start_time(pid),
+            namespace=pid_namespace(),
+            boot=boot_id(),
+            view="",
+            program=0,
+            program_started=None,
+        )
+
+    def ended(self, code: int | None, **changes: Any) -> Container:
+        """A copy that has ended now, with this exit code; None: nobody knows it."""
+        ends: dict[str, Any] = {"pid": 0, "started": None, "program": 0, "program_started": None, "paused": False}
+        return replace(self, status=EXITED, exit_code=code, finished=time.time(), **ends, **changes)
 
 
 _TEXT, _NUMBER, _LIST = (str,), (int, float), (tuple,)
 _NONE = (type(None),)
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "name", "image", "manifest", "media_type", "view", "runtime", "status", "boot"), _TEXT),
-    **dict.fromkeys(("size", "created", "pid", "remove", "namespace"), _NUMBER),
+    **dict.fromkeys(("size", "created", "pid", "remove", "namespace", "program", "restarts"), _NUMBER),
+    **dict.fromkeys(("oom", "paused"), _NUMBER),
+    "error": _TEXT,
+    "program_started": (*_TEXT, *_NONE),
+    "since": (*_NUMBER, *_NONE),
     **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels"), _LIST),
     **dict.fromkeys(("top", "stop_signal"), _TEXT),
     "wanted": (dict, *_NONE),
@@ -216,6 +266,27 @@ class Containers:
         text = pieces([_record(container)], "container.record-rewritten")
         replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
 
+    @contextmanager
+    def changing(self, identity: str) -> Iterator[Container]:
+        """The record as it is now; no other process changes it while the block runs, which may ``write`` it. Raises
+        NotFound (the container was removed), StoreDamaged, SystemFailure."""
+        path = self.path(identity, _CHANGING)
+        if not os.path.isdir(self.path(identity)):
+            raise _gone(identity[:12])
+        with reported(path):
+            try:
+                with locked(path):
+                    yield self.get(identity)
+            except FileNotFoundError:
+                raise _gone(identity[:12]) from None
+
+    def change(self, container: Container, **changes: Any) -> Container:
+        """Change these fields of the record; returns the new one. Raises as ``changing``."""
+        with self.changing(container.id) as now:
+            changed = replace(now, **changes)
+            self.write(changed, lasting=not changed.remove)
+        return changed
+
     def supervise(self, container: Container) -> Container:
         """Make this process supervise the container. Raises Conflict (it runs), NotFound (it was removed)."""
         path = self.path(container.id, _LOCK)
@@ -255,10 +326,15 @@ class Containers:
             os.close(descriptor)
 
     def is_running(self, container: Container) -> bool:
-        """Whether a process supervises it: a lamina, or the runtime that a killed lamina had started."""
+        """Whether it runs: a process supervises it (a lamina, or the runtime that a killed lamina had started), or
+        its first process lives after its monitor was killed. ``container``: read a moment ago."""
+        return self.is_supervised(container) or container.is_program_alive
+
+    def is_supervised(self, container: Container) -> bool:
+        """Whether a process supervises it."""
         path = self.path(container.id, _LOCK)
         if not os.path.exists(path):  # of an older lamina: only its pid can be checked
-            pid = container.pid
+            pid = container.pid if os.path.isdir(self.path(container.id)) else 0
             return pid > 0 and container.boot == boot_id() and start_time(pid) == container.started is not None
         with reported(path), unheld(path) as free:
             return not free and os.path.exists(path)
@@ -285,12 +361,14 @@ class Containers:
             return free or not os.path.exists(path)
 
     def state(self, container: Container) -> str:
-        """The current state: RUNNING, CREATED, EXITED or DAMAGED."""
-        if container.is_damaged:
-            return DAMAGED
-        if container.status == CREATED:
-            return CREATED
-        return RUNNING if container.status == RUNNING and self.is_running(container) else EXITED
+        """The current state: RUNNING, PAUSED, RESTARTING, CREATED, EXITED or DAMAGED."""
+        if container.status in (CREATED, DAMAGED, EXITED):
+            return container.status
+        if not self.is_running(container):
+            return EXITED
+        if container.status == RESTARTING and self.is_supervised(container):
+            return RESTARTING
+        return PAUSED if container.paused else RUNNING
 
     def using(self, container: Container, *, shared: bool = False, wait: bool = True) -> Use:
         """Lock what the container wrote, and its mount, while the block runs: against all others, or with ``shared``
@@ -343,7 +421,7 @@ class Containers:
 
     def killed(self, known: Iterable[Container]) -> Iterator[Container]:
         """The containers of ``known`` that run by their records, but that no process supervises."""
-        return (one for one in known if one.status == RUNNING and not self.is_running(one))
+        return (one for one in known if one.may_run and not self.is_running(one))
 
     def unknown_paths(self) -> Iterator[str]:
         """Absolute paths of everything among the containers that is not a container."""

@@ -15,10 +15,10 @@ from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupp
 from lamina.host import mountinfo
 from lamina.host.files import failure, reported
 from lamina.host.temporary import is_temporary
-from lamina.light import TYPE_CHECKING, replace
+from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.record import sandbox_of
-from lamina.store.containers import EXITED, RUNNING, Container, Use
+from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
 from lamina.view import kernel
@@ -76,7 +76,7 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
     every, leftovers = found or store.containers.scan()
     for one in every:
         try:
-            left = one.status == RUNNING or os.path.ismount(store.containers.path(one.id, "rootfs"))
+            left = one.may_run or os.path.ismount(store.containers.path(one.id, "rootfs"))
             if (left or store.containers.is_abandoned(one)) and not store.containers.is_running(one):
                 with store.containers.using(one, wait=False):
                     _clear(store, one)
@@ -120,12 +120,13 @@ def _clear(store: Store, seen: Container) -> None:
     settle(store, one)
     if store.containers.is_abandoned(one):
         _discard(store, store.containers.set_aside(one), one)
-    if one.status != RUNNING:
+    if not one.may_run:
         return
     if one.remove:
         _discard(store, store.containers.set_aside(one), one)
     else:
-        store.containers.write(replace(one, status=EXITED, finished=time.time(), pid=0, started=None))
+        with store.containers.changing(one.id) as one:
+            store.containers.write(one.ended(None))
 
 
 def signal_container(store: Store, container: Container, signal: str) -> None:

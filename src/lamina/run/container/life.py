@@ -7,7 +7,6 @@ Its directory in the store holds the record, ``upper`` (all that it changed), ``
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 
 from lamina.errors import NotFound, Unsupported
@@ -24,7 +23,7 @@ from lamina.run.rootfs import Inside
 from lamina.run.runtime import find_runtime
 from lamina.run.spec import check_words
 from lamina.run.supported import check_supported, limits_as_flags
-from lamina.store.containers import EXITED, Container, Use
+from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 from lamina.view.owners import AS_STATED, Owners
 
@@ -111,10 +110,8 @@ def run(
 
 
 def _note_end(store: Store, container: Container, ended: ExitStatus) -> None:
-    with suppress(NotFound):  # another process has removed it
-        container = store.containers.get(container.id)
-        container = replace(container, status=EXITED, exit_code=ended.code, finished=time.time(), pid=0, started=None)
-        store.containers.write(container, lasting=not container.remove)
+    with suppress(NotFound), store.containers.changing(container.id) as now:  # else another process has removed it
+        store.containers.write(now.ended(ended.code), lasting=not now.remove)
 
 
 class _Run:

@@ -12,7 +12,7 @@ from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.record import stack_of
-from lamina.store.containers import DAMAGED, RUNNING, Container
+from lamina.store.containers import CREATED, EXITED, Container
 
 if TYPE_CHECKING:
     import re
@@ -76,7 +76,7 @@ def listed(
     containers = store.containers
     found = [(one, containers.state(one)) for one in containers.every()[::-1]]
     if not (all_ or last >= 0 or filters.names_states):
-        found = [(one, state) for one, state in found if state in (RUNNING, DAMAGED)]
+        found = [(one, state) for one, state in found if state not in (CREATED, EXITED)]
     found = matching(found, filters, lambda word: containers.get(word, damaged=True), digest_of)
     return found[:last] if last >= 0 else found
 

@@ -11,7 +11,22 @@ from collections.abc import Mapping
 
 from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING, Value, as_dict
-from lamina.run.options import ContainerOptions, Device, Edits, Hook, Mount, Node, Ulimit, Userns, argv, parse_name
+from lamina.run.options import (
+    ContainerOptions,
+    Device,
+    Edits,
+    HealthCheck,
+    Hook,
+    Mount,
+    NetworkEndpoint,
+    Node,
+    Port,
+    RestartPolicy,
+    Ulimit,
+    Userns,
+    argv,
+    parse_name,
+)
 from lamina.run.sandbox import Directories, Sandbox, states_of
 from lamina.spec.platform import Platform
 from lamina.store.containers import Container, damage
@@ -26,7 +41,17 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _KINDS: dict[type[Value], dict[str, type[Value]]] = {
-    ContainerOptions: {"mounts": Mount, "userns": Userns, "ulimits": Ulimit, "devices": Device, "edits": Edits},
+    ContainerOptions: {
+        "mounts": Mount,
+        "userns": Userns,
+        "ulimits": Ulimit,
+        "devices": Device,
+        "edits": Edits,
+        "restart": RestartPolicy,
+        "health": HealthCheck,
+        "ports": Port,
+        "networks": NetworkEndpoint,
+    },
     Edits: {"nodes": Node, "mounts": Mount, "hooks": Hook},
 }
 """The fields that hold values, or tuples of values."""
