@@ -66,9 +66,9 @@ class Container(Value):
     monitor supervises it. ``since``: when its program was last started (seconds since 1970). ``restarts``: how
     often its monitor has started it again. ``oom``: the kernel ended it for want of memory. ``error``: why it could
     not be started. ``remove``: remove it when it ends. ``status``: as last written (``Containers.state`` is the
-    truth); DAMAGED: its record can't be read, and the other fields come from its first record, if that can be read.``wanted``: the options that it was created with
-    (``run.container.record``); None in records of an older lamina. ``unknown``: fields that only a newer lamina
-    knows."""
+    truth); DAMAGED: its record can't be read, and the other fields come from its first record, if that can be read.
+    ``wanted``: the options that it was created with (``run.container.record``); None in records of an older lamina.
+    ``unknown``: fields that only a newer lamina knows."""
 
     id: str
     name: str

@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from lamina.cli import say, warn
+from lamina.cli.containers.families import FAMILIES
 from lamina.cli.option_table import FLAG, MANY, NUMBER, WHOLE, Option
 from lamina.errors import (
     AccessDenied,
@@ -161,6 +162,7 @@ OPTIONS = (
         default="missing",
         choices=_PULLING,
     ),
+    *(option for family in FAMILIES for option in family.OPTIONS),
 )
 
 
@@ -344,7 +346,16 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
         groups=given["group_add"],
         **security,
         **_more(given),
+        **_of_families(given),
     )
+
+
+def _of_families(given: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for family in FAMILIES:
+        if any(given[option.argument] != option.start for option in family.OPTIONS):
+            found |= family.parsed(given)
+    return found
 
 
 _RARE_OPTIONS = (

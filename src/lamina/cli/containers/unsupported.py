@@ -33,7 +33,6 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(
         ("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True
     ),
-    UnsupportedOption(("--restart",), _BACKGROUND, _WITHOUT, ("no", "")),
     UnsupportedOption(("--network-alias",), _NETWORKS),
     UnsupportedOption(("--ip",), _NETWORKS),
     UnsupportedOption(("--ip6",), _NETWORKS),
@@ -67,7 +66,6 @@ UNSUPPORTED_BY_RUN = (
         ("stdout", "stderr", "STDOUT", "STDERR"),
     ),
     UnsupportedOption(("--sig-proxy",), "signals are always forwarded", _WITHOUT, ("true", "1")),
-    UnsupportedOption(("--detach-keys",), fine=("*",)),
     UnsupportedOption(("--no-healthcheck",), fine=(None,), flag=True),
     UnsupportedOption(("--disable-content-trust",), fine=(None,), flag=True),
     UnsupportedOption(("--log-level",), fine=("*",)),

@@ -1,0 +1,11 @@
+"""Families of options of `run` and `create`: each module has ``OPTIONS``, a part of the table, and ``parsed``.
+
+``parsed`` turns what was given into fields of ``run.options.ContainerOptions``. A module is loaded at every start of
+`run`, so it imports what it parses with only in ``parsed``, which is called only if one of its options was given.
+"""
+
+from __future__ import annotations
+
+from lamina.cli.containers.families import lifecycle
+
+FAMILIES = (lifecycle,)

@@ -1,0 +1,35 @@
+"""Options of `run`: how long the container lives."""
+
+from __future__ import annotations
+
+from lamina.cli.option_table import Option
+from lamina.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+OPTIONS = (
+    Option(
+        ("--restart",),
+        "restart",
+        "When to start the program again: no, on-failure[:N], always, unless-stopped.",
+        "POLICY",
+    ),
+    Option(("--pidfile",), "pidfile", "Write the process ID of the program to a file.", "FILE"),
+    Option(
+        ("--detach-keys",), "detach_keys", "Keys that detach from the container (default: ctrl-p,ctrl-q).", "KEYS"
+    ),
+)
+
+
+def parsed(given: dict[str, Any]) -> dict[str, Any]:
+    """Raises UsageError."""
+    import os
+
+    from lamina.run.restart import parse_policy
+
+    return {
+        "restart": parse_policy(given["restart"], removed=given["remove"]),
+        "pidfile": os.path.abspath(given["pidfile"]) if given["pidfile"] else "",
+        "detach_keys": given["detach_keys"],
+    }
