@@ -17,7 +17,7 @@ OPTIONS = (
     ),
     Option(("--pidfile",), "pidfile", "Write the process ID of the program to a file.", "FILE"),
     Option(
-        ("--detach-keys",), "detach_keys", "Keys that detach from the container (default: ctrl-p,ctrl-q).", "KEYS"
+        ("--detach-keys",), "detach_keys", "Keys that detach (default: ctrl-p,ctrl-q).", "KEYS"
     ),
 )
 
