@@ -87,9 +87,9 @@ def retry_options(function: Any) -> Any:
 
 def seconds(text: str) -> float:
     """Return the seconds of ``2s``, ``1m30s``, ``500ms`` or a plain number. Raises UsageError."""
-    from lamina.cli.config_options import duration
+    from lamina.spec.duration import of_option
 
-    found = (duration(f"{text}s" if text.isdigit() else text, "--retry-delay") or 0) / 1_000_000_000
+    found = of_option(f"{text}s" if text.isdigit() else text, "--retry-delay") / 1_000_000_000
     if found > MAX_WAIT:
         raise UsageError(f"--retry-delay {text!r:.60} is too long", hint=f"give at most {MAX_WAIT:.0f} seconds")
     return found

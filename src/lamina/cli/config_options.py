@@ -11,14 +11,15 @@ import click
 from lamina.cli.image_options import ImageOptions, json_array, working_directory
 from lamina.cli.options import TEXT, name_and_value
 from lamina.errors import UsageError
+from lamina.spec.duration import of_option
 from lamina.spec.image_config import ImageConfig
 
 if TYPE_CHECKING:
     from lamina.spec.image_config import Changes
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?")
 _PORT = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:/(?:tcp|udp|sctp))?")
 _NONE = {"Test": ["NONE"]}
+_HEALTH_TIMES = {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period"}
 
 _options = [
     click.option("--env", "-e", multiple=True, type=TEXT, metavar="NAME=VALUE", help="Set an environment variable."),
@@ -97,9 +98,11 @@ def edits(old: ImageConfig, given: dict[str, Any]) -> Changes:
 def _health(old: ImageConfig, given: dict[str, Any], changes: Changes) -> None:
     fields = {
         "Test": ["CMD-SHELL", given["health_cmd"]] if given["health_cmd"] else None,
-        "Interval": duration(given["health_interval"], "--health-interval"),
-        "Timeout": duration(given["health_timeout"], "--health-timeout"),
-        "StartPeriod": duration(given["health_start_period"], "--health-start-period"),
+        **{
+            key: of_option(given[f"health_{name}"], f"--health-{name.replace('_', '-')}")
+            for key, name in _HEALTH_TIMES.items()
+            if given[f"health_{name}"] is not None
+        },
         "Retries": given["health_retries"],
     }
     said = {key: value for key, value in fields.items() if value is not None}
@@ -181,17 +184,6 @@ def port(text: str) -> str:
     if not _PORT.fullmatch(text):
         raise UsageError(f"{text!r:.60} is not a port", hint="write it like 80, 53/udp or 8000-8010/tcp")
     return text if "/" in text else text + "/tcp"
-
-
-def duration(text: str | None, flag: str) -> int | None:
-    """Parse a duration of Go, like ``1h2m3s4ms``, into nanoseconds. Raises UsageError."""
-    if text is None:
-        return None
-    match = _DURATION.fullmatch(text)
-    if not text or match is None:
-        raise UsageError(f"{flag} {text!r:.60} is not a duration", hint="write it like 30s, 1m30s or 500ms")
-    hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
-    return ((hours * 60 + minutes) * 60 + seconds) * 1_000_000_000 + milliseconds * 1_000_000
 
 
 def _pairs(lines: Iterable[str]) -> dict[str, str]:

@@ -105,12 +105,12 @@ def builder_prune(session: Session, all_: bool, filters: tuple[str, ...], room: 
 
 def _age(word: str) -> float:
     """The seconds of the filter ``until=24h`` (or ``unused-for=24h``). Raises UsageError."""
-    from lamina.cli.config_options import duration
+    from lamina.spec.duration import of_option
 
     name, _, value = word.partition("=")
     if name not in ("until", "unused-for") or not value:
         raise UsageError(f"--filter {word!r:.60} is unknown", hint="use until=24h")
-    return (duration(value, "--filter until") or 0) / 1_000_000_000
+    return of_option(value, "--filter until") / 1_000_000_000
 
 
 @command(

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from lamina.build.dockerfile.durations import nanoseconds
 from lamina.build.dockerfile.source_lines import SourceLines
 from lamina.build.dockerfile.statements import (
     BadInstruction,
@@ -52,6 +51,7 @@ from lamina.build.instructions import (
 )
 from lamina.build.run_mounts import origin_of
 from lamina.errors import UsageError
+from lamina.spec.duration import nanoseconds
 from lamina.text import clean
 
 MAX_INSTRUCTIONS = 5_000

@@ -10,13 +10,13 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lamina.build.dockerfile.durations import nanoseconds
 from lamina.build.dockerfile.go_text import format_duration, plain_list, quoted_list
 from lamina.build.dockerfile.ports import exposed_ports
 from lamina.build.instructions import Healthcheck
 from lamina.errors import InvalidDocument, UsageError
 from lamina.run.signals import parse_signal
 from lamina.spec import mediatype
+from lamina.spec.duration import nanoseconds
 from lamina.spec.image_config import History, ImageConfig
 from lamina.spec.platform import Platform
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from lamina.errors import UsageError
+from lamina.light import pattern
 
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)")
+_PART = pattern(r"([0-9]*)(?:\.([0-9]*))?(ns|us|µs|μs|ms|s|m|h)")
 _MOST = 1 << 63
 
 
@@ -27,6 +26,17 @@ def nanoseconds(text: str) -> int:
     if not rest or total >= _MOST:
         raise _invalid(text)
     return sign * total
+
+
+def of_option(text: str, flag: str) -> int:
+    """The nanoseconds of an option's value, from 0 up. Raises UsageError, which names ``flag``."""
+    try:
+        found = nanoseconds(text)
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+    if found < 0:
+        raise UsageError(f"{flag} {text!r:.60} is negative", hint="write it like 30s, 1m30s or 500ms")
+    return found
 
 
 def _invalid(text: str) -> UsageError:
