@@ -1,0 +1,68 @@
+"""The cgroups of a container, in directories that look like the kernel's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lamina.run.cgroups import Cgroups, cgroups_of
+from lamina.run.oom import oom_kills
+
+ID = "ab" * 32
+VERSION_1 = f"""9:name=systemd:/{ID}
+8:pids:/{ID}
+5:cpu,cpuacct:/{ID}/below
+4:memory:/above/{ID}
+3:freezer:/
+0::/{ID}
+"""
+
+
+def process(top: Path, text: str) -> str:
+    directory = top / "proc" / "7"
+    directory.mkdir(parents=True)
+    (directory / "cgroup").write_text(text)
+    return str(top / "proc")
+
+
+def test_each_controller_of_version_1_has_its_directory(tmp_path: Path) -> None:
+    top = tmp_path / "cgroup"
+    for name in (f"pids/{ID}", f"cpu,cpuacct/{ID}/below", f"memory/above/{ID}", "freezer", f"unified/{ID}"):
+        (top / name).mkdir(parents=True)
+    found = cgroups_of(7, ID, str(top), process(tmp_path, VERSION_1))
+    assert found is not None
+    assert found.unified == ""
+    assert found.places == {
+        "pids": f"{top}/pids/{ID}",
+        "cpu": f"{top}/cpu,cpuacct/{ID}",
+        "cpuacct": f"{top}/cpu,cpuacct/{ID}",
+        "memory": f"{top}/memory/above/{ID}",
+    }
+    (top / "memory" / "above" / ID / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert oom_kills(found) == 2
+    assert found.number("pids", "pids.max") is None
+
+
+def test_version_2_has_one_directory(tmp_path: Path) -> None:
+    top = tmp_path / "cgroup"
+    place = top / "x" / ID
+    place.mkdir(parents=True)
+    (top / "cgroup.controllers").write_text("memory pids\n")
+    (place / "memory.events").write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\n")
+    (place / "pids.max").write_text("max\n")
+    (place / "pids.current").write_text("3\n")
+    found = cgroups_of(7, ID, str(top), process(tmp_path, f"0::/x/{ID}/init\n"))
+    assert found == Cgroups(unified=str(place))
+    assert oom_kills(found) == 1
+    assert (found.number("pids", "pids.max"), found.number("pids", "pids.current")) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0::/\n", "4:memory:/user.slice\n0::/user.slice\n", f"4:memory:/../{ID}\n", "no lines\n", "::\n"]
+)
+def test_a_container_without_a_cgroup_of_its_own_has_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cgroup" / "memory" / ID).mkdir(parents=True)
+    found = cgroups_of(7, ID, str(tmp_path / "cgroup"), process(tmp_path, text))
+    assert found is None
+    assert oom_kills(found) == 0
