@@ -134,27 +134,17 @@ def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Contain
         pasta.close()
 
 
-class Pasta:
-    """A network namespace that is connected through sockets of this process's user, by pasta(1). It is a file,
-    because pasta opens it after it has dropped its privileges. ``close`` ends both."""
+class NetworkNamespace:
+    """A new network namespace as a file, which keeps it without a process. ``close`` ends it."""
 
-    def __init__(self, directory: str, *, forward: bool = False) -> None:
-        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``). Raises
-        SystemFailure."""
+    def __init__(self, directory: str) -> None:
+        """``directory``: for the file. Raises SystemFailure."""
         self.path = os.path.join(directory, "netns")
         self._opened = -1
         self.close_left(directory)
         with reported(self.path), open(self.path, "wb"):
             pass
         _check(["unshare", f"--net={self.path}", "true"])
-        try:
-            # by default pasta of root becomes nobody, who may not enter the namespace
-            words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
-            words += ["--dns-forward", _FORWARDER] if forward else []
-            _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def plain_path(self) -> str:
@@ -195,6 +185,24 @@ class Pasta:
             if _is_namespace(path):
                 kernel.unmount(path)
             os.unlink(path)
+
+
+class Pasta(NetworkNamespace):
+    """A network namespace that is connected through sockets of this process's user, by pasta(1). It is a file,
+    because pasta opens it after it has dropped its privileges. ``close`` ends both."""
+
+    def __init__(self, directory: str, *, forward: bool = False) -> None:
+        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``). Raises
+        SystemFailure."""
+        super().__init__(directory)
+        try:
+            # by default pasta of root becomes nobody, who may not enter the namespace
+            words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
+            words += ["--dns-forward", _FORWARDER] if forward else []
+            _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
+        except BaseException:
+            self.close()
+            raise
 
 
 def _is_namespace(path: str) -> bool:
