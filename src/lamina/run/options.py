@@ -134,7 +134,8 @@ class RestartPolicy(Value):
 
 class HealthCheck(Value):
     """A health check (docker's HEALTHCHECK). ``test``: ("NONE",), ("CMD", word...) or ("CMD-SHELL", text); empty: the
-    image's. Times in seconds; None: the image's, or docker's default."""
+    image's. Times in seconds; None: the image's, or docker's default. ``on_failure``: none, kill, restart or stop (""
+    is none): what happens to an unhealthy container."""
 
     test: tuple[str, ...] = ()
     interval: float | None = None
@@ -142,6 +143,7 @@ class HealthCheck(Value):
     start_period: float | None = None
     start_interval: float | None = None
     retries: int | None = None
+    on_failure: str = ""
 
 
 class ContainerOptions(Value):

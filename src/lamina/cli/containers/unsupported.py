@@ -11,7 +11,6 @@ from lamina.errors import ContainerFailure, LaminaError
 
 _BACKGROUND = "containers in the background are not supported yet"
 _NETWORKS = "networks with names and addresses are not supported yet"
-_HEALTH = "health checks need containers in the background, which are not supported yet"
 _LOGS = "a container in the foreground has no log: its output goes to this terminal"
 _FOREGROUND = "run it in the foreground, with & at the end of the command or in another terminal"
 _WITHOUT = "leave it out"
@@ -39,11 +38,6 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(("--mac-address",), _NETWORKS),
     UnsupportedOption(("--link",), _NETWORKS, "use --network host, or --add-host"),
     UnsupportedOption(("--pod",), "pods are not supported"),
-    UnsupportedOption(("--health-cmd",), _HEALTH),
-    UnsupportedOption(("--health-interval",), _HEALTH),
-    UnsupportedOption(("--health-retries",), _HEALTH),
-    UnsupportedOption(("--health-start-period",), _HEALTH),
-    UnsupportedOption(("--health-timeout",), _HEALTH),
     UnsupportedOption(("--log-driver",), _LOGS, _WITHOUT, ("none", "passthrough")),
     UnsupportedOption(("--log-opt",), _LOGS),
     UnsupportedOption(
@@ -66,7 +60,6 @@ UNSUPPORTED_BY_RUN = (
         ("stdout", "stderr", "STDOUT", "STDERR"),
     ),
     UnsupportedOption(("--sig-proxy",), "signals are always forwarded", _WITHOUT, ("true", "1")),
-    UnsupportedOption(("--no-healthcheck",), fine=(None,), flag=True),
     UnsupportedOption(("--disable-content-trust",), fine=(None,), flag=True),
     UnsupportedOption(("--log-level",), fine=("*",)),
 )

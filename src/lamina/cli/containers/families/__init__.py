@@ -6,6 +6,6 @@
 
 from __future__ import annotations
 
-from lamina.cli.containers.families import lifecycle
+from lamina.cli.containers.families import health, lifecycle
 
-FAMILIES = (lifecycle,)
+FAMILIES = (lifecycle, health)
