@@ -51,7 +51,7 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
     elif verb == "help":
         return [item.value for item in verbs(ctx, incomplete)]
     elif "CONTAINER" in metavar or (verb, name) in _CONTAINERS:
-        return list(containers(ctx, incomplete, running=verb in ("exec", "stop", "kill")))
+        return list(containers(ctx, incomplete, running=verb in _RUNNING))
     elif name in ("path", "paths") or (verb == "run" and name == "words" and incomplete.startswith("/")):
         image = ctx.params.get("image") or ctx.params.get("before")
         return list(inside(session_of(ctx), image, incomplete)) if isinstance(image, str) else []
@@ -62,6 +62,9 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
     if "FILE" in metavar:
         return [FILES]
     return [DIRECTORIES] if "DIR" in metavar or (verb, name) in _PLACES else []
+
+
+_RUNNING = ("exec", "kill", "pause", "stop")
 
 
 _CONTAINERS = {(verb, "names") for verb in ("rm", "stop", "kill")}

@@ -185,12 +185,19 @@ class Sandbox:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Freeze all programs while the block runs. Raises SystemFailure."""
-        states = self._states()
-        runtime.command_for(self.runtime, states, "pause", self.identity)
+        self.pause()
         try:
             yield
         finally:
-            runtime.command_for(self.runtime, states, "resume", self.identity)
+            self.resume()
+
+    def pause(self) -> None:
+        """Freeze all programs. Raises SystemFailure."""
+        runtime.command_for(self.runtime, self._states(), "pause", self.identity)
+
+    def resume(self) -> None:
+        """Let all programs go on after ``pause``. Raises SystemFailure."""
+        runtime.command_for(self.runtime, self._states(), "resume", self.identity)
 
     def end(self) -> bool:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was

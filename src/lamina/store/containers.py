@@ -149,6 +149,7 @@ class Container(Value):
             view="",
             program=0,
             program_started=None,
+            paused=False,
         )
 
     def ended(self, code: int | None, **changes: Any) -> Container:
@@ -180,6 +181,7 @@ class Containers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._held: dict[str, int] = {}  # locks of the containers that this process supervises
+        self._read: dict[str, tuple[int, ...]] = {}  # the records as they were read last (``_stamp``)
 
     def path(self, identity: str, *names: str) -> str:
         """A path in the container's directory. ``identity``: hex digits, as ``create`` gave them."""
@@ -250,9 +252,11 @@ class Containers:
 
     def _check_name(self, container: Container, names: dict[str, str]) -> None:
         for identity in filter(_is_identity, self._names()):
+            if identity == container.id:
+                continue
             name = names.get(identity)
-            if name is None:
-                found = self._get(identity)
+            if name is None or self._read.get(identity) != _stamp(self.path(identity, _RECORD)):
+                found = self._get(identity)  # it is new, or was perhaps renamed
                 name = found.name if isinstance(found, Container) else ""
             if name == container.name:
                 raise Conflict(
@@ -286,6 +290,18 @@ class Containers:
             changed = replace(now, **changes)
             self.write(changed, lasting=not changed.remove)
         return changed
+
+    def rename(self, container: Container, name: str) -> Container:
+        """Give the container another name; returns its new record. Raises Conflict (the name is taken), and as
+        ``changing``."""
+        with self.changing(container.id) as now:
+            renamed = replace(now, name=name)
+            if name == now.name:
+                raise Conflict(f"the container is already called {name!r:.100}", hint="choose another name")
+            with reported(self._paths.lock), locked(self._paths.lock):
+                self._check_name(renamed, {})
+                self.write(renamed, lasting=not renamed.remove)
+        return renamed
 
     def supervise(self, container: Container) -> Container:
         """Make this process supervise the container. Raises Conflict (it runs), NotFound (it was removed)."""
@@ -478,6 +494,7 @@ class Containers:
 
     def _get(self, identity: str) -> Container | object | None:
         """The container; _ABANDONED if making or removing it was killed; None if there is none."""
+        self._read[identity] = _stamp(self.path(identity, _RECORD))  # before it is read: it may change meanwhile
         try:
             return _parsed(self.path(identity, _RECORD), identity)
         except (FileNotFoundError, _Unreadable):
@@ -574,6 +591,15 @@ def pid_namespace() -> int:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """What changes when a file is replaced; () if it does not exist."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return ()
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def _is_identity(name: str) -> bool:

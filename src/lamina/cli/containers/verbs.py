@@ -1,4 +1,4 @@
-"""Verbs for containers: run, ps, rm, stop, kill, exec, cp, commit; and the list of changes for `diff CONTAINER`."""
+"""Verbs for containers: run, rm, stop, kill, exec, cp, commit; and the list of changes for `diff CONTAINER`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ import itertools
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import say, warn
+from lamina.cli import warn
 from lamina.cli.containers import run_command
+from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_EXEC, UNSUPPORTED_BY_RUN, unsupported_options
-from lamina.cli.format.output import emit, emit_json_list, emit_template, write
-from lamina.cli.format.rows import CONTAINER_HEADINGS, moment_text
-from lamina.cli.format.template_record import Record
-from lamina.cli.format.text import ago, clean, human_size
+from lamina.cli.format.output import emit_json_list, emit_template, write
+from lamina.cli.format.text import clean
 from lamina.cli.image_options import ImageOptions, epoch, image_options
 from lamina.cli.options import (
     TEXT,
     checked_name,
-    format_option,
-    no_trunc_option,
     options_of,
     platform_option,
     quiet_option,
@@ -35,7 +31,7 @@ from lamina.cli.options import (
 )
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import Cancelled, LaminaError, NotFound, ReferenceNotFound, SystemFailure, UsageError
+from lamina.errors import NotFound, ReferenceNotFound, SystemFailure, UsageError
 from lamina.host.files import reported
 from lamina.store.containers import Container
 
@@ -43,8 +39,6 @@ if TYPE_CHECKING:
     from lamina.layer.entry import Entry
     from lamina.layer.tar_write import Item
     from lamina.run.rootfs import Inside
-
-_Thing = TypeVar("_Thing")
 
 
 @command(
@@ -75,128 +69,6 @@ run.allow_interspersed_args = False
 run.context_settings["help_option_names"] = ["--help"]  # -h is the host name, as in docker
 
 
-_COMMAND = 20  # characters of a command that the table shows
-_FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label, name, status, volume."
-
-
-@command(
-    "ps",
-    "lamina ps\nlamina ps -a --format json\nlamina ps -a --filter status=exited --filter label=job\n"
-    "lamina rm $(lamina ps -aq)",
-)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also show containers that have ended.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTERS)
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N newest, in any state.")
-@click.option("-l", "--latest", is_flag=True, help="Show the newest, in any state.")
-@click.option("-s", "--size", is_flag=True, help="Show how much each container has written.")
-@click.option("-q", "--quiet", is_flag=True, help="Show IDs only.")
-@no_trunc_option
-@format_option
-@click.pass_obj
-def ps(
-    session: Session,
-    all_: bool,
-    filters: tuple[str, ...],
-    last: int,
-    latest: bool,
-    size: bool,
-    quiet: bool,
-    no_trunc: bool,
-    format: str | None,
-) -> None:
-    """List running containers, or all. Containers with a damaged record are always listed; `lamina rm ID` removes
-    them."""
-    from lamina.run.container.listing import Filters, listed, sizes
-
-    chosen = Filters.parse(filters)
-    store = session.store_if_any
-    if size:
-        from lamina.run.container.user_namespace import enter
-
-        enter()  # files in a container may belong to other IDs of this user
-    last = 1 if latest else last
-    found = listed(store, chosen, all_=all_, last=last, digest_of=_digest_of(session)) if store else []
-    if quiet and format is None:
-        for one, _ in found:
-            write(one.id if no_trunc else one.id[:12])
-        return
-    measured = {one.id: sizes(store, one) for one, _ in found} if store and size else {}
-    now = time.time()
-    rows = [_row(one, state, now, no_trunc, measured.get(one.id)) for one, state in found]
-    json_rows = [_json_row(one, state, measured.get(one.id)) for one, state in found]
-    columns = [("ID", "CONTAINER ID"), ("Image", "IMAGE"), ("Command", "COMMAND"), ("RunningFor", "CREATED")]
-    columns += [("Status", "STATUS"), ("Ports", "PORTS"), ("Names", "NAMES")]
-    if size:
-        columns.append(("Size", "SIZE"))
-    emit(rows, columns, format, json_rows=json_rows, headings=CONTAINER_HEADINGS)
-
-
-def _digest_of(session: Session) -> Callable[[str], str]:
-    def digest_of(word: str) -> str:
-        try:
-            return str(session.image(word).stack.manifest.descriptor.digest)
-        except LaminaError:
-            return ""  # containers of a removed image are found by its name
-
-    return digest_of
-
-
-def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> Record:
-    """The row of a container: docker's fields, and lamina's own."""
-    words = clean(" ".join(one.command))
-    written, image = measured or (0, 0)
-    labels = dict(one.labels)
-    fields = {
-        "Command": f'"{words if no_trunc or len(words) <= _COMMAND else words[: _COMMAND - 1] + "…"}"',
-        "CreatedAt": moment_text(one.created),
-        "ID": one.id if no_trunc else one.id[:12],
-        "Image": clean(one.image),
-        "Labels": clean(",".join(f"{name}={value}" for name, value in one.labels)),
-        "LocalVolumes": str(len(one.volumes)),
-        "Mounts": clean(",".join(one.volumes)),
-        "Names": one.name,
-        "Networks": "",
-        "Ports": "",
-        "RunningFor": ago(now - one.created),
-        "Size": f"{human_size(written)} (virtual {human_size(written + image)})" if measured else "0B",
-        "State": state,
-        "Status": _status(one, state, now),
-    }
-    own = {"Name": one.name, "ExitCode": one.exit_code, "View": one.view}
-    return Record(fields, own, {"Label": lambda name: labels.get(str(name), "")})
-
-
-def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "name": one.name,
-        "image": one.image,
-        "manifest": one.manifest,
-        "command": list(one.command),
-        "state": state,
-        "exit_code": one.exit_code,
-        "created": one.created,
-        "finished": one.finished,
-        "view": one.view,
-        "labels": dict(one.labels),
-        **({"size_rw": measured[0], "size_image": measured[1]} if measured else {}),
-    }
-
-
-def _status(one: Container, state: str, now: float) -> str:
-    """The state as docker prints it."""
-    if state == "running":
-        return f"Up {ago(now - one.created).removesuffix(' ago')}"
-    if state == "exited":
-        code = "?" if one.exit_code is None else one.exit_code
-        return f"Exited ({code})" + ("" if one.finished is None else f" {ago(now - one.finished)}")
-    return state.capitalize()
-
-
-_cidfile_option = click.option(
-    "--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from this file."
-)
-_ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a container does not exist.")
 _time_option = click.option(
     "-t",
     "--time",
@@ -216,8 +88,8 @@ _time_option = click.option(
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all containers that have ended (with --force: all).")
 @click.option("-v", "--volumes", is_flag=True, help="Accepted as in docker; anonymous volumes are always removed.")
 @_time_option
-@_ignore_option
-@_cidfile_option
+@ignore_option
+@cidfile_option
 @click.pass_obj
 def rm(
     session: Session,
@@ -233,7 +105,7 @@ def rm(
     removed all the same, and the exit code is that of the first failure."""
     from lamina.run.container.ending import clear, remove
 
-    names = _with_files(names, cidfiles, force or ignore)
+    names = with_files(names, cidfiles, force or ignore)
     if all_ == bool(names or cidfiles):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     store = session.store
@@ -245,53 +117,11 @@ def rm(
         write(one.name)
 
     if not all_:
-        _each(names, lambda name: _found(session, name, force or ignore, remove_one, damaged=True))
+        each(names, lambda name: for_container(session, name, force or ignore, remove_one, damaged=True))
         return
     failed = clear(store)
     every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
-    _each(every, remove_one, failed)
-
-
-def _with_files(names: tuple[str, ...], files: tuple[str, ...], ignore: bool) -> tuple[str, ...]:
-    """Return the names, and the IDs in the files of --cidfile. ``ignore``: skip files that do not exist. Raises
-    SystemFailure."""
-    found = list(names)
-    for path in files:
-        if ignore and not os.path.exists(path):
-            continue
-        with reported(path), open(path, "rb") as file:
-            found.append(file.read(200).decode("utf-8", "surrogateescape").strip())
-    return tuple(found)
-
-
-def _found(
-    session: Session, name: str, ignore: bool, work: Callable[[Container], object], *, damaged: bool = False
-) -> None:
-    """Call ``work`` with the container of this name. ``ignore``: do nothing if it does not exist."""
-    try:
-        one = session.store.containers.get(name, damaged=damaged)
-    except NotFound:
-        if ignore:
-            return
-        raise
-    work(one)
-
-
-def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Sequence[LaminaError] = ()) -> None:
-    """Call ``work`` with each thing, even if it fails for others. At the end print all failures but the first, and
-    raise the first."""
-    errors = list(failed)
-    for one in things:
-        try:
-            work(one)
-        except Cancelled:
-            raise
-        except LaminaError as error:
-            errors.append(error)
-    for other in errors[1:]:
-        say(str(other))
-    if errors:
-        raise errors[0]
+    each(every, remove_one, failed)
 
 
 @command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
@@ -304,8 +134,8 @@ def _each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Se
     default=None,
     help="Signal to send (default: --stop-signal of `run`, else the image's, else TERM).",
 )
-@_ignore_option
-@_cidfile_option
+@ignore_option
+@cidfile_option
 @click.pass_obj
 def stop(
     session: Session,
@@ -320,7 +150,7 @@ def stop(
     from lamina.run.container.ending import clear
     from lamina.run.signals import parse_signal
 
-    names = _with_files(names, cidfiles, ignore)
+    names = with_files(names, cidfiles, ignore)
     if all_ == bool(names or cidfiles):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     number = None if signal is None else str(parse_signal(signal))
@@ -331,9 +161,9 @@ def stop(
         write(one.name)
 
     if all_:
-        _each([one for one in store.containers if store.containers.is_running(one)], stop_one)
+        each([one for one in store.containers if store.containers.is_running(one)], stop_one)
     else:
-        _each(names, lambda name: _found(session, name, ignore, stop_one))
+        each(names, lambda name: for_container(session, name, ignore, stop_one))
     clear(store)  # a container whose lamina was killed has left its mounts
 
 
@@ -360,13 +190,13 @@ def _end(session: Session, one: Container, signal: str | None, seconds: float | 
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
 @click.option("-a", "--all", "all_", is_flag=True, help="Send it to all running containers.")
 @click.option("-s", "--signal", "number", default="KILL", help="Signal to send (default: KILL).")
-@_cidfile_option
+@cidfile_option
 @click.pass_obj
 def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidfiles: tuple[str, ...]) -> None:
     """Send a signal to the first process of containers."""
     from lamina.run.container.ending import signal_container
 
-    names = _with_files(names, cidfiles, ignore=False)
+    names = with_files(names, cidfiles, ignore=False)
     if all_ == bool(names):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     store = session.store
@@ -376,9 +206,9 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
         write(one.name)
 
     if all_:
-        _each([one for one in store.containers if store.containers.is_running(one)], kill_one)
+        each([one for one in store.containers if store.containers.is_running(one)], kill_one)
     else:
-        _each(names, lambda name: kill_one(store.containers.get(name)))
+        each(names, lambda name: kill_one(store.containers.get(name)))
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")

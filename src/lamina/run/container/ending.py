@@ -17,7 +17,9 @@ from lamina.host.files import failure, reported
 from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
+from lamina.run.container.pause import resume
 from lamina.run.container.record import sandbox_of
+from lamina.run.container.running import check_running
 from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -135,22 +137,15 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
     _kill(store, container, signal)
 
 
-def check_running(store: Store, container: Container) -> None:
-    """Raises Conflict if the container does not run, or runs where this process can't reach it."""
-    if not store.containers.is_running(container):
-        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
-    if container.is_elsewhere:
-        raise Conflict(
-            f"the container {container.name} runs in another namespace of processes", hint="run this command there"
-        )
-
-
 def _kill(store: Store, container: Container, signal: str) -> None:
-    """Send a signal to the first process, by number: the runtimes know fewer names than docker. Raises SystemFailure,
-    UsageError."""
+    """Send a signal to the first process, by number: the runtimes know fewer names than docker. A paused container
+    goes on, as in docker: else the signal would not arrive. Raises SystemFailure, UsageError."""
     from lamina.run.signals import parse_signal
 
     sandbox_of(store, container).signal(parse_signal(signal))
+    with suppress(NotFound):  # it has ended, and was removed
+        if store.containers.get(container.id, damaged=True).paused:
+            resume(store, container)
 
 
 def stop(store: Store, container: Container, signal: str, *, seconds: float = 10) -> None:
@@ -173,8 +168,9 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
 
 @contextmanager
 def paused(store: Store, container: Container) -> Iterator[None]:
-    """Pause the container while the block runs, if it runs. Raises Unsupported (it has no cgroup), SystemFailure."""
-    if not store.containers.is_running(container):
+    """Pause the container while the block runs, if it runs and is not paused already. Raises Unsupported (it has no
+    cgroup), SystemFailure."""
+    if container.paused or not store.containers.is_running(container):
         yield
         return
     check_running(store, container)

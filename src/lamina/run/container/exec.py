@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from lamina.errors import Conflict
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.child import Streams
-from lamina.run.container.ending import check_running
 from lamina.run.container.record import owners_of, sandbox_of
+from lamina.run.container.running import check_running
 from lamina.run.granted_user import granted_user
 from lamina.run.rootfs import Inside
 from lamina.run.spec import environment, user_json
@@ -32,6 +33,10 @@ def execute(
     container's user, environment and working directory, unless ``wanted`` has others. ``streams``: by default those
     of this process. Raises Conflict (the container does not run), NotFound (no such user)."""
     check_running(store, container)
+    if container.paused:
+        raise Conflict(
+            f"the container {container.name} is paused", hint=f"run `lamina unpause {container.name}` first"
+        )
     sandbox = sandbox_of(store, container)
     path = store.containers.path(container.id, "bundle", "config.json")
     with reported(path), open(path, "rb") as file:

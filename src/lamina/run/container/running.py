@@ -1,0 +1,48 @@
+"""What is known of a container that runs: that it can be reached from here, and its first process."""
+
+from __future__ import annotations
+
+from lamina.errors import Conflict, SystemFailure
+from lamina.light import TYPE_CHECKING
+from lamina.run.runtime import BUBBLEWRAP
+
+if TYPE_CHECKING:
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def check_running(store: Store, container: Container) -> None:
+    """Raises Conflict if the container does not run, or runs where this process can't reach it."""
+    if not store.containers.is_running(container):
+        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
+    if container.is_elsewhere:
+        raise Conflict(
+            f"the container {container.name} runs in another namespace of processes", hint="run this command there"
+        )
+
+
+def first_process(store: Store, container: Container) -> int:
+    """The pid of the first process of a running container; 0 if it has none now: it starts, or is about to end."""
+    if container.is_elsewhere:
+        return 0
+    if container.is_program_alive:
+        return container.program
+    bundle = store.containers.path(container.id, "bundle")
+    try:
+        if container.runtime.endswith(BUBBLEWRAP):
+            from lamina.run.bubblewrap.process import process_of
+
+            return process_of(bundle)
+        with open(f"{bundle}/pid", "rb") as file:
+            return int(file.read(20))
+    except (OSError, ValueError):
+        return 0
+
+
+def process_of(store: Store, container: Container) -> int:
+    """As ``first_process``. Raises Conflict (it does not run), SystemFailure (it has no process)."""
+    check_running(store, container)
+    pid = first_process(store, container)
+    if not pid:
+        raise SystemFailure(f"the container {container.name} has no process now", hint="try again")
+    return pid
