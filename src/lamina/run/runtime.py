@@ -212,6 +212,17 @@ def command_for(runtime: Runtime, state: str, verb: str, identity: str, *words: 
         raise SystemFailure(f"{verb} of the container {identity[:12]}: {said[:300]}", hint="see `lamina ps -a`")
 
 
+def status(runtime: Runtime, state: str, identity: str) -> str:
+    """The status of the container as the runtime knows it (runtime-spec runtime.md, "State"); "" if it does not know
+    the container."""
+    code, said = output_of([runtime.program, "--root", state, *runtime.options, "state", identity])
+    try:
+        found = read_own(said) if code == 0 else {}
+    except ValueError:
+        found = {}
+    return str(found.get("status", "")) if isinstance(found, dict) else ""
+
+
 def _failure(log: str) -> str:
     """The last error in the runtime's log, or ""."""
     found = ""

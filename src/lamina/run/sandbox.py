@@ -199,6 +199,11 @@ class Sandbox:
         """Let all programs go on after ``pause``. Raises SystemFailure."""
         runtime.command_for(self.runtime, self._states(), "resume", self.identity)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether all programs are frozen."""
+        return runtime.status(self.runtime, self._states(), self.identity) == "paused"
+
     def end(self) -> bool:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
         mounted."""

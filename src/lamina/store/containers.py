@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
+from lamina.errors import Conflict, NotFound, StoreDamaged, SystemFailure, UsageError
 from lamina.host.files import replace_file, reported, sync_directory, write_all
 from lamina.host.lock import acquire, is_same, locked, release, share, unheld
 from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
@@ -181,7 +181,7 @@ class Containers:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._held: dict[str, int] = {}  # locks of the containers that this process supervises
-        self._read: dict[str, tuple[int, ...]] = {}  # the records as they were read last (``_stamp``)
+        self._names_read: dict[str, tuple[tuple[int, ...], str]] = {}  # names by ID, and the ``_stamp`` of the record
 
     def path(self, identity: str, *names: str) -> str:
         """A path in the container's directory. ``identity``: hex digits, as ``create`` gave them."""
@@ -195,7 +195,6 @@ class Containers:
     def creating(
         self,
         container: Container,
-        known: Iterable[Container],
         *,
         lasting: bool,
         undo: Callable[[str], None] = lambda directory: None,
@@ -204,12 +203,11 @@ class Containers:
         protects the image from then on: a gc takes the lock before it deletes, and reads all records again. This
         process supervises a RUNNING container.
 
-        ``known``: the containers that existed before. ``lasting``: as in ``write``. ``undo``: called with the
-        directory if it does not get its final name; removes what the block made outside of it, or mounted.
+        ``lasting``: as in ``write``. ``undo``: called with the directory if it does not get its final name; removes
+        what the block made outside of it, or mounted.
 
         Raises Conflict (the name is taken), NotFound (the image was deleted meanwhile), SystemFailure.
         """
-        names = {one.id: one.name for one in known}
         directory = self._paths.root
         with (
             reported(directory),
@@ -233,7 +231,7 @@ class Containers:
                 try:
                     yield directory
                     with locked(self._paths.lock):
-                        self._check_name(container, names)
+                        self._check_name(container)
                         if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
                             raise NotFound(
                                 f"the image {container.image} was deleted while the container was created",
@@ -250,13 +248,13 @@ class Containers:
                 self.stop_supervising(container.id)
                 raise
 
-    def _check_name(self, container: Container, names: dict[str, str]) -> None:
+    def _check_name(self, container: Container) -> None:
         for identity in filter(_is_identity, self._names()):
             if identity == container.id:
                 continue
-            name = names.get(identity)
-            if name is None or self._read.get(identity) != _stamp(self.path(identity, _RECORD)):
-                found = self._get(identity)  # it is new, or was perhaps renamed
+            stamp, name = self._names_read.get(identity, ((), ""))
+            if not stamp or stamp != _stamp(self.path(identity, _RECORD)):  # it is new, or was perhaps renamed
+                found = self._get(identity)
                 name = found.name if isinstance(found, Container) else ""
             if name == container.name:
                 raise Conflict(
@@ -281,7 +279,9 @@ class Containers:
             try:
                 with locked(path):
                     yield self.get(identity)
-            except FileNotFoundError:
+            except (FileNotFoundError, SystemFailure):
+                if os.path.isdir(self.path(identity)):
+                    raise
                 raise _gone(identity[:12]) from None
 
     def change(self, container: Container, **changes: Any) -> Container:
@@ -299,7 +299,7 @@ class Containers:
             if name == now.name:
                 raise Conflict(f"the container is already called {name!r:.100}", hint="choose another name")
             with reported(self._paths.lock), locked(self._paths.lock):
-                self._check_name(renamed, {})
+                self._check_name(renamed)
                 self.write(renamed, lasting=not renamed.remove)
         return renamed
 
@@ -494,9 +494,11 @@ class Containers:
 
     def _get(self, identity: str) -> Container | object | None:
         """The container; _ABANDONED if making or removing it was killed; None if there is none."""
-        self._read[identity] = _stamp(self.path(identity, _RECORD))  # before it is read: it may change meanwhile
+        stamp = _stamp(self.path(identity, _RECORD))  # before it is read: it may change meanwhile
         try:
-            return _parsed(self.path(identity, _RECORD), identity)
+            found = _parsed(self.path(identity, _RECORD), identity)
+            self._names_read[identity] = stamp, found.name
+            return found
         except (FileNotFoundError, _Unreadable):
             if not os.path.isdir(self.path(identity)):
                 return None

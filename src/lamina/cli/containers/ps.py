@@ -16,6 +16,7 @@ from lamina.cli.options import format_option, no_trunc_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import LaminaError
+from lamina.store.containers import EXITED, PAUSED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -130,9 +131,11 @@ def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> d
 
 def _status(one: Container, state: str, now: float) -> str:
     """The state as docker prints it."""
-    if state == "running":
-        return f"Up {ago(now - one.created).removesuffix(' ago')}"
-    if state == "exited":
+    if state in (RUNNING, PAUSED):
+        up = f"Up {ago(now - (one.since or one.created)).removesuffix(' ago')}"
+        return f"{up} (Paused)" if state == PAUSED else up
+    if state in (EXITED, RESTARTING):
+        word = "Exited" if state == EXITED else "Restarting"
         code = "?" if one.exit_code is None else one.exit_code
-        return f"Exited ({code})" + ("" if one.finished is None else f" {ago(now - one.finished)}")
+        return f"{word} ({code})" + ("" if one.finished is None else f" {ago(now - one.finished)}")
     return state.capitalize()

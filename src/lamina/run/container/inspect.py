@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lamina.errors import LaminaError
 from lamina.run.capability import DEFAULT
 from lamina.run.container.record import stack_of
+from lamina.run.container.running import first_process
 from lamina.spec.json import read_own
+from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
     from lamina.spec.image_config import ImageConfig
@@ -40,12 +42,12 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "Created": _time(container.created),
         "Path": words[0] if words else "",
         "Args": words[1:],
-        "State": _state(container, state),
+        "State": _state(store, container, state),
         "Image": str(config.descriptor.digest) if config else "",
         "ImageDigest": container.manifest,
         "ImageName": container.image,
         "Name": "/" + container.name,
-        "RestartCount": 0,
+        "RestartCount": container.restarts,
         "Driver": container.view,
         "Platform": "linux",
         "HostConfig": _host(container, spec, mounts),
@@ -89,20 +91,21 @@ def _time(seconds: float | None) -> str:
         return _NEVER
 
 
-def _state(container: Container, state: str) -> dict[str, Any]:
-    running = state == "running"
+def _state(store: Store, container: Container, state: str) -> dict[str, Any]:
+    is_alive = state in (RUNNING, PAUSED)
+    started = container.since or (container.created if state not in (CREATED, DAMAGED) else None)
     return {
         "Status": state,
-        "Running": running,
-        "Paused": False,
-        "Restarting": False,
-        "OOMKilled": False,
-        "Dead": state == "damaged",
-        "Pid": container.pid if running else 0,
-        "ExitCode": container.exit_code or 0,
-        "Error": "",
-        "StartedAt": _time(container.created if state != "created" else None),
-        "FinishedAt": _time(container.finished if state == "exited" else None),
+        "Running": is_alive or state == RESTARTING,
+        "Paused": state == PAUSED,
+        "Restarting": state == RESTARTING,
+        "OOMKilled": container.oom,
+        "Dead": state == DAMAGED,
+        "Pid": first_process(store, container) if is_alive else 0,
+        "ExitCode": (container.exit_code or 0) if not is_alive else 0,
+        "Error": container.error,
+        "StartedAt": _time(started),
+        "FinishedAt": _time(container.finished),
     }
 
 

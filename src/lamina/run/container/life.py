@@ -61,7 +61,7 @@ def create(
     def undo(directory: str) -> None:
         writable.remove(store, container, directory)
 
-    creating = store.containers.creating(container, found[0], lasting=not wanted.remove, undo=undo)
+    creating = store.containers.creating(container, lasting=not wanted.remove, undo=undo)
     with creating as directory, reported(directory):
         for name in ("rootfs", "bundle", "volumes"):
             os.mkdir(os.path.join(directory, name), 0o700)

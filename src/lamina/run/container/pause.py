@@ -50,10 +50,11 @@ def resume(store: Store, container: Container) -> bool:
     with store.containers.changing(container.id) as now:
         if not (now.paused and store.containers.is_running(now)):
             return False
+        sandbox = sandbox_of(store, now)
         try:
-            sandbox_of(store, now).resume()
-        except SystemFailure as error:
-            if "not paused" not in error.message:  # a lamina was killed before it could freeze the container
+            sandbox.resume()
+        except SystemFailure:
+            if sandbox.is_paused:  # else it has ended meanwhile, or a killed lamina has not frozen it
                 raise
         store.containers.write(replace(now, paused=False), lasting=False)
     note_event(store.paths.root, now, "unpause")

@@ -16,9 +16,7 @@ OPTIONS = (
         "POLICY",
     ),
     Option(("--pidfile",), "pidfile", "Write the process ID of the program to a file.", "FILE"),
-    Option(
-        ("--detach-keys",), "detach_keys", "Keys that detach (default: ctrl-p,ctrl-q).", "KEYS"
-    ),
+    Option(("--detach-keys",), "detach_keys", "Keys that detach (default: ctrl-p,ctrl-q).", "KEYS"),
 )
 
 

@@ -1,0 +1,246 @@
+"""Verbs that change a container while it runs, and races between them: pause, unpause, rename."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.run.test_run import make_store, members, mounts_of, run
+from lamina.errors import Conflict, LaminaError, NotFound
+from lamina.run.container.ending import remove
+from lamina.run.container.life import create
+from lamina.run.container.record import stack_of
+from lamina.run.options import ContainerOptions
+from lamina.source.stack import Stack
+from lamina.store.containers import Container, Containers
+from lamina.store.store import Store
+from support import lamina, made_once, require_root, require_tool, running
+
+LOOP = "while :; do echo x >>/beats; sleep 0.01; done"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("runc", "busybox")
+
+
+def make(top: Path) -> None:
+    make_store(top, [members()])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    made_once(make, tmp_path)
+    store = tmp_path / "store"
+    yield store
+    lamina("rm", "--all", "--force", root=store)
+    assert mounts_of(store) == []
+
+
+@contextmanager
+def a_container(root: Path, script: str = LOOP, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A container ``c`` whose program has begun."""
+    words = ("run", "--network", "none", "--name", "c", *flags, "app", "sh", "-c", f"echo ready; {script}")
+    with running(*words, root=root) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", process.communicate()[1]
+        yield process
+        lamina("rm", "-f", "c", root=root)
+
+
+def fine(root: Path, *words: str) -> str:
+    done = lamina(*words, root=root)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    return done.stdout.decode()
+
+
+def refused(root: Path, code: int, *words: str) -> str:
+    """The one line that says why."""
+    done = lamina(*words, root=root)
+    assert (done.returncode, done.stdout) == (code, b""), done
+    line, end = done.stderr.decode().removeprefix("lamina: ").split("\n")
+    assert end == ""
+    return line
+
+
+def state(root: Path) -> str:
+    return fine(root, "inspect", "-f", "{{.State.Status}} {{.State.Running}} {{.State.Paused}}", "c").strip()
+
+
+def events(root: Path) -> list[tuple[str, dict[str, str]]]:
+    lines = map(json.loads, (root / "events").read_text().splitlines())
+    return [(one["action"], one["attributes"]) for one in lines]
+
+
+def beats(root: Path) -> int:
+    (file,) = [*root.glob("containers/*/upper/beats"), *root.glob("containers/*/memory/upper/beats")]
+    return file.stat().st_size
+
+
+def test_a_paused_container_stands_still_until_unpause(root: Path) -> None:
+    with a_container(root):
+        assert fine(root, "pause", "c") == "c\n"
+        assert state(root) == "paused true true"
+        assert re.search(r"Up .* \(Paused\)", fine(root, "ps"))
+        before = beats(root)
+        assert "is paused already" in refused(root, 5, "pause", "c")
+        assert "is paused" in refused(root, 5, "exec", "c", "true")
+        assert fine(root, "cp", "c:/etc/passwd", "-") != ""
+        assert beats(root) == before
+        assert fine(root, "unpause", "c") == "c\n"
+        assert state(root) == "running true false"
+        end = time.monotonic() + 30
+        while beats(root) == before:
+            assert time.monotonic() < end
+        assert "is not paused" in refused(root, 5, "unpause", "c")
+        assert [action for action, _ in events(root) if action.endswith("pause")] == ["pause", "unpause"]
+    assert "no container" in refused(root, 3, "pause", "c")
+
+
+def test_all_running_containers_are_paused_and_go_on(root: Path) -> None:
+    assert run(root, "--name", "ended", "app", "true").returncode == 0
+    with a_container(root):
+        assert fine(root, "pause", "--all") == "c\n"
+        assert fine(root, "pause", "--all") == ""
+        assert fine(root, "unpause", "-a") == "c\n"
+    assert "does not run" in refused(root, 5, "pause", "ended")
+    refused(root, 2, "pause")
+    refused(root, 2, "pause", "--all", "c")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("stop", "c"), 7), (("stop", "-t", "1", "c"), 7), (("kill", "c"), 137), (("kill", "-s", "TERM", "c"), 7)],
+)
+def test_signals_reach_a_paused_container(root: Path, words: tuple[str, ...], code: int) -> None:
+    with a_container(root, f"trap 'exit 7' TERM; {LOOP}") as process:
+        fine(root, "pause", "c")
+        fine(root, *words)
+        process.communicate(timeout=30)
+        assert process.returncode == code
+        assert state(root) == "exited false false"
+
+
+def test_a_paused_container_is_removed_by_force(root: Path) -> None:
+    with a_container(root):
+        fine(root, "pause", "c")
+        fine(root, "rm", "-f", "c")
+        assert fine(root, "ps", "-aq") == ""
+
+
+def test_a_container_that_was_to_be_frozen_by_a_killed_pause_goes_on(root: Path) -> None:
+    """Its record says that it is paused, but nothing has frozen it."""
+    with a_container(root):
+        store = Store.open(str(root))
+        store.containers.change(store.containers.get("c"), paused=True)
+        fine(root, "unpause", "c")
+        assert state(root) == "running true false"
+
+
+def test_without_a_cgroup_one_line_says_that_pause_does_not_work(root: Path) -> None:
+    require_tool("bwrap")
+    with a_container(root, LOOP, "--runtime", "bwrap"):
+        assert "can't be paused: it has no cgroup" in refused(root, 7, "pause", "c")
+        assert state(root) == "running true false"
+
+
+def test_rename(root: Path) -> None:
+    with a_container(root):
+        assert fine(root, "rename", "c", "/d") == ""
+        assert fine(root, "ps", "--format", "{{.Names}}") == "d\n"
+        assert fine(root, "inspect", "-f", "{{.Name}}", "d") == "/d\n"
+        assert "no container" in refused(root, 3, "rename", "c", "e")
+        assert "already called" in refused(root, 5, "rename", "d", "d")
+        assert "not a container name" in refused(root, 2, "rename", "d", "a b")
+        assert run(root, "--name", "c", "app", "true").returncode == 0  # the old name is free
+        assert "is taken by the container" in refused(root, 5, "rename", "d", "c")
+        assert run(root, "--name", "d", "app", "true").returncode == 125
+        assert [(what, given["name"], given["oldName"]) for what, given in events(root) if what == "rename"] == [
+            ("rename", "d", "/c")
+        ]
+        fine(root, "rm", "-f", "d")
+
+
+def made(root: Path, *names: str) -> tuple[Store, Stack, list[Container]]:
+    store = Store.open(str(root))
+    run(root, "--name", "first", "app", "true")
+    stack = stack_of(store, store.containers.get("first"))
+    return store, stack, [create(store, stack, ContainerOptions(name=name)) for name in names]
+
+
+def outcomes(*calls: Any) -> list[type[BaseException] | None]:
+    def outcome(call: Any) -> type[BaseException] | None:
+        try:
+            call()
+        except LaminaError as error:
+            return type(error)
+        return None
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [*pool.map(outcome, calls)]
+
+
+def test_one_name_is_given_to_one_of_several_containers(root: Path) -> None:
+    store, _, containers = made(root, *"abcdef")
+    for number in range(10):
+        name = f"x{number}"
+        calls = [partial(Containers(store.paths).rename, one, name) for one in containers]
+        done = outcomes(*calls)
+        assert sorted(done, key=str) == [Conflict] * 5 + [None]
+        assert [one.name for one in store.containers].count(name) == 1
+
+
+def test_a_name_is_not_given_to_a_new_container_and_by_rename(root: Path) -> None:
+    store, stack, (one,) = made(root, "a")
+    for number in range(10):
+        name = f"x{number}"
+        done = outcomes(
+            partial(Containers(store.paths).rename, one, name),
+            partial(create, Store.open(str(root)), stack, ContainerOptions(name=name)),
+        )
+        assert sorted(done, key=str) == [Conflict, None]
+        assert [found.name for found in store.containers].count(name) == 1
+
+
+def test_a_new_container_sees_a_name_that_was_given_after_the_list_was_read(root: Path) -> None:
+    store, _, (one, other) = made(root, "a", "b")
+    assert len(store.containers.every()) == 3
+    Containers(store.paths).rename(one, "new")
+    with pytest.raises(Conflict, match="is taken"):
+        with store.containers.creating(_copy(other, "new"), lasting=False):
+            pass
+    with store.containers.creating(_copy(other, "a"), lasting=False):
+        pass
+    assert sorted(found.name for found in store.containers) == ["a", "b", "first", "new"]
+
+
+def _copy(container: Container, name: str) -> Container:
+    from lamina.light import replace
+
+    return replace(container, id="0f" * 32, name=name)
+
+
+def test_rename_and_removal_at_once_end_in_no_container_and_no_leftovers(root: Path) -> None:
+    store, stack, _ = made(root)
+    for number in range(10):
+        one = create(store, stack, ContainerOptions(name=f"c{number}"))
+        done = outcomes(
+            lambda one=one: remove(Store.open(str(root)), one),
+            lambda one=one: Containers(store.paths).rename(one, "z"),
+        )
+        assert done[0] is None
+        assert done[1] in (None, NotFound)
+        assert [found.name for found in store.containers.every()] == ["first"]
+    assert [*store.containers.unknown_paths()] == []
+    assert len([*(root / "containers").iterdir()]) == 1
