@@ -55,6 +55,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "packages": ("look.packages", "packages", "List installed packages and the layer that brought each; make SBOMs."),
     "pause": ("containers.changing", "pause", "Freeze all programs of containers."),
     "plan": ("move.pull_push", "plan", "Show what a pull would fetch, without fetching it."),
+    "pod": ("containers.pods", "pod", "Group containers that belong together."),
     "prune": ("store.space", "prune", "Delete untagged images and everything that no image needs."),
     "ps": ("containers.ps", "ps", "List containers."),
     "pull": ("move.pull_push", "pull", "Pull images from a registry into the store."),

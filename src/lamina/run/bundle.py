@@ -30,7 +30,7 @@ from lamina.view import kernel
 from lamina.view.overlay.lower import MAPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from lamina.run.network import ContainerNetwork
@@ -233,11 +233,15 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
         "resolv.conf": resolv.encode(),
     }
     found = {}
-    for name, text in {**{name: texts[name] for name in task.files}, **tables}.items():
+    for name, text in {**{name: texts[name] for name in _of_host(task)}, **tables}.items():
         file = os.path.join(task.path, name)
         _write(file, text, task.sandbox.owners.root)
         found[f"/etc/{name}"] = file
     return found
+
+
+def _of_host(task: Task) -> Iterator[str]:
+    return (name for name in task.files if not (name == "hosts" and task.wanted.no_hosts))
 
 
 def _write(path: str, text: bytes, owner: tuple[int, int]) -> None:

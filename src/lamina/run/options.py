@@ -152,10 +152,10 @@ class ContainerOptions(Value):
     ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
     namespace of its own, or "host"; with ``ipc`` "none" there is no /dev/shm. ``edits``: from CDI devices.
     ``dns_search`` ".": no search domain. ``network``: a kind (NETWORKS, "" for the default), or container:ID;
-    ``networks``: the networks with names, if any. ``log_driver`` "": the default. ``pod``: the name of its pod.
-    ``requires``: names of containers that are started before it. ``attach``: the streams that `start --attach`
-    connects; empty: stdout and stderr. A new field needs a default: the records of containers hold these
-    (``run.container.record``)."""
+    ``networks``: the networks with names, if any. ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the
+    containers that are started before it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own.
+    ``attach``: the streams that `start --attach` connects; empty: stdout and stderr. A new field needs a default: the
+    records of containers hold these (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -224,6 +224,7 @@ class ContainerOptions(Value):
     requires: tuple[str, ...] = ()
     pod: str = ""
     annotations: tuple[tuple[str, str], ...] = ()
+    no_hosts: bool = False
 
     @property
     def limited(self) -> bool:

@@ -309,6 +309,11 @@ def _suggest_stored(error: LaminaError, name: str, store: Store) -> None:
         pass  # the error of the pull is the one to report
 
 
+def wanted_by(**given: Any) -> ContainerOptions:
+    """The options of a container by the arguments of OPTIONS; those that are left out have their defaults."""
+    return _wanted((), {**{option.argument: option.start for option in OPTIONS}, **given})
+
+
 def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
     from lamina.run import options
 
@@ -316,8 +321,7 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
     network = given["network"]
     _check_ports(given["publish"], given["expose"], network)
     return options.ContainerOptions(
-        command=words,
-        entrypoint=given["entrypoint"],
+        **_program(given["entrypoint"], words),
         env=environment(given),
         mounts=(
             *(options.parse_volume(word) for word in given["volume"]),
@@ -348,6 +352,25 @@ def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
         **_more(given),
         **_of_families(given),
     )
+
+
+def _program(entrypoint: str | None, words: tuple[str, ...]) -> dict[str, Any]:
+    """The command line. ``entrypoint``: a program, or as in podman a JSON list of a program and its first words.
+    Raises UsageError."""
+    if entrypoint is None or not entrypoint.startswith("["):
+        return {"entrypoint": entrypoint, "command": words}
+    from lamina.spec.json import read_own
+
+    try:
+        found = read_own(entrypoint)
+    except ValueError:
+        return {"entrypoint": entrypoint, "command": words}
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise UsageError(
+            f"--entrypoint {entrypoint!r:.100} is not a list of words", hint='write it like ["sh", "-c"]'
+        )
+    program, *first = found or [""]
+    return {"entrypoint": program, "command": (*first, *words)}
 
 
 def _of_families(given: dict[str, Any]) -> dict[str, Any]:
@@ -407,6 +430,10 @@ def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         from lamina.cli.containers import run_flags
 
         found += parse_env_file(run_flags.text_of(path), os.environ)
+    if given.get("http_proxy"):
+        from lamina.cli.containers.families.together import proxy_variables
+
+        found = [*proxy_variables(dict(os.environ)), *found]
     return (*found, *parse_env(given["env"], os.environ))
 
 

@@ -37,7 +37,6 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(("--ip6",), _NETWORKS),
     UnsupportedOption(("--mac-address",), _NETWORKS),
     UnsupportedOption(("--link",), _NETWORKS, "use --network host, or --add-host"),
-    UnsupportedOption(("--pod",), "pods are not supported"),
     UnsupportedOption(("--log-driver",), _LOGS, _WITHOUT, ("none", "passthrough")),
     UnsupportedOption(("--log-opt",), _LOGS),
     UnsupportedOption(
@@ -51,7 +50,17 @@ UNSUPPORTED_BY_RUN = (
         ("--device-cgroup-rule",), "rules for devices are not supported", "use --device for each device"
     ),
     UnsupportedOption(("--annotation",), "annotations are not supported", "use --label"),
-    UnsupportedOption(("--secret",), "secrets are not supported yet", "use -v FILE:PATH:ro, or --env-file"),
+    UnsupportedOption(
+        ("--secret",), "lamina keeps no secrets", "mount a file: -v FILE:/run/secrets/NAME:ro, or use --env-file"
+    ),
+    UnsupportedOption(
+        ("--rootfs",),
+        "a container is made from an image, not from a directory",
+        "run `lamina import DIRECTORY NAME`, then `lamina run NAME`",
+        flag=True,
+    ),
+    UnsupportedOption(("--uidmap",), "single ids can't be mapped", "use --userns auto or keep-id"),
+    UnsupportedOption(("--gidmap",), "single ids can't be mapped", "use --userns auto or keep-id"),
     # accepted with the values of ``fine``
     UnsupportedOption(
         ("-a", "--attach"),

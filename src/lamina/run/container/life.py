@@ -50,6 +50,10 @@ def create(
     """Make a container of the whole image, which the record calls ``stack.name``. ``running``: this process is about
     to run it. ``upper_dir``: where its writable layer is kept, by default in the store. Raises Conflict (the name is
     taken), UsageError, NotFound, Unsupported, SystemFailure."""
+    if wanted.pod or wanted.requires:
+        from lamina.run.container.pods import resolved
+
+        wanted = resolved(store, wanted)
     identity = os.urandom(32).hex()
     top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
     container = new_record(stack, wanted, identity=identity, top=top)

@@ -6,6 +6,10 @@
 
 from __future__ import annotations
 
-from lamina.cli.containers.families import health, lifecycle
+from lamina.cli.containers.families import health, lifecycle, together
 
-FAMILIES = (lifecycle, health)
+FAMILIES = (
+    lifecycle,
+    health,
+    together,
+)
