@@ -17,9 +17,7 @@ from lamina.host.files import failure, reported
 from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
-from lamina.run.container.pause import resume
 from lamina.run.container.record import sandbox_of
-from lamina.run.container.running import check_running
 from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -133,6 +131,8 @@ def _clear(store: Store, seen: Container) -> None:
 
 def signal_container(store: Store, container: Container, signal: str) -> None:
     """Send a signal to the first process. Raises Conflict (the container does not run), SystemFailure."""
+    from lamina.run.container.running import check_running
+
     check_running(store, container)
     _kill(store, container, signal)
 
@@ -145,6 +145,8 @@ def _kill(store: Store, container: Container, signal: str) -> None:
     sandbox_of(store, container).signal(parse_signal(signal))
     with suppress(NotFound):  # it has ended, and was removed
         if store.containers.get(container.id, damaged=True).paused:
+            from lamina.run.container.pause import resume
+
             resume(store, container)
 
 
@@ -153,6 +155,8 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
     runtime does not know the container: it is about to start, or about to end. Raises SystemFailure, Conflict."""
     is_running = store.containers.is_running
     if container.is_elsewhere and is_running(container):
+        from lamina.run.container.running import check_running
+
         check_running(store, container)
     end = time.monotonic() + seconds
     refused = _refused(store, container, signal)
@@ -173,6 +177,8 @@ def paused(store: Store, container: Container) -> Iterator[None]:
     if container.paused or not store.containers.is_running(container):
         yield
         return
+    from lamina.run.container.running import check_running
+
     check_running(store, container)
     sandbox = sandbox_of(store, container)
     if not sandbox.can_pause:
