@@ -62,7 +62,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
     ),
     "system": (
         "The store and this host.",
-        {"check": "fsck", "df": "df", "info": "info", "prune": ":system_prune"},
+        {"check": "fsck", "df": "df", "events": "events", "info": "info", "prune": ":system_prune"},
     ),
     "builder": (
         "The build cache (`lamina build` builds).",
@@ -150,7 +150,6 @@ ABSENT: dict[str, str] = {
     "checkpoint": _DETACHED,
     "compose": "start each container with `lamina run`",
     "create": "use `lamina run`, which makes a container and starts it",
-    "events": "`lamina ps -a` shows how containers have ended",
     "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,
     "farm": _BUILDING,

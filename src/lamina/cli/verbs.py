@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "digest": ("registry.queries", "digest", "Print the digest of a reference in its registry."),
     "du": ("look.sizes", "du", "Show the sizes of directories, layer by layer."),
     "erase": ("change.edit", "erase", "Remove paths from every layer that has them."),
+    "events": ("containers.events", "events", "Show what happens to containers, images, volumes and networks."),
     "exec": ("containers.verbs", "exec_", "Run a program in a running container."),
     "explore": ("look.explore", "explore", "Browse an image in the terminal: its layers, files and changes."),
     "export": ("change.rootfs", "export", "Write the file system of an image or container as one tar."),

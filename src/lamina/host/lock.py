@@ -100,10 +100,10 @@ def acquire(descriptor: int, path: str, *, wait: bool = True) -> bool:
             return True
 
 
-def share(descriptor: int) -> bool:
-    """Take a shared lock on an open file; wait while it is locked exclusively. Always returns True; does nothing
-    where there is no flock."""
-    return fcntl is None or _flock(descriptor, fcntl.LOCK_SH, wait=True)
+def share(descriptor: int, *, wait: bool = True) -> bool:
+    """Take a shared lock on an open file; wait while it is locked exclusively. Returns False if it is and ``wait`` is
+    False. Does nothing where there is no flock."""
+    return fcntl is None or _flock(descriptor, fcntl.LOCK_SH, wait=wait)
 
 
 def release(descriptor: int, path: str) -> None:
