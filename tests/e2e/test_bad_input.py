@@ -192,6 +192,8 @@ NO_IMAGE = {
     # registries, which tests/e2e/test_cli_registry.py asks
     *("blob", "delete", "login", "logout", "plan", "pull", "search", "sync", "tags", "validate"),
     "build",  # below
+    # they name no image
+    *("compose", "pod"),
     # the store as a whole, this program, what is mounted
     *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
     # archives and containers, below

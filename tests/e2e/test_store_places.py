@@ -63,6 +63,7 @@ LOOKS = {
     "rmi --dry-run app": 0,
     "info": 0,
     "version": 0,
+    "pod ls": 0,
 }
 # What takes something out of the store
 OUT = {
@@ -102,12 +103,15 @@ CHANGES = {
     "fsck --repair": 0,
     "prune --force": 0,
     "rm box": 0,
+    "pod create group": 0,
+    "pod rm group": 0,
 }
 # Registries alone, or a terminal
 ELSEWHERE = {
     *(
         "blob",
         "completion",
+        "compose",
         "delete",
         "explore",
         "help",

@@ -59,9 +59,10 @@ class LazyGroup(click.Group):
 
 def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        from lamina.version import __version__  # click's own way asks the package's metadata, for 15 ms
+        from lamina.version import PODMAN, __version__  # click's own way asks the package's metadata, for 15 ms
 
-        click.echo(f"lamina, version {__version__}")
+        # the last word: for clients of podman, like podman-compose, which choose by its version what they ask for
+        click.echo(f"lamina, version {__version__}, command line of podman {PODMAN}")
         context.exit()
 
 

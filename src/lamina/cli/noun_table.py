@@ -148,7 +148,6 @@ ABSENT: dict[str, str] = {
     "bake": _BUILDING,
     "cache": "use `lamina prune` to delete what no image needs",
     "checkpoint": _DETACHED,
-    "compose": "start each container with `lamina run`",
     "create": "use `lamina run`, which makes a container and starts it",
     "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,

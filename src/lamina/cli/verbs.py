@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "cat": ("look.files", "cat", "Print files of an image."),
     "commit": ("containers.verbs", "commit", "Make an image from a container and its changes."),
     "completion": ("about", "completion", "Print the completion script for a shell."),
+    "compose": ("containers.compose", "compose", "Bring up and manage the services of a compose file."),
     "config": ("change.edit", "config", "Print the config of an image, or make an image with a changed config."),
     "copy": ("move.copy", "copy", "Copy images between the store, registries, layouts and archives."),
     "cp": ("containers.verbs", "cp", "Copy files into or out of a container."),
