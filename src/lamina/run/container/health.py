@@ -1,0 +1,46 @@
+"""The health of a container of the store: what is checked, and what is known of it."""
+
+from __future__ import annotations
+
+from lamina.light import TYPE_CHECKING, replace
+from lamina.run.health import UNHEALTHY, Check, Health, merged, ready
+from lamina.run.health_file import stored_health
+from lamina.store.containers import RUNNING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.run.options import ContainerOptions
+    from lamina.source.stack import Stack
+    from lamina.spec.image_config import ImageConfig
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def health_of(store: Store, container: Container) -> Health | None:
+    """What is known of its health; None: it is not checked, or was never started. As in docker, a container that is
+    checked by nobody at the moment (it ended, it is paused, its monitor was killed) counts as unhealthy."""
+    found = stored_health(store.containers.path(container.id))
+    if found is None:
+        return None
+    checked = store.containers.state(container) == RUNNING and store.containers.is_supervised(container)
+    return found if checked else replace(found, status=UNHEALTHY)
+
+
+def status_text(health: Health | None) -> str:
+    """How `ps` shows it after the status: ``(healthy)``, ``(health: starting)``; "" if there is none (pure)."""
+    if health is None:
+        return ""
+    return f"({'health: ' if health.status == 'starting' else ''}{health.status})"
+
+
+def healthcheck_of(config: ImageConfig | None, wanted: ContainerOptions) -> dict[str, Any] | None:
+    """Config.Healthcheck in docker's form, from the image and the options (pure)."""
+    run = (config.json.get("config") if config else None) or {}
+    return merged(wanted.health, run.get("Healthcheck"))
+
+
+def check_for(stack: Stack, wanted: ContainerOptions) -> Check | None:
+    """The check of a container of this image; None if it has none (pure)."""
+    run = stack.config.json.get("config") or {}
+    return ready(healthcheck_of(stack.config, wanted), run.get("Shell"), wanted.health.on_failure)
