@@ -24,6 +24,8 @@ KEEP = KEEPS[0]
 VIEWS = ("erofs", "erofs-merged", "overlay", "fuse")
 """Ways to mount a union, best first: an EROFS image of the metadata of each layer over its tar; one such image for
 all layers; unpacked trees; a FUSE process that reads the tars (read-only, without root rights)."""
+LOG_DRIVERS = ("local", "json-file", "k8s-file", "journald", "none")
+"""How the output of containers may be kept by default (``run.logs``); the first one is the default."""
 _SIZE = pattern(r"(?i)(\d+)\s*([kmgt]?)(i?)b?")
 _COMPRESSIONS = ("gzip", "zstd", "none")
 
@@ -49,6 +51,7 @@ _VARIABLES = {
     "login_hosts": ("LAMINA_LOGIN_HOSTS",),
     "view": ("LAMINA_VIEW",),
     "runtime": ("LAMINA_RUNTIME",),
+    "log_driver": ("LAMINA_LOG_DRIVER",),
 }
 _TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
@@ -63,6 +66,7 @@ _MEANING = {
     "compression_level": "compression level of new layers; empty: the default of the library",
     "view": "how images are mounted: erofs, erofs-merged, overlay or fuse; empty: the first that works here",
     "runtime": "program that runs containers: crun, runc, bwrap, or a path; empty: the first installed",
+    "log_driver": "how to keep the output of containers: local, json-file, k8s-file, journald or none",
     "login_hosts": "REGISTRY=HOST, ...: other hosts that may get the login of a registry",
     "upper_dir": "directory for writable layers of containers; empty: in the store, else in memory",
 }
@@ -131,6 +135,10 @@ class Settings(Value):
     @property
     def runtime(self) -> str:
         return str(self.values["runtime"].value)
+
+    @property
+    def log_driver(self) -> str:
+        return str(self.values["log_driver"].value)
 
     @property
     def upper_dir(self) -> str | None:
@@ -209,6 +217,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "login_hosts": "",
         "view": "",
         "runtime": "",
+        "log_driver": LOG_DRIVERS[0],
     }
 
 
@@ -279,6 +288,8 @@ def _value(name: str, raw: object) -> Any:
         _pairs(text)
     if name == "keep" and text not in KEEPS:
         raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(KEEPS))
+    if name == "log_driver" and text not in LOG_DRIVERS:
+        raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(LOG_DRIVERS))
     if name == "view" and text not in ("", *VIEWS):
         raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(VIEWS))
     if name == "platform" and text:

@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "load": ("move.copy", "load", "Load images from an archive or a layout into the store."),
     "login": ("registry.login", "login", "Log in to a registry."),
     "logout": ("registry.login", "logout", "Log out of a registry."),
+    "logs": ("containers.logs", "logs", "Show what containers have written."),
     "ls": ("look.files", "ls", "List files of an image."),
     "manifest": ("registry.queries", "manifest", "Print a manifest or index of a registry."),
     "mount": ("store.views", "mount", "Mount an image as a read-only directory."),

@@ -59,7 +59,7 @@ def test_an_unsupported_verb_says_so_in_one_line(verb: str, capfd: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "err"),
     [
-        (["container", "logs", "web"], "lamina does not support `container logs` yet"),
+        (["container", "checkpoint", "web"], "lamina does not support `container checkpoint` yet"),
         (["buildx", "create", "--use"], "does not support `buildx create` yet: there are no builders"),
         (["buildx", "imagetools", "inspect", "x"], "`lamina manifest REF`"),
         (["image", "sl"], "unknown verb 'sl' of 'image'; did you mean ls?"),
@@ -68,7 +68,8 @@ def test_an_unsupported_verb_says_so_in_one_line(verb: str, capfd: pytest.Captur
         (["imags"], "did you mean images"),
         (["help", "imags"], "did you mean images"),
         (["bulid", "."], "unknown verb 'bulid'; did you mean build?"),
-        (["container", "losg"], "of 'container'; did you mean logs? lamina does not support it yet: the output of "),
+        (["container", "losg"], "of 'container'; did you mean logs"),
+        (["container", "chekpoint"], "of 'container'; did you mean checkpoint? lamina does not support it yet: "),
     ],
 )
 def test_an_unknown_verb_suggests_similar_ones(words: list[str], err: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,6 @@ from lamina.errors import ContainerFailure, LaminaError
 
 _BACKGROUND = "containers in the background are not supported yet"
 _NETWORKS = "networks with names and addresses are not supported yet"
-_LOGS = "a container in the foreground has no log: its output goes to this terminal"
 _FOREGROUND = "run it in the foreground, with & at the end of the command or in another terminal"
 _WITHOUT = "leave it out"
 
@@ -37,8 +36,6 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(("--ip6",), _NETWORKS),
     UnsupportedOption(("--mac-address",), _NETWORKS),
     UnsupportedOption(("--link",), _NETWORKS, "use --network host, or --add-host"),
-    UnsupportedOption(("--log-driver",), _LOGS, _WITHOUT, ("none", "passthrough")),
-    UnsupportedOption(("--log-opt",), _LOGS),
     UnsupportedOption(
         ("--volumes-from",),
         "taking the volumes of another container is not supported yet",

@@ -7,10 +7,11 @@ must not open a store or ask the host.
 
 from __future__ import annotations
 
-from lamina.cli.containers.families import health, lifecycle, together
+from lamina.cli.containers.families import health, lifecycle, logging, together
 
 FAMILIES = (
     lifecycle,
     health,
+    logging,
     together,
 )
