@@ -1,8 +1,8 @@
 """The journal of a store: what happened to containers, volumes, networks and images, as one line of JSON each.
 
-Lines are only ever appended, each by one write. A writer holds a shared lock meanwhile, and a process that puts a full
-file aside holds it exclusively, so no line is lost. It is not synced: it tells what happened, and nothing depends on it.
-Monitors write it, so this imports little; ``store.journal_reading`` reads it.
+Lines are only ever appended, each by one write. A writer holds a shared lock meanwhile, and a process that puts a
+full file aside holds it exclusively, so no line is lost. It is not synced: it tells what happened, and nothing
+depends on it. Monitors write it, so this imports little; ``store.journal_reading`` reads it.
 """
 
 from __future__ import annotations

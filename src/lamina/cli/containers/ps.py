@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,13 +16,16 @@ from lamina.cli.options import format_option, no_trunc_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import LaminaError
+from lamina.run.container.pods import pod_of
 from lamina.store.containers import EXITED, PAUSED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
+    from lamina.store.store import Store
 
+_POD_COLUMNS = [("Pod", "POD ID"), ("PodName", "PODNAME")]
 _COMMAND = 20  # characters of a command that the table shows
-_FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label, name, status, volume."
+_FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label, name, pod, status, volume."
 
 
 @command(
@@ -36,6 +39,8 @@ _FILTERS = "Show only matching ones: ancestor, before, since, exited, id, label,
 @click.option("-l", "--latest", is_flag=True, help="Show the newest, in any state.")
 @click.option("-s", "--size", is_flag=True, help="Show how much each container has written.")
 @click.option("-q", "--quiet", is_flag=True, help="Show IDs only.")
+@click.option("-p", "--pod", "pods", is_flag=True, help="Show the pod of each container.")
+@click.option("--noheading", is_flag=True, help="Leave the headings out.")
 @no_trunc_option
 @format_option
 @click.pass_obj
@@ -47,6 +52,8 @@ def ps(
     latest: bool,
     size: bool,
     quiet: bool,
+    pods: bool,
+    noheading: bool,
     no_trunc: bool,
     format: str | None,
 ) -> None:
@@ -68,13 +75,35 @@ def ps(
         return
     measured = {one.id: sizes(store, one) for one, _ in found} if store and size else {}
     now = time.time()
-    rows = [_row(one, state, now, no_trunc, measured.get(one.id)) for one, state in found]
-    json_rows = [_json_row(one, state, measured.get(one.id)) for one, state in found]
+    names = _names_of_pods(store, [one for one, _ in found]) if store else {}
+    rows = [_row(one, state, now, no_trunc, measured.get(one.id), names) for one, state in found]
+    json_rows = [
+        {**_json_row(one, state, measured.get(one.id)), **_podman_row(one, state, now, names)} for one, state in found
+    ]
     columns = [("ID", "CONTAINER ID"), ("Image", "IMAGE"), ("Command", "COMMAND"), ("RunningFor", "CREATED")]
     columns += [("Status", "STATUS"), ("Ports", "PORTS"), ("Names", "NAMES")]
     if size:
         columns.append(("Size", "SIZE"))
-    emit(rows, columns, format, json_rows=json_rows, headings=CONTAINER_HEADINGS)
+    if pods:
+        columns += _POD_COLUMNS
+        rows = [Record({**row, **row.absent}, row.absent, row.methods) for row in rows]
+    emit(
+        rows,
+        columns,
+        format,
+        json_rows=json_rows,
+        header=not noheading,
+        headings={**CONTAINER_HEADINGS, **dict(_POD_COLUMNS)},
+    )
+
+
+def _names_of_pods(store: Store, found: Sequence[Container]) -> dict[str, str]:
+    """The name of each pod that the containers are in, by its ID."""
+    if not any(map(pod_of, found)):
+        return {}
+    from lamina.store.pods import Pods
+
+    return {pod.id: pod.name for pod in Pods(store.paths)}
 
 
 def _digest_of(session: Session) -> Callable[[str], str]:
@@ -87,7 +116,14 @@ def _digest_of(session: Session) -> Callable[[str], str]:
     return digest_of
 
 
-def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple[int, int] | None) -> Record:
+def _row(
+    one: Container,
+    state: str,
+    now: float,
+    no_trunc: bool,
+    measured: tuple[int, int] | None,
+    pods: dict[str, str],
+) -> Record:
     """The row of a container: docker's fields, and lamina's own."""
     words = clean(" ".join(one.command))
     written, image = measured or (0, 0)
@@ -108,7 +144,9 @@ def _row(one: Container, state: str, now: float, no_trunc: bool, measured: tuple
         "State": state,
         "Status": _status(one, state, now),
     }
+    pod = pod_of(one)
     own = {"Name": one.name, "ExitCode": one.exit_code, "View": one.view}
+    own |= {"Pod": pod if no_trunc else pod[:12], "PodName": pods.get(pod, "")}
     return Record(fields, own, {"Label": lambda name: labels.get(str(name), "")})
 
 
@@ -126,6 +164,20 @@ def _json_row(one: Container, state: str, measured: tuple[int, int] | None) -> d
         "view": one.view,
         "labels": dict(one.labels),
         **({"size_rw": measured[0], "size_image": measured[1]} if measured else {}),
+    }
+
+
+def _podman_row(one: Container, state: str, now: float, pods: dict[str, str]) -> dict[str, Any]:
+    """Fields of podman's JSON, which its clients read."""
+    return {
+        "Id": one.id,
+        "Names": [one.name],
+        "Labels": dict(one.labels),
+        "Exited": state == EXITED,
+        "State": state,
+        "Status": _status(one, state, now),
+        "Pod": pod_of(one),
+        "PodName": pods.get(pod_of(one), ""),
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
+from lamina.run.container.pods import pod_of
 from lamina.run.container.record import stack_of
 from lamina.store.containers import CREATED, EXITED, Container
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from lamina.store.store import Store
 
-KEYS = ("ancestor", "before", "exited", "id", "label", "name", "since", "status", "volume")
+KEYS = ("ancestor", "before", "exited", "id", "label", "name", "pod", "since", "status", "volume")
 STATES = ("created", "running", "exited", "damaged")
 _NOT_HERE = ("paused", "restarting", "removing", "dead", "configured", "stopped", "initialized", "unknown")
 """States of other engines' containers. No container here is in one of them."""
@@ -77,8 +78,21 @@ def listed(
     found = [(one, containers.state(one)) for one in containers.every()[::-1]]
     if not (all_ or last >= 0 or filters.names_states):
         found = [(one, state) for one, state in found if state not in (CREATED, EXITED)]
+    filters = _with_pods(store, filters)
     found = matching(found, filters, lambda word: containers.get(word, damaged=True), digest_of)
     return found[:last] if last >= 0 else found
+
+
+def _with_pods(store: Store, filters: Filters) -> Filters:
+    """The filters with the IDs of pods in the place of their names."""
+    if not filters.values("pod"):
+        return filters
+    from lamina.store.pods import Pods
+
+    identities = {pod.name: pod.id for pod in Pods(store.paths)}
+    return Filters(
+        tuple((key, identities.get(value, value) if key == "pod" else value) for key, value in filters.given)
+    )
 
 
 def matching(
@@ -115,6 +129,7 @@ def _fits(one: Container, state: str, filters: Filters) -> bool:
         "id": one.id.startswith,
         "status": lambda value: state == value,
         "exited": lambda value: state == "exited" and one.exit_code == int(value),
+        "pod": lambda value: bool(value) and pod_of(one).startswith(value),
         "volume": lambda value: value in one.volumes or value.rstrip("/") in one.volumes,
     }
     for key, test in tests.items():
