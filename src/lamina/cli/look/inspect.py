@@ -33,6 +33,12 @@ _MAY_LACK: dict[str, Any] = {
     "Healthcheck": None,
     "StopTimeout": None,
 }
+_HOST_MAY_LACK: dict[str, Any] = {
+    # the same of a HostConfig
+    **dict.fromkeys(("Annotations", "StorageOpt", "Sysctls", "Tmpfs"), NO_MAP),
+    "Init": None,
+    "Mounts": NO_LIST,
+}
 
 
 @command(
@@ -116,18 +122,19 @@ def _container(session: Session, name: str, *, must: bool) -> Container | None:
 
 
 def _container_record(session: Session, container: Container, size: bool) -> Record:
-    from lamina.run.container.inspect import describe, sizes
     from lamina.run.container.user_namespace import enter
+    from lamina.run.inspection.document import describe, sizes
 
     value = describe(session.store, container)
     if size:
         enter()  # files in a container may belong to other IDs of this user
         value |= sizes(session.store, container)
-    for key in ("State", "HostConfig", "NetworkSettings"):
-        value[key] = Record(value[key])
-    value["Config"] = Record(value["Config"], _MAY_LACK)
-    absent = dict.fromkeys(("ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "AppArmorProfile"), "")
-    return Record(value, {**absent, "ExecIDs": NO_LIST, "SizeRw": None, "SizeRootFs": None})
+    health = value["State"].get("Health")
+    value["State"] = Record(value["State"], {"Health": None, "Healthcheck": health})  # the latter is podman's
+    value["HostConfig"] = Record(value["HostConfig"], _HOST_MAY_LACK)
+    value["NetworkSettings"] = Record(value["NetworkSettings"])
+    value["Config"] = Record(value["Config"], {**_MAY_LACK, "Annotations": NO_MAP})
+    return Record(value, {"SizeRw": None, "SizeRootFs": None})
 
 
 def _image_record(session: Session, name: str, image: Image) -> Record:

@@ -1,0 +1,85 @@
+"""``Config`` of docker's inspect: what was asked for, and what the image says (pure)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lamina.run.health import merged
+
+if TYPE_CHECKING:
+    from lamina.run.options import ContainerOptions
+    from lamina.spec.image_config import ImageConfig
+    from lamina.store.containers import Container
+
+
+def container_config(
+    wanted: ContainerOptions, container: Container, config: ImageConfig | None, ports: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``config``: of the image; None if it can't be read. ``ports``: ``ExposedPorts``."""
+    image = _section(config)
+    streams = {word.lower() for word in wanted.attach} or {"stdout", "stderr"}
+    found: dict[str, Any] = {
+        "Hostname": hostname(wanted, container),
+        "Domainname": wanted.domainname,
+        "User": wanted.user or (config.user if config else ""),
+        "AttachStdin": wanted.interactive,
+        "AttachStdout": "stdout" in streams,
+        "AttachStderr": "stderr" in streams,
+        "Tty": wanted.tty,
+        "OpenStdin": wanted.interactive,
+        "StdinOnce": wanted.interactive,
+        "Env": _environment(wanted, config),
+        "Cmd": _command(wanted, config),
+        "Image": container.image,
+        "Volumes": _volumes(wanted, config) or None,
+        "WorkingDir": wanted.workdir or (config.working_dir if config else ""),
+        "Entrypoint": _entrypoint(wanted, config),
+        "OnBuild": None,
+        "Labels": dict(sorted(container.labels)),
+    }
+    more = {
+        "ExposedPorts": dict(ports),
+        "Healthcheck": merged(wanted.health, image.get("Healthcheck")),
+        "StopSignal": container.stop_signal or (config.stop_signal if config else ""),
+        "StopTimeout": container.stop_timeout,
+        "Annotations": dict(sorted(wanted.annotations)),
+    }
+    return found | {key: value for key, value in more.items() if value not in (None, "", {})}
+
+
+def hostname(wanted: ContainerOptions, container: Container) -> str:
+    is_hosts = wanted.network == "host" or wanted.uts == "host"
+    return wanted.hostname or (os.uname().nodename if is_hosts else container.id[:12])
+
+
+def _section(config: ImageConfig | None) -> Mapping[str, Any]:
+    found = config.json.get("config") if config else None
+    return found if isinstance(found, dict) else {}
+
+
+def _environment(wanted: ContainerOptions, config: ImageConfig | None) -> list[str]:
+    """docker's order: first what was given."""
+    given = [f"{name}={value}" for name, value in dict(wanted.env).items()]
+    names = {name for name, _ in wanted.env}
+    of_image = config.env if config else ()
+    return given + [item for item in of_image if item.partition("=")[0] not in names]
+
+
+def _entrypoint(wanted: ContainerOptions, config: ImageConfig | None) -> list[str] | None:
+    if wanted.entrypoint is not None:
+        words = wanted.entrypoint
+        return ([words] if isinstance(words, str) else list(words)) if words else None
+    return list(config.entrypoint) or None if config else None
+
+
+def _command(wanted: ContainerOptions, config: ImageConfig | None) -> list[str] | None:
+    if wanted.command or wanted.entrypoint is not None or config is None:
+        return list(wanted.command) or None
+    return list(config.cmd) or None
+
+
+def _volumes(wanted: ContainerOptions, config: ImageConfig | None) -> dict[str, Any]:
+    anonymous = [mount.target for mount in wanted.mounts if mount.kind == "volume" and not mount.source]
+    return {target: {} for target in sorted({*anonymous, *(config.volumes if config else ())})}

@@ -1,0 +1,155 @@
+"""A container as docker's inspect shows it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from lamina.errors import LaminaError
+from lamina.run import writable
+from lamina.run.container.record import stack_of, wanted_of
+from lamina.run.container.running import first_process
+from lamina.run.health import health_json, merged, read_health
+from lamina.run.inspection.config import container_config
+from lamina.run.inspection.host_config import host_config
+from lamina.run.inspection.mounts import mounts_of
+from lamina.run.inspection.networks import network_settings
+from lamina.run.options import ContainerOptions
+from lamina.run.runtime import EXECUTED
+from lamina.spec.json import read_own
+from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
+
+if TYPE_CHECKING:
+    from lamina.spec.image_config import ImageConfig
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+_NEVER = "0001-01-01T00:00:00Z"
+_MAX_FILE = 16 << 20
+_LOG_DRIVER = "json-file"
+
+
+def describe(store: Store, container: Container) -> dict[str, Any]:
+    """docker's fields. Those from the image are empty if its config can't be read. Raises SystemFailure."""
+    config = None
+    with suppress(LaminaError):
+        config = stack_of(store, container).config
+    wanted = asked(container)
+    words = list(container.command)
+    state = store.containers.state(container)
+    return {
+        "Id": container.id,
+        "Created": _time(container.created),
+        "Path": words[0] if words else "",
+        "Args": words[1:],
+        "State": _state(store, container, state, wanted, config),
+        "Image": str(config.descriptor.digest) if config else "",
+        "ImageDigest": container.manifest,
+        "ImageName": container.image,
+        "Pod": wanted.pod,
+        **_files(store, container),
+        "Name": "/" + container.name,
+        "RestartCount": container.restarts,
+        "Driver": container.view,
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": wanted.apparmor,
+        "ExecIDs": _executed(store, container) or None,
+        "HostConfig": host_config(wanted, container, {}, wanted.log_driver or _LOG_DRIVER),
+        "GraphDriver": {"Data": _directories(store, container), "Name": container.view},
+        "Mounts": mounts_of(store, container, wanted, config.volumes if config else ()),
+        "Config": container_config(wanted, container, config, {}),
+        "NetworkSettings": network_settings(wanted, {}, {}),
+    }
+
+
+def asked(container: Container) -> ContainerOptions:
+    """The options of the container; of a container of another lamina, or one with a damaged record, as far as its
+    record tells them."""
+    with suppress(LaminaError):
+        return wanted_of(container)
+    return ContainerOptions(
+        command=container.command, entrypoint="", name=container.name, labels=dict(container.labels)
+    )
+
+
+def sizes(store: Store, container: Container) -> dict[str, int]:
+    """The size of the container's changes, and with its image, in bytes. Raises SystemFailure."""
+    from lamina.run.container import listing
+
+    written, image = listing.sizes(store, container)
+    return {"SizeRw": written, "SizeRootFs": written + image}
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return _NEVER
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, OverflowError, OSError):
+        return _NEVER
+
+
+def _state(
+    store: Store, container: Container, state: str, wanted: ContainerOptions, config: ImageConfig | None
+) -> dict[str, Any]:
+    is_alive = state in (RUNNING, PAUSED)
+    started = container.since or (container.created if state not in (CREATED, DAMAGED) else None)
+    found = {
+        "Status": state,
+        "Running": is_alive or state == RESTARTING,
+        "Paused": state == PAUSED,
+        "Restarting": state == RESTARTING,
+        "OOMKilled": container.oom,
+        "Dead": state == DAMAGED,
+        "Pid": first_process(store, container) if is_alive else 0,
+        "ExitCode": 0 if is_alive else container.exit_code or 0,
+        "Error": container.error,
+        "StartedAt": _time(started),
+        "FinishedAt": _time(container.finished),
+    }
+    section = config.json.get("config") if config else None
+    of_image = section.get("Healthcheck") if isinstance(section, dict) else None
+    check = merged(wanted.health, of_image)
+    if state != CREATED and check and check["Test"] != ["NONE"]:
+        found["Health"] = health_json(read_health(_json(store.containers.path(container.id, "health.json"))))
+    return found
+
+
+def _json(path: str) -> Any:
+    """The content of a file of a container; None if there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file:
+            return read_own(file.read(_MAX_FILE).decode())
+    except (OSError, ValueError):
+        return None
+
+
+def _files(store: Store, container: Container) -> dict[str, str]:
+    """Paths of this host: the files that the container sees in /etc, and its log."""
+    found = {}
+    for field, name in (("ResolvConfPath", "resolv.conf"), ("HostnamePath", "hostname"), ("HostsPath", "hosts")):
+        path = store.containers.path(container.id, "bundle", name)
+        found[field] = path if os.path.exists(path) else ""
+    return {**found, "LogPath": ""}
+
+
+def _directories(store: Store, container: Container) -> dict[str, str]:
+    rootfs = store.containers.path(container.id, "rootfs")
+    places = {"UpperDir": writable.UPPER, "WorkDir": writable.WORK}
+    found = {"MergedDir": rootfs} if os.path.ismount(rootfs) else {}
+    with suppress(LaminaError):
+        found |= {key: writable.path(store, container, name) for key, name in places.items()}
+    return found
+
+
+def _executed(store: Store, container: Container) -> list[str]:
+    """The identifiers of programs that `exec` runs."""
+    try:
+        names = os.listdir(store.containers.path(container.id, "bundle"))
+    except OSError:
+        return []
+    return sorted(name.removeprefix(EXECUTED) for name in names if name.startswith(EXECUTED))

@@ -1,0 +1,149 @@
+"""``HostConfig`` of docker's inspect: the options of `run` that concern the host (pure)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from lamina.run.limits import UNLIMITED
+from lamina.run.spec import MASKED, READ_ONLY
+
+if TYPE_CHECKING:
+    from lamina.run.options import ContainerOptions, Mount, Userns
+    from lamina.store.containers import Container
+
+_SHM_SIZE = 64 << 20
+_PREFIX = "CAP_"
+
+
+def host_config(
+    wanted: ContainerOptions, container: Container, ports: dict[str, Any], log_driver: str
+) -> dict[str, Any]:
+    """``ports``: ``PortBindings``. ``log_driver``: the one that writes the log."""
+    found: dict[str, Any] = {
+        "Binds": [_bind(mount) for mount in wanted.mounts if mount.kind != "tmpfs" and mount.source] or None,
+        "ContainerIDFile": "",
+        "LogConfig": {"Type": log_driver, "Config": dict(sorted(wanted.log_options))},
+        "NetworkMode": network_mode(wanted),
+        "PortBindings": ports,
+        "RestartPolicy": {"Name": wanted.restart.name, "MaximumRetryCount": wanted.restart.retries},
+        "AutoRemove": bool(container.remove),
+        "VolumeDriver": "",
+        "VolumesFrom": list(wanted.volumes_from) or None,
+        "CapAdd": _capabilities(wanted.cap_add),
+        "CapDrop": _capabilities(wanted.cap_drop),
+        "CgroupnsMode": wanted.cgroupns or "private",
+        "Dns": list(wanted.dns),
+        "DnsOptions": list(wanted.dns_options),
+        "DnsSearch": list(wanted.dns_search),
+        "ExtraHosts": [f"{name}:{address}" for name, address in wanted.add_hosts] or None,
+        "GroupAdd": list(wanted.groups) or None,
+        "IpcMode": wanted.ipc or "private",
+        "Cgroup": "",
+        "Links": None,
+        "OomScoreAdj": wanted.oom_score or 0,
+        "PidMode": wanted.pid,
+        "Privileged": wanted.privileged,
+        "PublishAllPorts": wanted.publish_all,
+        "ReadonlyRootfs": wanted.read_only,
+        "SecurityOpt": _security(wanted) or None,
+        "UTSMode": wanted.uts,
+        "UsernsMode": _userns(wanted.userns),
+        "ShmSize": _SHM_SIZE if wanted.shm_size is None else wanted.shm_size,
+        "Runtime": os.path.basename(container.runtime),
+        "ConsoleSize": [0, 0],
+        "Isolation": "",
+        **_resources(wanted),
+        **_masks(wanted),
+    }
+    tmpfs = {mount.target: ",".join(mount.options) for mount in wanted.mounts if mount.kind == "tmpfs"}
+    for key, value in (
+        ("Tmpfs", dict(sorted(tmpfs.items()))),
+        ("Sysctls", dict(sorted(wanted.sysctls))),
+        ("Annotations", dict(sorted(wanted.annotations))),
+        ("Init", wanted.init),
+    ):
+        if value:
+            found[key] = value
+    return found
+
+
+def network_mode(wanted: ContainerOptions) -> str:
+    """The network that was asked for, as docker calls it."""
+    if wanted.networks:
+        return wanted.networks[0].name
+    return wanted.network or "default"
+
+
+def _bind(mount: Mount) -> str:
+    options = ",".join(mount.options)
+    return f"{mount.source}:{mount.target}" + (f":{options}" if options else "")
+
+
+def _capabilities(names: tuple[str, ...]) -> list[str] | None:
+    upper = [name.upper() for name in names]
+    return [name if name == "ALL" or name.startswith(_PREFIX) else _PREFIX + name for name in upper] or None
+
+
+def _security(wanted: ContainerOptions) -> list[str]:
+    found = ["no-new-privileges"] if wanted.no_new_privileges else []
+    found += [f"seccomp={wanted.seccomp}"] if wanted.seccomp else []
+    found += [f"apparmor={wanted.apparmor}"] if wanted.apparmor else []
+    found += ["systempaths=unconfined"] if wanted.unmask else []
+    found += [f"mask={':'.join(wanted.masked)}"] if wanted.masked else []
+    found += [f"unmask={':'.join(wanted.unmasked)}"] if wanted.unmasked else []
+    return found
+
+
+def _userns(userns: Userns) -> str:
+    ids = [f"{name}={number}" for name, number in (("uid", userns.uid), ("gid", userns.gid)) if number is not None]
+    return userns.kind + (f":{','.join(ids)}" if ids else "")
+
+
+def _resources(wanted: ContainerOptions) -> dict[str, Any]:
+    return {
+        "CpuShares": wanted.cpu_shares or 0,
+        "Memory": wanted.memory or 0,
+        "NanoCpus": round((wanted.cpus or 0) * 1_000_000_000),
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        **{f"BlkioDevice{name}": [] for name in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
+        "BlkioWeightDevice": [],
+        "CpuPeriod": 0,
+        "CpuQuota": 0,
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpusetCpus": wanted.cpuset_cpus,
+        "CpusetMems": wanted.cpuset_mems,
+        "Devices": [
+            {"PathOnHost": one.source, "PathInContainer": one.target, "CgroupPermissions": one.access}
+            for one in wanted.devices
+        ],
+        "DeviceCgroupRules": None,
+        "DeviceRequests": None,
+        "KernelMemory": 0,
+        "KernelMemoryTCP": 0,
+        "MemoryReservation": wanted.memory_reservation or 0,
+        "MemorySwap": wanted.memory_swap or 0,
+        "MemorySwappiness": None,
+        "OomKillDisable": False,
+        "PidsLimit": wanted.pids,
+        "Ulimits": [{"Name": one.name, "Hard": _limit(one.hard), "Soft": _limit(one.soft)} for one in wanted.ulimits],
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
+    }
+
+
+def _limit(number: int) -> int:
+    return -1 if number == UNLIMITED else number
+
+
+def _masks(wanted: ContainerOptions) -> dict[str, Any]:
+    if wanted.unmask or wanted.privileged:
+        return {"MaskedPaths": list(wanted.masked) or None, "ReadonlyPaths": None}
+    return {
+        "MaskedPaths": [*(path for path in MASKED if path not in wanted.unmasked), *wanted.masked],
+        "ReadonlyPaths": [path for path in READ_ONLY if path not in wanted.unmasked],
+    }
