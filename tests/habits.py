@@ -556,6 +556,9 @@ _TIDY = [
         then=("lamina ps -aq", ""),
     ),
     Row("container rm old", out="old", alone=True),
+    Row("pause web", out="web", alone=True, web=True, then=("lamina ps", r"(?s).*\(Paused\).*")),
+    Row("unpause web", before="lamina pause web", out="web", alone=True, web=True, then=("lamina ps", r"(?s).* Up .*")),
+    Row("rename web site", out="", alone=True, web=True, then=("lamina ps --format '{{.Names}}'", "site")),
     Row("container prune -f", alone=True, then=("lamina ps -aq", "")),
     Row("stop web", out="web", alone=True, web=True, then=("lamina ps -q", "")),
     Row("stop -t 1 web", out="web", alone=True, web=True, then=("lamina ps -q", "")),
@@ -623,8 +626,6 @@ _LATER = [
             "top web",
             "stats --no-stream",
             "port web",
-            "pause web",
-            "rename web site",
             "events",
         )
     ),

@@ -197,7 +197,7 @@ NO_IMAGE = {
     # the store as a whole, this program, what is mounted
     *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
     # archives and containers, below
-    *("commit", "cp", "exec", "explore", "import", "kill", "load", "rm", "stop"),
+    *("commit", "cp", "exec", "explore", "import", "kill", "load", "pause", "rename", "rm", "stop", "unpause"),
 }
 GRID = [*LOOK, *EDIT, *WHOLE, *PLACE, *CONTAINER]
 
