@@ -377,10 +377,11 @@ class Image:
         """Give the image another name in its store; return the image by that name. If the name exists, it moves to
         this image. Raises UsageError, NotFound."""
         from lamina.spec.reference import Reference
+        from lamina.store.image_events import tag
 
         store = self._store_of_image()
         reference = Reference.parse(name).with_default_tag()
-        store.tag(str(reference), self._descriptor(store))
+        tag(store, str(reference), self._descriptor(store))
         return Image(of_store(store, replace(self.stack, name=name), self._known_settings), self._settings)
 
     def _descriptor(self, store: Store) -> Descriptor:

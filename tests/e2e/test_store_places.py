@@ -50,6 +50,7 @@ LOOKS = {
     "images": 0,
     "ps -a": 0,
     "mounts": 0,
+    "events --no-stream": 0,
     "df": 0,
     "fsck": 0,
     "find conf": 0,

@@ -17,7 +17,7 @@ from lamina.errors import StoreDamaged, UsageError
 from lamina.store import journal
 from lamina.store.journal import journal_path, note, note_container, old_path
 from lamina.store.journal_reading import Event, Filters, Journal, followed, read_line, recorded
-from support import lamina
+from support import lamina, make_tar, write_layout
 
 _ID = "c0ffee" + "0" * 58
 
@@ -342,3 +342,36 @@ def test_an_event_of_a_container_has_its_image_name_and_labels(root: str) -> Non
     note_container(root, one, "die", exitCode="137")
     (event,) = recorded(root)
     assert event.attributes == {"tier": "front", "name": "web", "image": "app:1", "exitCode": "137"}
+
+
+def test_verbs_note_what_happens_to_images(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    write_layout(tmp_path / "l", "app:1", [[("f", b"1")]], config={"config": {"Labels": {"tier": "front"}}})
+
+    def ok(*words: str, input: bytes | None = None) -> str:
+        done = lamina(*words, root=root, input=input)
+        assert done.returncode == 0, done
+        return done.stdout.decode().strip()
+
+    ok("load", "-i", str(tmp_path / "l"))
+    ident = ok("images", "--no-trunc", "-q")
+    ok("tag", "app:1", "app:2")
+    ok("save", "-o", str(tmp_path / "a.tar"), "app:1")
+    ok("rmi", "--dry-run", "app:1", "app:2")
+    ok("rmi", "app:1")
+    ok("rmi", "app:2")
+    ok("import", "-", "base", input=make_tar([("f", b"2")]))
+    imported = ok("images", "--no-trunc", "-q")
+    ok("prune", "--all", "--force")
+    shown = ok("events", "--no-stream", "--format", "{{.Action}} {{.ID}} {{json .Attributes}}").splitlines()
+    assert shown == [
+        f'load {ident} {{"name":"{ident}","tier":"front"}}',
+        f'tag {ident} {{"name":"app:2","tier":"front"}}',
+        f'save {ident} {{"name":"{ident}","tier":"front"}}',
+        f'untag {ident} {{"name":"{ident}"}}',
+        f'untag {ident} {{"name":"{ident}"}}',
+        f'delete {ident} {{"name":"{ident}"}}',
+        f'import {imported} {{"name":"{imported}"}}',
+        f'untag {imported} {{"name":"{imported}"}}',
+        f'delete {imported} {{"name":"{imported}"}}',
+    ]

@@ -34,6 +34,7 @@ from lamina.store import session as session_module
 from lamina.store.containers import Container
 from lamina.store.fsck import fsck
 from lamina.store.gc import collect
+from lamina.store.journal import note
 from lamina.store.mark import Holder, Memory, Needs, image_holders, mark, state_of
 from lamina.store.prune import prune
 from lamina.store.remove import remove_images
@@ -421,6 +422,7 @@ def test_prune_counts_leftovers_and_images(layout: Path, tmp_path: Path) -> None
     part = Path(store.paths.part(Digest.of(b"some blob")))
     part.write_bytes(b"x" * 4096)
     os.utime(part, (1, 1))
+    note(store.paths.root, "image", "pull", "app", {})  # the journal has its first block
     before = usage(store).total
     dry = prune(store, dry_run=True)
     done = prune(store)
@@ -552,6 +554,7 @@ def test_rmi_counts_each_file_once_and_deletes_a_union_with_its_first_layer(tmp_
     for key, named in (("a" * 64, layers), ("b" * 64, layers[:1])):
         os.makedirs(store.paths.union(key))
         Path(store.paths.union(key), "layers").write_text("".join(f"{one}\n" for one in named))
+    note(store.paths.root, "image", "pull", "app", {})  # the journal has its first block
     before = usage(store).total
     dry = remove_images(store, ["plain"], dry_run=True)
     done = remove_images(store, ["plain"])

@@ -77,6 +77,7 @@ def built(
     from lamina.build.solving.solve import BuildInputs, Executors, Solver
     from lamina.build.solving.workers import Workers
     from lamina.spec.reference import canonical
+    from lamina.store.image_events import note_image
 
     options, began = _completed(options), time.time()
     progress = Progress(on_event)
@@ -145,6 +146,10 @@ def built(
                 cache.settle()
             raise
         cache.settle()
+        for tag in options.tags:
+            note_image(store, "tag", top, tag)
+        if options.tags or options.keep:
+            note_image(store, "build", top)
         notes = tuple(dict.fromkeys(note for one in planned for note in one.notes))
         yield Built(top, images, tuple(solver.ran.values()), notes, definition.findings)
 

@@ -17,6 +17,7 @@ from lamina.events import Cancel, OnEvent, Warned, ignore
 from lamina.host.files import check_replaceable, reported, whole_file, write_named
 from lamina.light import Value
 from lamina.spec.reference import Reference, canonical
+from lamina.store.image_events import tag
 
 if TYPE_CHECKING:
     from lamina.build.options import Built, BuiltImage
@@ -109,7 +110,7 @@ def deliver(built: Built, output: Output, names: Sequence[str], places: Places) 
         _copy(built, DockerArchiveWriter(output.path), [canonical(name) for name in names] or [""], places)
     elif output.in_store:
         for name in output.names:
-            places.store.tag(canonical(name), built.descriptor)
+            tag(places.store, canonical(name), built.descriptor)
     if output.push:
         for name in names:
             push(built, name, places)

@@ -9,6 +9,7 @@ from lamina.host.files import reported
 from lamina.store.change_names import change_names
 from lamina.store.fault import point
 from lamina.store.gc import Deleted, collect, planned
+from lamina.store.image_events import image_id, note_removal
 from lamina.store.leftovers import leftovers
 from lamina.store.refs import Entries, name_of
 from lamina.store.roots import GRACE
@@ -38,11 +39,15 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
         freed = sum(one.size for one in found if one.due)
         notes = _note_about_leftovers(store, sum(one.size for one in found if not one.due), grace)
     point("prune.parts-removed")
+    left = {entry.digest for entry in change(entries)}
+    known = {} if dry_run else {one.digest: image_id(store, one) for one in entries if one.digest not in left}
     if dry_run:
         done = planned(store, change, grace)
     else:
         change_names(store, change, grace=grace)
         point("prune.refs-removed")
+        note_removal(store, [(known[one.digest], False) for one in entries if name_of(one) and one.digest in known])
+        note_removal(store, [(identity, True) for identity in known.values()])
         try:
             done = collect(store, grace=grace)
         except StoreDamaged as error:

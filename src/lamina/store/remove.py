@@ -13,6 +13,7 @@ from lamina.spec.reference import canonical
 from lamina.store.change_names import change_names
 from lamina.store.fault import point
 from lamina.store.gc import Deleted, collect, planned
+from lamina.store.image_events import image_id, note_removal
 from lamina.store.refs import Entries, name_of, untagged_entries
 from lamina.store.roots import GRACE
 
@@ -67,8 +68,13 @@ def remove_images(
     untagged = tuple(removed_names)
     if dry_run:
         return replace(_damage_as_note(lambda: planned(store, change, GRACE)), untagged=untagged)
+    left = {entry.digest for entry in change(entries)}
+    gone = [entry for entry in entries if is_removed(entry)]
+    known = {entry.digest: image_id(store, entry) for entry in gone}
     change_names(store, change)
     point("prune.refs-removed")
+    note_removal(store, [(known[entry.digest], False) for entry in gone if name_of(entry)])
+    note_removal(store, [(identity, True) for digest, identity in known.items() if digest not in left])
     return replace(_damage_as_note(lambda: collect(store)), untagged=untagged)
 
 

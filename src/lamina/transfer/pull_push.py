@@ -8,6 +8,7 @@ from lamina.errors import UsageError
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
+from lamina.store.image_events import note_transfer
 from lamina.transfer.connect import RegistryAccess, StoreAndRegistries
 from lamina.transfer.copy import Copied, copy
 
@@ -40,7 +41,7 @@ def pull(
         names = [f"{reference.repository}:{tag}" for tag in repository.tags()]
     else:
         names = [str(reference)]
-    return copy(
+    done = copy(
         repository,
         store,
         [(one, one) for one in names],
@@ -50,6 +51,9 @@ def pull(
         on_event=on_event,
         cancel=cancel,
     )
+    for image in done:
+        note_transfer(store, "pull", image.name)
+    return done
 
 
 def push(
@@ -68,7 +72,7 @@ def push(
     are sent. Raises as ``pull``."""
     reference = network.full(target) if target else own_name(store, name, network)
     repository = network.repository(str(reference), store=store)
-    return copy(
+    done = copy(
         StoreAndRegistries(store, network),
         repository,
         [(name, str(reference))],
@@ -78,6 +82,8 @@ def push(
         on_event=on_event,
         cancel=cancel,
     )[0]
+    note_transfer(store, "push", str(reference))
+    return done
 
 
 def own_name(store: Store, name: str, network: RegistryAccess) -> Reference:

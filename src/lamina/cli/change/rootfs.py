@@ -108,6 +108,7 @@ def import_(
     from lamina.edit.rootfs import archive_items, directory_items
     from lamina.host.files import reported
     from lamina.remote.download import is_url, shown
+    from lamina.store.image_events import note_image
 
     if name:
         checked_name(name)
@@ -123,6 +124,7 @@ def import_(
             Revision(f"lamina import {shown(source) if remote else source}", message, config, packing),
             platform=session.platform,
         )
+        note_image(session.store, "import", made)
         print_made(made, name or str(made.digest), counted(len(items), "entry", "entries"), quiet)
 
     if not remote and source != "-" and os.path.isdir(source):

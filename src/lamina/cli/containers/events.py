@@ -83,6 +83,7 @@ def event_line(event: Event) -> str:
 
 def event_record(event: Event) -> Record:
     """The fields of an event: docker's, which JSON shows, and podman's (pure)."""
+    attributes = dict(sorted(event.attributes.items()))
     older = {"status": event.action, "id": event.id} if event.kind in ("container", "image") else {}
     if event.image:
         older["from"] = event.image
@@ -90,7 +91,7 @@ def event_record(event: Event) -> Record:
         **older,
         "Type": event.kind,
         "Action": event.action,
-        "Actor": {"ID": event.id, "Attributes": dict(event.attributes)},
+        "Actor": {"ID": event.id, "Attributes": attributes},
         "scope": "local",
         "time": event.time // 1_000_000_000,
         "timeNano": event.time,
@@ -104,6 +105,6 @@ def event_record(event: Event) -> Record:
         "TimeNano": event.time,
         "Name": event.name,
         "Image": event.image,
-        "Attributes": dict(event.attributes),
+        "Attributes": attributes,
     }
     return Record(fields, own)

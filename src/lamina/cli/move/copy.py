@@ -27,6 +27,7 @@ from lamina.cli.verbs import command
 from lamina.errors import Unsupported, UsageError
 from lamina.spec.name import ImageName, parse_name
 from lamina.spec.transport import SAVE_TYPES, transport_of_type
+from lamina.store.image_events import note_image
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Writer
@@ -209,7 +210,9 @@ def save(session: Session, images: tuple[str, ...], output: str, kind: str, all_
         writer, _ = target_of(session, ImageName(transport, output, ""), network)
         inside = [first, *(name.name for name in names[1:])]
         pairs = [(there, _saved_name(session, name)) for there, name in zip(inside, names, strict=True)]
-        session.copied(reader, writer, pairs, progress, all_platforms=all_platforms)
+        done = session.copied(reader, writer, pairs, progress, all_platforms=all_platforms)
+    for image in done if not names[0].transport else ():
+        note_image(session.store, "save", image.descriptor)
 
 
 def _saved_name(session: Session, name: ImageName) -> str:
@@ -260,6 +263,8 @@ def load(session: Session, path: str, tag: str | None, all_platforms: bool, quie
         pairs = [("", tag)]
     with Progress(quiet=quiet or format is not None, moved="loaded") as progress:
         done = session.copied(reader, session.writable_store, pairs, progress, all_platforms=all_platforms)
+    for image in done:
+        note_image(session.store, "load", image.descriptor)
     if format == "json":
         report(done, format, quiet)
     else:

@@ -165,6 +165,7 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
     stays."""
     from lamina.cli.place_names import whole
     from lamina.spec.name import parse_stored
+    from lamina.store.image_events import tag as give_name
 
     names = [str(Reference.parse(target).with_default_tag()) for target in targets]
     store = session.writable_store
@@ -173,7 +174,7 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
         raise UsageError(f"{source!r:.200} is not in the store", hint="load it first with `lamina pull`")
     descriptor = store.resolve(named.name)
     for name in names:
-        store.tag(name, descriptor)
+        give_name(store, name, descriptor)
 
 
 @command("rmi", "lamina rmi my/app:1\nlamina rmi --dry-run my/app:1")

@@ -13,11 +13,13 @@ from lamina.edit.changes import Change, changes, real_items
 from lamina.layer.entry import Kind
 from lamina.layer.tar_write import Item
 from lamina.run import writable
+from lamina.run.container.events import note_event
 from lamina.scan.directory import OnWarning
 from lamina.scan.overlay_upper import scan_upper
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
 from lamina.store.containers import Container
+from lamina.store.image_events import image_id, note_image
 from lamina.view.owners import Owners, kept_mode
 
 if TYPE_CHECKING:
@@ -53,13 +55,18 @@ def commit(
     """Make an image from the container's image and its changes, named ``name``. The history says the
     container's command. Raises as ``edit.append``."""
     with store.containers.using(container, shared=True):  # nobody may remove it meanwhile
-        return append(
+        made = append(
             stack,
             with_parents(container_items(store, stack, container, on_warning), stack),
             store,
             name,
             replace(revision, created_by=" ".join(container.command)),
         )
+    if name:
+        note_image(store, "tag", made, name)
+    root, identity = store.paths.root, image_id(store, made)
+    note_event(root, container, "commit", comment=revision.comment, imageID=identity, imageRef=name)
+    return made
 
 
 def export_container(
@@ -70,7 +77,9 @@ def export_container(
     from lamina.edit.export import export
 
     with store.containers.using(container, shared=True):
-        return export(stack, write, container_items(store, stack, container, on_warning))
+        count = export(stack, write, container_items(store, stack, container, on_warning))
+    note_event(store.paths.root, container, "export")
+    return count
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
