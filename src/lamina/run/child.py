@@ -17,7 +17,7 @@ from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING, Value, signal
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from lamina.run.terminal import Terminal
 
@@ -173,6 +173,19 @@ def _fork(
     child = os.fork()
     if child:
         return child
+    become_command(command, streams, descriptors, signals, prepare, terminal)
+
+
+def become_command(
+    command: list[str],
+    streams: Streams,
+    descriptors: Sequence[int],
+    signals: Collection[int],
+    prepare: Callable[[], None],
+    terminal: str,
+) -> NoReturn:
+    """In a forked child: call ``prepare``, and run the command, for good. ``signals``: its signal mask.
+    ``terminal``: the path of its terminal, "" for none."""
     try:
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2:

@@ -148,10 +148,10 @@ def start(
             code = child.wait()
             if not code or os.path.exists(pid):
                 return ExitStatus(code)
-            message = _failure(log)
+            message = failure_in(log)
             if not message and code >= NOT_EXECUTABLE:
                 return ExitStatus(code)
-            return ExitStatus(_code_of(message), reason=message or "the runtime could not start the container")
+            return ExitStatus(code_of(message), reason=message or "the runtime could not start the container")
 
         yield Program(wait, lambda number: command_for(runtime, state, "kill", identity, str(number)))
 
@@ -176,8 +176,8 @@ def execute(
 
         def wait() -> ExitStatus:
             code = child.wait()
-            message = _failure(f"/proc/self/fd/{log}") if code else ""
-            return ExitStatus(_code_of(message), reason=message) if message else ExitStatus(code)
+            message = failure_in(f"/proc/self/fd/{log}") if code else ""
+            return ExitStatus(code_of(message), reason=message) if message else ExitStatus(code)
 
         def send(number: int) -> None:
             signal_child_of(child, lambda: _number_in(pid), number)
@@ -223,7 +223,7 @@ def status(runtime: Runtime, state: str, identity: str) -> str:
     return str(found.get("status", "")) if isinstance(found, dict) else ""
 
 
-def _failure(log: str) -> str:
+def failure_in(log: str) -> str:
     """The last error in the runtime's log, or ""."""
     found = ""
     try:
@@ -240,7 +240,7 @@ def _failure(log: str) -> str:
     return found
 
 
-def _code_of(message: str) -> int:
+def code_of(message: str) -> int:
     lower = message.lower()
     if "exec" in lower and any(part in lower for part in _REFUSED):
         return NOT_EXECUTABLE

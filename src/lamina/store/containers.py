@@ -341,6 +341,14 @@ class Containers:
             release(descriptor, self.path(identity, _LOCK))  # a forked process may have a copy of the descriptor
             os.close(descriptor)
 
+    def hand_over(self, identity: str) -> None:
+        """Leave the container to another process, which has a copy of the lock's descriptor."""
+        os.close(self._held.pop(identity))
+
+    def adopt(self, identity: str, descriptor: int) -> None:
+        """Supervise the container: ``descriptor`` holds its lock, which another process has handed over."""
+        self._held[identity] = descriptor
+
     def is_running(self, container: Container) -> bool:
         """Whether it runs: a process supervises it (a lamina, or the runtime that a killed lamina had started), or
         its first process lives after its monitor was killed. ``container``: read a moment ago."""

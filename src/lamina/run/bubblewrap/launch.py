@@ -48,6 +48,7 @@ from lamina.run.child import (
     Program,
     Streams,
     apply_limits,
+    become_command,
     divided_limits,
     in_memory,
     signal_child_of,
@@ -118,7 +119,7 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
         return
     check_targets(launch.spec["mounts"], inside)
     with ExitStack() as opened:
-        command, inherited, prepare = _prepared(launch, files, opened, on_warning)
+        command, inherited, prepare = _prepared(launch, files, opened, on_warning, os.getpid())
         with spawned(command, launch.streams, inherited, prepare) as child:
 
             def on_signal(number: int, by_terminal: bool) -> None:
@@ -129,12 +130,26 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
 
             def wait() -> ExitStatus:
                 code = child.wait(on_signal)
-                if not 0 < code < _KILLED or _was_started(launch.bundle):
+                if not 0 < code < _KILLED or was_started(launch.bundle):
                     return ExitStatus(code)
                 reason = f"bubblewrap could not start {program_name(launch.process)!r:.200}"
                 return ExitStatus(_unstarted(launch.process, inside), reason=reason)
 
             yield Program(wait, lambda number: kill(launch.bundle, str(number)))
+
+
+def become_container(launch: Launch, inside: Inside, terminal: str) -> ExitStatus:
+    """Run the container in this process, a forked child, for good. ``terminal``: the path of the program's terminal,
+    "" for none. Returns why not, if the program can't be started. Raises SystemFailure, NotFound, Unsupported."""
+    files = VisibleFiles(inside, launch.spec["mounts"])
+    refused = _refused(launch.process, files)
+    if refused is not None:
+        return refused
+    check_targets(launch.spec["mounts"], inside)
+    warnings: list[str] = []
+    opened = ExitStack()  # what it holds is closed by exec
+    command, inherited, prepare = _prepared(launch, files, opened, warnings.append, parent=os.getppid())
+    become_command(command, launch.streams, inherited, (), prepare, terminal)
 
 
 def _not_running(number: int) -> None:
@@ -143,10 +158,14 @@ def _not_running(number: int) -> None:
 
 
 def _prepared(
-    launch: Launch, files: VisibleFiles, opened: ExitStack, on_warning: Callable[[str], object]
+    launch: Launch,
+    files: VisibleFiles,
+    opened: ExitStack,
+    on_warning: Callable[[str], object],
+    parent: int,
 ) -> tuple[list[str], list[int], Callable[[], None]]:
     """The command, the descriptors that it inherits, and what to call in its process first. ``opened`` closes the
-    descriptors."""
+    descriptors. ``parent``: of that process, with which it ends."""
 
     def keep(descriptor: int) -> int:
         opened.callback(os.close, descriptor)
@@ -170,7 +189,7 @@ def _prepared(
     # not as words of the command, which every user of this host may read: the environment holds secrets
     words = keep(in_memory(packed(arguments(exposing, kind_of, given, launch.sysfs, init=launch.init))))
     command = [program, "--args", str(words), "--", *launch.process["args"]]
-    prepare = _preparation(launch, above, shown, exposed, limits, on_warning)
+    prepare = _preparation(launch, above, shown, exposed, limits, on_warning, parent)
     return command, [*given.values(), words], prepare
 
 
@@ -214,16 +233,16 @@ def _preparation(
     exposed: Sequence[Exposed],
     limits: Sequence[int],
     on_warning: Callable[[str], object],
+    parent: int,
 ) -> Callable[[], None]:
     """What bubblewrap's process does before it runs bubblewrap: enter its namespaces, make its mounts, take its
     limits and its user. ``shown`` as ``_show`` takes it."""
     user, network = launch.process["user"], launch.network
     changes = bool(launch.ids("uidMappings")) or not launch.is_root
     soon, late = divided_limits(launch.process)
-    ours = os.getpid()
 
     def prepare() -> None:
-        become_first_process(pid_file(launch.bundle), ours)
+        become_first_process(pid_file(launch.bundle), parent)
         apply_limits(soon)
         for one in limits:
             os.write(one, b"0")
@@ -276,7 +295,7 @@ def _show(source: str, target: str) -> None:
     kernel.bind(source, target, attributes=kernel.READ_ONLY | kernel.NO_SETUID)
 
 
-def _was_started(bundle: str) -> bool:
+def was_started(bundle: str) -> bool:
     """Whether bubblewrap reports an exit code of the program, not its own."""
     with open(_status(bundle), encoding="utf-8") as file:
         return any("exit-code" in json.loads(line) for line in file)

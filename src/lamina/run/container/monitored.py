@@ -1,0 +1,32 @@
+"""The end of a container in its monitor, which loads the engine only now."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lamina.errors import NotFound
+from lamina.run.container.ending import remove, settle
+from lamina.store.store import Store
+
+if TYPE_CHECKING:
+    from lamina.run.monitor.plan import Plan
+
+
+def finish(plan: Plan, lock: int, code: int) -> None:
+    """Take everything of the run down, and write how it ended into the record; or remove the container, if that was
+    asked for. ``lock``: a descriptor of the container's lock. Raises SystemFailure."""
+    store = Store.open(plan.root, create=False)
+    store.containers.adopt(plan.identity, lock)
+    try:
+        with suppress(NotFound):  # another process has removed it
+            container = store.containers.get(plan.identity)
+            with store.containers.using(container):
+                settle(store, container)
+            if container.remove:
+                remove(store, container)
+            else:
+                with store.containers.changing(plan.identity) as now:
+                    store.containers.write(now.ended(code))
+    finally:
+        store.containers.stop_supervising(plan.identity)

@@ -1,0 +1,174 @@
+"""The commands that are attached to a container, as its monitor sees them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import _socket
+
+from lamina.run.monitor.packets import (
+    ATTACH,
+    DETACH,
+    ERROR,
+    EXIT,
+    INPUT,
+    INPUT_END,
+    OUTPUT,
+    PIECE,
+    SIGNAL,
+    SIZE,
+    WAKE,
+    two_numbers,
+)
+from lamina.run.monitor.program import STDERR, STDOUT
+
+_PACKETS = {STDOUT: OUTPUT, STDERR: ERROR}
+_LETTERS = {STDOUT: b"o", STDERR: b"e"}
+_MOST = 64
+"""Commands that may be attached at once."""
+
+
+class Attached:
+    """One connection. ``waiting``: packets that it has not taken yet."""
+
+    def __init__(self, connection: _socket.socket) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.streams = b""
+        self.waiting: list[bytes] = []
+
+    def send(self, packet: bytes) -> None:
+        """Raises OSError (it has gone)."""
+        self.waiting.append(packet)
+        self.flush()
+
+    def flush(self) -> None:
+        """Raises OSError (it has gone)."""
+        while self.waiting:
+            try:
+                self.connection.send(self.waiting[0])
+            except BlockingIOError:
+                return
+            del self.waiting[0]
+
+
+class Requests:
+    """What the attached commands want, once. ``input``: for the program. ``size``: of the terminal."""
+
+    def __init__(self) -> None:
+        self.input: list[bytes] = []
+        self.input_ended = False
+        self.size: tuple[int, int] | None = None
+        self.signals: list[int] = []
+        self.woken = False
+
+
+class Commands:
+    """All connections of a monitor, and the socket that they come from."""
+
+    def __init__(self, directory: str) -> None:
+        """``directory``: of the container. Raises OSError."""
+        self._directory = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        path = f"/proc/self/fd/{self._directory}/control"  # the path of a socket has 107 bytes at most
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listening = _socket.socket(
+            _socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        )
+        before = os.umask(0o177)
+        try:
+            self._listening.bind(path)
+        finally:
+            os.umask(before)
+        self._listening.listen(_MOST)
+        self._every: dict[int, Attached] = {}
+
+    @property
+    def listening(self) -> int:
+        """The descriptor of the socket; -1 while no more can be attached."""
+        return self._listening.fileno() if len(self._every) < _MOST else -1
+
+    @property
+    def descriptors(self) -> list[tuple[int, bool]]:
+        """Of all connections, and whether each has packets to take."""
+        return [(number, bool(one.waiting)) for number, one in self._every.items()]
+
+    @property
+    def blocked(self) -> bool:
+        """Whether one of them reads slower than the program writes: the program must wait."""
+        return any(one.waiting for one in self._every.values())
+
+    def __contains__(self, descriptor: int) -> bool:
+        return descriptor in self._every
+
+    def accept(self) -> None:
+        with suppress(OSError):
+            descriptor, _ = self._listening._accept()
+            os.set_inheritable(descriptor, False)
+            self.add(descriptor)
+
+    def add(self, descriptor: int) -> None:
+        self._every[descriptor] = Attached(_socket.socket(fileno=descriptor))
+
+    def receive(self, descriptor: int, found: Requests) -> None:
+        """Receive one packet."""
+        one = self._every[descriptor]
+        try:
+            packet = one.connection.recv(PIECE + 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        letter, data = packet[:1], packet[1:]
+        if letter == ATTACH:
+            one.streams = data
+        elif letter == INPUT and b"i" in one.streams:
+            found.input.append(data)
+        elif letter == INPUT_END and b"i" in one.streams:
+            found.input_ended = True
+        elif letter == SIZE:
+            found.size = two_numbers(data) or found.size
+        elif letter == SIGNAL and data.isdigit() and len(data) < 3:
+            found.signals.append(int(data))
+        elif letter == WAKE:
+            found.woken = True
+        else:  # it detaches, it has gone, or it does not speak this protocol
+            found.input_ended = found.input_ended or (letter != DETACH and b"i" in one.streams)
+            self._drop(descriptor)
+
+    def flush(self, descriptor: int) -> None:
+        try:
+            self._every[descriptor].flush()
+        except OSError:
+            self._drop(descriptor)
+
+    def tell(self, stream: int, data: bytes) -> None:
+        """Send output to all that want it."""
+        letter, kind = _LETTERS[stream], _PACKETS[stream]
+        for descriptor, one in list(self._every.items()):
+            if letter not in one.streams:
+                continue
+            try:
+                for at in range(0, len(data), PIECE):
+                    one.send(kind + data[at : at + PIECE])
+            except OSError:
+                self._drop(descriptor)
+
+    def tell_end(self, code: int) -> None:
+        """Send the program's exit code to all."""
+        for one in self._every.values():
+            with suppress(OSError):
+                one.send(EXIT + str(code).encode())
+
+    def detach_all(self) -> None:
+        for descriptor in list(self._every):
+            self._drop(descriptor)
+
+    def _drop(self, descriptor: int) -> None:
+        self._every.pop(descriptor).connection.close()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            os.unlink(f"/proc/self/fd/{self._directory}/control")
+        self._listening.close()
