@@ -38,7 +38,7 @@ def _run(words: Sequence[str], flags: dict[str, str]) -> int | None:
     from lamina.cli.containers import run_command
     from lamina.cli.session import Session
 
-    parsed = parse(words, run_command.OPTIONS)
+    parsed = parse(words, run_command.RUN_OPTIONS)
     if parsed is None:
         return None
     given, (image, *command) = parsed

@@ -13,6 +13,7 @@ import click
 VERBS: dict[str, tuple[str, str, str]] = {
     # verb: (module below lamina.cli, attribute, one line for the overview)
     "append": ("change.make", "append", "Put a layer on top of an image."),
+    "attach": ("containers.living", "attach", "Connect this terminal to a running container."),
     "blame": ("look.files", "blame", "Show which layer and build step put a path there, and what it replaced."),
     "blob": ("registry.queries", "blob", "Print a blob of a registry, with its digest checked."),
     "build": ("build.build", "build", "Build an image from a Dockerfile."),
@@ -23,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "config": ("change.edit", "config", "Print the config of an image, or make an image with a changed config."),
     "copy": ("move.copy", "copy", "Copy images between the store, registries, layouts and archives."),
     "cp": ("containers.verbs", "cp", "Copy files into or out of a container."),
+    "create": ("containers.living", "create", "Make a container without starting it."),
     "delete": ("registry.queries", "delete", "Delete a tag or a manifest from a registry."),
     "df": ("store.space", "df", "Show what uses the disk, and what removing an image frees."),
     "diff": ("look.diff", "diff", "Compare two images, containers or directories; or list what a container changed."),
@@ -65,6 +67,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "push": ("move.pull_push", "push", "Push an image from the store to a registry."),
     "rebase": ("change.edit", "rebase", "Move an image's own layers to another base."),
     "rename": ("containers.changing", "rename", "Give a container another name."),
+    "restart": ("containers.living", "restart", "Stop containers and start them again."),
     "rm": ("containers.verbs", "rm", "Remove containers."),
     "rmi": ("store.images", "rmi", "Remove images."),
     "run": ("containers.verbs", "run", "Run a program in a new container of an image."),
@@ -72,6 +75,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "search": ("registry.queries", "search", "List the repositories of a registry that has a catalog."),
     "serve": ("registry.serve", "serve", "Serve the store as an OCI registry on this host."),
     "squash": ("change.edit", "squash", "Join a range of layers into one; the base stays shared."),
+    "start": ("containers.living", "start", "Start containers that were created or have ended."),
     "stat": ("look.files", "stat", "Show the attributes of a path, and its layer."),
     "stop": ("containers.verbs", "stop", "Stop containers."),
     "sync": ("move.index_sync", "sync", "Copy many images, from a list, a pattern or a place."),
@@ -83,6 +87,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "unpause": ("containers.changing", "unpause", "Let paused containers go on."),
     "validate": ("registry.queries", "validate", "Check an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show the version of lamina and of its libraries."),
+    "wait": ("containers.living", "wait", "Wait until containers end, and print their exit codes."),
     "waste": (
         "look.sizes",
         "waste",

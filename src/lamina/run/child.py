@@ -171,9 +171,9 @@ def _fork(
     """As ``_start``, and call ``prepare`` in the child. bubblewrap passes all descriptors that it does not know on to
     the container's program, so those of this process are closed first."""
     child = os.fork()
-    if child:
-        return child
-    become_command(command, streams, descriptors, signals, prepare, terminal)
+    if not child:
+        become_command(command, streams, descriptors, signals, prepare, terminal)
+    return child
 
 
 def become_command(

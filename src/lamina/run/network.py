@@ -124,14 +124,16 @@ class ContainerNetwork(Value):
 def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[ContainerNetwork]:
     """The network ``kind``, as ``choose`` returns it, while the block runs. ``directory``: for the files of a new
     network namespace. Raises SystemFailure."""
-    if kind != "pasta":
-        yield ContainerNetwork(kind, "", resolver.text)
-        return
-    pasta = Pasta(directory, forward=bool(resolver.forwarded))
     try:
-        yield ContainerNetwork(kind, pasta.plain_path, resolver.text)
+        yield connect(kind, resolver, directory)
     finally:
-        pasta.close()
+        Pasta.close_left(directory)
+
+
+def connect(kind: str, resolver: Resolver, directory: str) -> ContainerNetwork:
+    """As ``connected``, until ``Pasta.close_left`` is called."""
+    namespace = Pasta(directory, forward=bool(resolver.forwarded)).plain_path if kind == "pasta" else ""
+    return ContainerNetwork(kind, namespace, resolver.text)
 
 
 class NetworkNamespace:

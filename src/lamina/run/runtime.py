@@ -15,6 +15,7 @@ from lamina.run.child import (
     NOT_FOUND,
     ExitStatus,
     Program,
+    Streams,
     in_memory,
     output_of,
     signal_child_of,
@@ -188,6 +189,23 @@ def execute(
             if not child.has_ended:  # the runtime's end would not end the program
                 with suppress(SystemFailure):
                     send(signal.SIGKILL)
+
+
+def execute_behind(runtime: Runtime, state: str, identity: str, process: bytes) -> ExitStatus:
+    """Start ``process`` in the container, without streams, and leave it. The exit status is not 0 if it can't start.
+    Raises SystemFailure."""
+    with ExitStack() as opened:
+        described, log = in_memory(process), in_memory(b"")
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in (described, log, null):
+            opened.callback(os.close, descriptor)
+        command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
+        command += ["--log-format", "json", *runtime.options]
+        command += ["exec", "--detach", "--process", f"/proc/self/fd/{described}", identity]
+        with spawned(command, Streams(null, null, null, interactive=False), (described, log)) as child:
+            code = child.wait()
+        message = failure_in(f"/proc/self/fd/{log}") if code else ""
+        return ExitStatus(code_of(message), reason=message) if message else ExitStatus(code)
 
 
 def _number_in(path: str) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from lamina.run.child import Program, Streams
+    from lamina.run.child import ExitStatus, Program, Streams
     from lamina.source.stack import Stack
     from lamina.store.store import Store
 
@@ -112,6 +112,18 @@ class Sandbox:
         kernel.unmount(self.directories.rootfs)
         unmap(self.directories.bundle)
 
+    def describe(self, spec: Mapping[str, Any]) -> None:
+        """Write the runtime spec into the bundle, and remove what an earlier run has left there."""
+        bundle = self.directories.bundle
+        with reported(bundle):
+            for name in os.listdir(bundle):
+                if name in ("pid", "runtime.log") or name.startswith(runtime.EXECUTED):
+                    os.unlink(os.path.join(bundle, name))
+        path = os.path.join(bundle, "config.json")
+        with reported(path), open(path, "wb", opener=_private) as file:
+            file.write(write_own(spec).encode())
+        point("container.described")
+
     @contextmanager
     def start(
         self,
@@ -128,14 +140,7 @@ class Sandbox:
         can't be filtered. ``inherited``: descriptors that the runtime keeps open. Raises SystemFailure, NotFound,
         Unsupported."""
         bundle = self.directories.bundle
-        with reported(bundle):
-            for name in os.listdir(bundle):
-                if name in ("pid", "runtime.log") or name.startswith(runtime.EXECUTED):
-                    os.unlink(os.path.join(bundle, name))
-        path = os.path.join(bundle, "config.json")
-        with reported(path), open(path, "wb") as file:
-            file.write(write_own(spec).encode())
-        point("container.described")
+        self.describe(spec)
         if self.is_bubblewrap:
             from lamina.run.bubblewrap import launch
 
@@ -168,6 +173,15 @@ class Sandbox:
         described, states = write_own(process).encode(), self._states()
         with runtime.execute(self.runtime, states, bundle, self.identity, described, streams) as program:
             yield program
+
+    def execute_behind(self, process: Mapping[str, Any]) -> ExitStatus:
+        """Start a further program without streams, and leave it; not 0 and why if it can't start. Raises
+        SystemFailure."""
+        if not self.is_bubblewrap:
+            return runtime.execute_behind(self.runtime, self._states(), self.identity, write_own(process).encode())
+        from lamina.run.bubblewrap import launch
+
+        return launch.execute_behind(self.directories.bundle, self.identity, process)
 
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""
@@ -229,3 +243,7 @@ class Sandbox:
         with reported(self.directories.states):
             os.makedirs(self.directories.states, mode=0o700, exist_ok=True)
         return self.directories.states
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

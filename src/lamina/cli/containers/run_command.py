@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lamina.cli.session import Session
     from lamina.run.options import ContainerOptions, Mount
     from lamina.source.stack import Stack
+    from lamina.store.containers import Container
     from lamina.store.store import Store
 
 
@@ -164,6 +165,14 @@ OPTIONS = (
     ),
     *(option for family in FAMILIES for option in family.OPTIONS),
 )
+"""Of `run` and of `create`."""
+
+
+RUN_OPTIONS = (
+    *OPTIONS,
+    Option(("-d", "--detach"), "detach", "Run it in the background, and print its ID.", kind=FLAG),
+    Option(("--sig-proxy",), "sig_proxy", "Pass signals on to the program (default: true).", "BOOL", default="true"),
+)
 
 
 def run_container(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
@@ -172,41 +181,72 @@ def run_container(session: Session, image: str, words: tuple[str, ...], /, **giv
     check_terminal(given)
     try:
         return _run_container(session, image, words, given)
-    except Cancelled:
+    except (Cancelled, ContainerFailure):
         raise
     except LaminaError as error:
         raise ContainerFailure(error.message, hint=error.hint) from error
 
 
 def _run_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
-    from lamina.run.container.life import check, create, run
-    from lamina.run.container.user_namespace import enter
-
-    image = str(parse_stored(image))
-    wanted = _wanted(words, given)
-    runtime = given["runtime"] or session.settings.runtime
-    check(wanted, runtime=runtime)
-    stack = replace(_stack(session, image, given["pulling"], quiet=given["quiet"]), name=image)
-    if wanted.privileged:
-        warn(PRIVILEGED)
+    made, stack, wanted, runtime = _created(session, image, words, given, running=True)
     store = session.writable_store
-    with _identity_file(given["cidfile"]) as note:
-        enter()
-        if given["replace"] and wanted.name:
-            _replace(store, wanted.name)
-        made = create(
-            store,
-            stack,
-            wanted,
-            running=True,
-            upper_dir=session.settings.upper_dir or "",
-            on_warning=warn,
-        )
-        note(made.id)
+    if given["detach"] or _needs_monitor(wanted):
+        from lamina.cli.containers import monitored
+
+        if given["detach"]:
+            return monitored.run_behind(store, stack, made, runtime)
+        return monitored.run_in_front(store, stack, made, runtime, wanted, forward=given["sig_proxy"])
+    from lamina.run.container.life import run
+
     ended = run(store, stack, made, runtime=runtime, on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code
+
+
+def create_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> Container:
+    """Make a container with these options. Raises LaminaError."""
+    return _created(session, image, words, given, running=False)[0]
+
+
+def _created(
+    session: Session, image: str, words: tuple[str, ...], given: dict[str, Any], *, running: bool
+) -> tuple[Container, Stack, ContainerOptions, str]:
+    """A new container, its image, its options and its runtime."""
+    from lamina.run.container.life import check, create
+    from lamina.run.container.user_namespace import enter
+
+    image = str(parse_stored(image))
+    wanted = container_options(words, given)
+    runtime = given["runtime"] or session.settings.runtime
+    check(wanted, runtime=runtime)
+    stack = replace(image_of(session, image, given["pulling"], quiet=given["quiet"]), name=image)
+    if wanted.privileged:
+        warn(PRIVILEGED)
+    store = session.writable_store
+    with identity_file(given["cidfile"]) as note:
+        enter()
+        if given["replace"] and wanted.name:
+            replace_container(store, wanted.name)
+        made = create(
+            store,
+            stack,
+            wanted,
+            running=running,
+            runtime=runtime,
+            upper_dir=session.settings.upper_dir or "",
+            on_warning=warn,
+        )
+        note(made.id)
+    return made, stack, wanted, runtime
+
+
+def _needs_monitor(wanted: ContainerOptions) -> bool:
+    """Whether more than its exit code is asked of a container that runs in front: something can be read, or attached,
+    as long as it exists; with ``--rm`` that is not after its end."""
+    default = type(wanted)()
+    more = (wanted.health, wanted.log_driver, wanted.detach_keys)
+    return not wanted.remove or (wanted.tty and wanted.interactive) or more != (default.health, "", "")
 
 
 PRIVILEGED = (
@@ -222,7 +262,7 @@ def check_terminal(given: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _identity_file(path: str) -> Iterator[Callable[[str], object]]:
+def identity_file(path: str) -> Iterator[Callable[[str], object]]:
     """Create the file of ``--cidfile``; remove it if the block fails. Yields the function that writes the ID. Raises
     UsageError if the file exists."""
     if not path:
@@ -248,7 +288,7 @@ def _identity_file(path: str) -> Iterator[Callable[[str], object]]:
         os.close(descriptor)
 
 
-def _replace(store: Store, name: str) -> None:
+def replace_container(store: Store, name: str) -> None:
     from lamina.run.container.ending import remove
 
     try:
@@ -259,7 +299,7 @@ def _replace(store: Store, name: str) -> None:
         remove(store, found, force=True)
 
 
-def _stack(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
+def image_of(session: Session, name: str, pulling: str, *, quiet: bool) -> Stack:
     """Open the image, and pull it before if ``pulling`` says so. ``name``: without docker://."""
     parsed = parse_name(name)
     if parsed.transport or not parsed.whole:
@@ -311,10 +351,10 @@ def _suggest_stored(error: LaminaError, name: str, store: Store) -> None:
 
 def wanted_by(**given: Any) -> ContainerOptions:
     """The options of a container by the arguments of OPTIONS; those that are left out have their defaults."""
-    return _wanted((), {**{option.argument: option.start for option in OPTIONS}, **given})
+    return container_options((), {**{option.argument: option.start for option in OPTIONS}, **given})
 
 
-def _wanted(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
+def container_options(words: tuple[str, ...], given: dict[str, Any]) -> ContainerOptions:
     from lamina.run import options
 
     security = _security(given["security_opt"])

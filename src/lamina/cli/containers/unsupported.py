@@ -9,9 +9,7 @@ import click
 
 from lamina.errors import ContainerFailure, LaminaError
 
-_BACKGROUND = "containers in the background are not supported yet"
 _NETWORKS = "networks with names and addresses are not supported yet"
-_FOREGROUND = "run it in the foreground, with & at the end of the command or in another terminal"
 _WITHOUT = "leave it out"
 
 
@@ -27,7 +25,6 @@ class UnsupportedOption(NamedTuple):
 
 
 UNSUPPORTED_BY_RUN = (
-    UnsupportedOption(("-d", "--detach"), _BACKGROUND, _FOREGROUND, flag=True),
     UnsupportedOption(
         ("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True
     ),
@@ -59,20 +56,10 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(("--uidmap",), "single ids can't be mapped", "use --userns auto or keep-id"),
     UnsupportedOption(("--gidmap",), "single ids can't be mapped", "use --userns auto or keep-id"),
     # accepted with the values of ``fine``
-    UnsupportedOption(
-        ("-a", "--attach"),
-        "connecting single streams is not supported",
-        _WITHOUT,
-        ("stdout", "stderr", "STDOUT", "STDERR"),
-    ),
-    UnsupportedOption(("--sig-proxy",), "signals are always forwarded", _WITHOUT, ("true", "1")),
     UnsupportedOption(("--disable-content-trust",), fine=(None,), flag=True),
     UnsupportedOption(("--log-level",), fine=("*",)),
 )
-UNSUPPORTED_BY_EXEC = (
-    UnsupportedOption(("-d", "--detach"), "programs in the background are not supported yet", _FOREGROUND, flag=True),
-    UnsupportedOption(("--detach-keys",), fine=("*",)),
-)
+UNSUPPORTED_BY_EXEC = (UnsupportedOption(("--detach-keys",), fine=("*",)),)
 
 
 def unsupported_options(

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "lamina run --rm -m 512m --cpus 1 --read-only --tmpfs /tmp app:1 ./test\n"
     "lamina run --rm --gpus all --shm-size 1g --ulimit memlock=-1 trainer python train.py",
 )
-@options_of(run_command.OPTIONS)
+@options_of(run_command.RUN_OPTIONS)
 @unsupported_options(UNSUPPORTED_BY_RUN)
 @view_option
 @platform_option
@@ -69,7 +69,7 @@ run.allow_interspersed_args = False
 run.context_settings["help_option_names"] = ["--help"]  # -h is the host name, as in docker
 
 
-_time_option = click.option(
+time_option = click.option(
     "-t",
     "--time",
     "--timeout",
@@ -87,7 +87,7 @@ _time_option = click.option(
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all containers that have ended (with --force: all).")
 @click.option("-v", "--volumes", is_flag=True, help="Accepted as in docker; anonymous volumes are always removed.")
-@_time_option
+@time_option
 @ignore_option
 @cidfile_option
 @click.pass_obj
@@ -112,7 +112,7 @@ def rm(
 
     def remove_one(one: Container) -> None:
         if force and seconds and store.containers.is_running(one):
-            _end(session, one, None, seconds)
+            end(session, one, None, seconds)
         remove(store, one, force=force)
         write(one.name)
 
@@ -127,7 +127,7 @@ def rm(
 @command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
 @click.option("-a", "--all", "all_", is_flag=True, help="Stop all running containers.")
-@_time_option
+@time_option
 @click.option(
     "-s",
     "--signal",
@@ -157,7 +157,7 @@ def stop(
     store = session.store
 
     def stop_one(one: Container) -> None:
-        _end(session, one, number, seconds)
+        end(session, one, number, seconds)
         write(one.name)
 
     if all_:
@@ -167,9 +167,9 @@ def stop(
     clear(store)  # a container whose lamina was killed has left its mounts
 
 
-def _end(session: Session, one: Container, signal: str | None, seconds: float | None) -> None:
+def end(session: Session, one: Container, signal: str | None, seconds: float | None) -> None:
     """Stop a container. ``signal``, ``seconds``: None means as given to `run`."""
-    from lamina.run.container.ending import stop as end
+    from lamina.run.container.ending import stop as stop_container
     from lamina.run.container.ending import stop_signal
     from lamina.run.container.record import stack_of
 
@@ -181,9 +181,9 @@ def _end(session: Session, one: Container, signal: str | None, seconds: float | 
     if seconds is None:
         seconds = 10 if one.stop_timeout is None else one.stop_timeout
     try:
-        end(store, one, signal, seconds=math.inf if seconds < 0 else seconds)
+        stop_container(store, one, signal, seconds=math.inf if seconds < 0 else seconds)
     except SystemFailure:
-        end(store, one, "KILL")
+        stop_container(store, one, "KILL")
 
 
 @command("kill", "lamina kill web\nlamina kill --signal HUP web")

@@ -18,6 +18,7 @@ from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.record import sandbox_of
+from lamina.run.container.stopped import note_stop
 from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -159,6 +160,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
 
         check_running(store, container)
     end = time.monotonic() + seconds
+    note_stop(store, container)
     refused = _refused(store, container, signal)
     tried = time.monotonic()
     while is_running(container):

@@ -19,8 +19,11 @@ from lamina.spec.json import read_own
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lamina.run.child import Program
+    from typing import Any
+
+    from lamina.run.child import ExitStatus, Program
     from lamina.run.options import ContainerOptions
+    from lamina.run.sandbox import Sandbox
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
@@ -32,6 +35,20 @@ def execute(
     """Start ``wanted.command`` in the running container; it is killed if the block ends without a wait. It gets the
     container's user, environment and working directory, unless ``wanted`` has others. ``streams``: by default those
     of this process. Raises Conflict (the container does not run), NotFound (no such user)."""
+    sandbox, process = _process(store, container, wanted)
+    streams = streams or Streams(interactive=wanted.interactive, terminal=wanted.tty)
+    with sandbox.execute(process, streams) as program:
+        yield program
+
+
+def execute_behind(store: Store, container: Container, wanted: ContainerOptions) -> ExitStatus:
+    """As ``execute``, but without streams, and the program is left running. The exit status is not 0 if it can't
+    start."""
+    sandbox, process = _process(store, container, wanted)
+    return sandbox.execute_behind(process)
+
+
+def _process(store: Store, container: Container, wanted: ContainerOptions) -> tuple[Sandbox, dict[str, Any]]:
     check_running(store, container)
     if container.paused:
         raise Conflict(
@@ -52,6 +69,4 @@ def execute(
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
-    streams = streams or Streams(interactive=wanted.interactive, terminal=wanted.tty)
-    with sandbox.execute(process, streams) as program:
-        yield program
+    return sandbox, process

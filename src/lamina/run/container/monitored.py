@@ -1,21 +1,27 @@
-"""The end of a container in its monitor, which loads the engine only now."""
+"""The process of a monitor, from its start to the container's end. The engine is loaded only at the end."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from lamina.errors import NotFound
-from lamina.run.container.ending import remove, settle
-from lamina.store.store import Store
+from lamina.light import TYPE_CHECKING
+from lamina.run.monitor import main as monitor
 
 if TYPE_CHECKING:
     from lamina.run.monitor.plan import Plan
 
 
+def main() -> None:
+    monitor.main(finish)
+
+
 def finish(plan: Plan, lock: int, code: int) -> None:
     """Take everything of the run down, and write how it ended into the record; or remove the container, if that was
     asked for. ``lock``: a descriptor of the container's lock. Raises SystemFailure."""
+    from lamina.run.container.ending import remove, settle
+    from lamina.store.store import Store
+
     store = Store.open(plan.root, create=False)
     store.containers.adopt(plan.identity, lock)
     try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 from contextlib import suppress
-
-import _socket
 
 from lamina.run.monitor.packets import (
     ATTACH,
@@ -104,7 +103,7 @@ class Commands:
 
     def accept(self) -> None:
         with suppress(OSError):
-            descriptor, _ = self._listening._accept()
+            descriptor, _ = self._listening._accept()  # type: ignore[attr-defined]
             os.set_inheritable(descriptor, False)
             self.add(descriptor)
 

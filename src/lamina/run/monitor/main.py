@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from lamina.errors import LaminaError, NotFound
@@ -36,9 +37,13 @@ _REST = 1.0  # seconds without output, after which a pipe that the program left 
 _MOST_INPUT = 1 << 18
 
 
-def main() -> None:
-    """The words of the command line: descriptors of the plan, the lock, the pipe that is told of the start, and a
-    socket that is attached from the start."""
+Finish = Callable[["Plan", int, int], None]
+"""Called at the end, with the plan, the descriptor of the lock, and the exit code."""
+
+
+def main(finish: Finish) -> None:
+    """Live as the monitor. The words of the command line: descriptors of the plan, the lock, the pipe that is told of
+    the start, and a socket that is attached from the start."""
     described, lock, ready, attached = map(int, sys.argv[-4:])
     for descriptor in (described, lock, ready, attached):
         if descriptor >= 0:
@@ -47,18 +52,23 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     with open(described, "rb") as file:
-        plan = from_json(file.read())
-    with Monitor(plan, lock, ready) as monitor:
+        said = file.read()
+    if not said:
+        return  # what the program needs could not be made
+    plan = from_json(said)
+    with Monitor(plan, ready) as monitor:
         if attached >= 0:
             monitor.commands.add(attached)
-        monitor.run()
+        code = monitor.run()
+    if code is not None:
+        finish(plan, lock, code)
 
 
 class Monitor:
-    def __init__(self, plan: Plan, lock: int, ready: int) -> None:
-        """``lock``: of the container. ``ready``: told of the start. Raises OSError."""
+    def __init__(self, plan: Plan, ready: int) -> None:
+        """``ready``: told of the start. Raises OSError."""
         self.plan = plan
-        self._lock, self._ready = lock, ready
+        self._ready = ready
         self._containers = Containers(Paths(plan.root))
         self.commands = Commands(plan.directory)
         self._log: Writer = open_writer(
@@ -86,24 +96,24 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self._log.close()
-        self.commands.detach_all()
-        self.commands.close()
+        self.commands.close()  # who is attached is let go when this process ends
 
     @property
     def program(self) -> int:
         """The pid of the first process; 0 while none runs."""
         return self._running.pid if self._running and self._code is None else 0
 
-    def run(self) -> None:
-        """Start the program, and stay until it has ended for good."""
+    def run(self) -> int | None:
+        """Start the program, and stay until it has ended for good; its exit code, None if it never started."""
         failed = self._start()
         if failed is not None:
             self._tell_start({"program": 0, "code": failed.code, "reason": failed.reason or failed.message})
-            return  # the command clears up
+            return None  # the command clears up
         self._tell_start({"program": self.program})
         while self._code is None or not self._is_over():
             self._once()
-        self._end(self._code)
+        self.commands.tell_end(self._code)
+        return self._code
 
     # -- the program's start and end
 
@@ -183,14 +193,6 @@ class Monitor:
 
     def _is_stopped(self) -> bool:
         return os.path.exists(os.path.join(self.plan.directory, "stopped"))
-
-    def _end(self, code: int) -> None:
-        self._log.close()
-        self.commands.tell_end(code)
-        self.commands.close()
-        from lamina.run.container.monitored import finish
-
-        finish(self.plan, self._lock, code)
 
     # -- the loop
 
@@ -348,7 +350,7 @@ class Monitor:
         except NotFound:
             pass  # it was removed by force
         except LaminaError as error:  # a full disk: what runs goes on
-            print(f"{error}", file=sys.stderr, flush=True)
+            _complain(str(error))
 
     def _note(self, action: str, **more: str) -> None:
         note(self.plan.root, "container", action, self.plan.identity, {**dict(self.plan.attributes), **more})
@@ -359,4 +361,10 @@ def _write_pid(path: str, pid: int) -> None:
         with open(path, "w", encoding="ascii") as file:
             file.write(str(pid))
     except OSError as error:
-        print(f"{path}: {error.strerror}", file=sys.stderr, flush=True)
+        _complain(f"{path}: {error.strerror}")
+
+
+def _complain(text: str) -> None:
+    """Into monitor.log."""
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "replace") + b"\n")

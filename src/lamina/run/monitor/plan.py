@@ -41,9 +41,7 @@ class Plan(Value):
 
 
 def to_json(plan: Plan) -> bytes:
-    return write_own(
-        {**as_dict(plan), "runtime": as_dict(plan.runtime), "restart": as_dict(plan.restart)}
-    ).encode()
+    return write_own({**as_dict(plan), "runtime": as_dict(plan.runtime), "restart": as_dict(plan.restart)}).encode()
 
 
 def from_json(data: bytes) -> Plan:

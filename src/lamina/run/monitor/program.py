@@ -1,12 +1,11 @@
-"""The program of a container, as its monitor starts it: with pipes or a terminal whose other ends the monitor keeps."""
+"""The program of a container, as its monitor starts it: on pipes or a terminal, whose other ends the monitor has."""
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
 from contextlib import suppress
-
-import _socket
 
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN, ExitStatus
@@ -80,8 +79,8 @@ def _in_bubblewrap(plan: Plan, bundle: str) -> Running | ExitStatus:
             said = file.read()
         if said:
             os.waitpid(child, 0)
-            code, _, reason = said.decode("utf-8", "replace").partition(" ")
-            return ExitStatus(int(code), reason=reason)
+            number, _, reason = said.decode("utf-8", "replace").partition(" ")
+            return ExitStatus(int(number), reason=reason)
         if not _is_up(bundle, child):
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             reason = _last_line(ends.said()) or "bubblewrap could not start the program"
@@ -152,7 +151,7 @@ class _Ends:
             null = self._open(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             out, into = self._pipe()  # the runtime's own messages
             self.theirs = (null, into, into)
-            self._outputs = ((out, STDERR),)
+            self._outputs: tuple[tuple[int, int], ...] = ((out, STDERR),)
             return
         if plan.interactive:
             stdin, self._stdin = self._pipe()
@@ -194,7 +193,7 @@ class _Ends:
         """The terminal that the runtime has sent. Raises OSError."""
         assert self._listening is not None
         self._listening.settimeout(_SECONDS)
-        descriptor, _ = self._listening._accept()
+        descriptor, _ = self._listening._accept()  # type: ignore[attr-defined]
         connection = _socket.socket(fileno=descriptor)
         try:
             _, ancillary, _, _ = connection.recvmsg(1 << 12, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from lamina.errors import SystemFailure
+from lamina.host.files import write_all
 from lamina.host.libc import libc
 from lamina.host.own_python import module_path
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.child import CANNOT_RUN, in_memory
+from lamina.run.child import CANNOT_RUN
 from lamina.run.monitor.plan import to_json
 from lamina.spec.json import read_own
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from lamina.run.monitor.plan import Plan
 
 _SUBREAPER = 36  # prctl(2); it survives exec
-_CODE = "import sys;sys.path[:]={path!r};from lamina.run.monitor.main import main;main()"
+_CODE = "import sys;sys.path[:]={path!r};from lamina.run.container.monitored import main;main()"
 
 
 class Started(Value):
@@ -29,39 +31,62 @@ class Started(Value):
     reason: str = ""
 
 
-def start_monitor(plan: Plan, lock: int, attached: int = -1) -> Started:
-    """Start a monitor, and wait until its program runs. ``lock``: a descriptor of the container's lock, which the
-    monitor keeps. ``attached``: a socket whose other end is attached from the start; -1 for none. Raises
-    SystemFailure."""
-    reading, ready = os.pipe()
-    described = in_memory(to_json(plan))
-    try:
-        _spawn(plan, (described, lock, ready, attached))
-        os.close(ready)
-        ready = -1
-        with open(reading, "rb", closefd=False) as file:
+class Monitor:
+    """A monitor that loads its modules while the command makes everything ready, and then starts the program. It ends
+    with the block if ``start`` was not called."""
+
+    def __init__(self, directory: str, name: str, lock: int, attached: int = -1) -> None:
+        """``directory``, ``name``: of the container. ``lock``: a descriptor of the container's lock, which the
+        monitor keeps. ``attached``: a socket whose other end is attached from the start; -1 for none. Raises
+        SystemFailure."""
+        self._name, self._directory = name, directory
+        planned, self._plan = os.pipe()
+        self._told, ready = os.pipe()
+        try:
+            _spawn(directory, name, (planned, lock, ready, attached))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(planned)
+            os.close(ready)
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in {self._plan, self._told} - {-1}:
+            os.close(descriptor)
+        self._plan = self._told = -1
+
+    def start(self, plan: Plan) -> Started:
+        """Start the program, and wait until it runs. Raises SystemFailure."""
+        with suppress(BrokenPipeError):
+            write_all(self._plan, to_json(plan))
+        os.close(self._plan)
+        self._plan = -1
+        with open(self._told, "rb", closefd=False) as file:
             said = file.read()
-    finally:
-        for descriptor in (reading, ready, described):
-            if descriptor >= 0:
-                os.close(descriptor)
-    if not said:
-        raise SystemFailure(
-            f"the monitor of the container {plan.name} ended before the program started",
-            hint=f"see {os.path.join(plan.directory, 'monitor.log')}",
-        )
-    found = read_own(said.decode())
-    return Started(found["program"], found.get("code", CANNOT_RUN), found.get("reason", ""))
+        if not said:
+            raise SystemFailure(
+                f"the monitor of the container {self._name} ended before the program started",
+                hint=f"see {os.path.join(self._directory, 'monitor.log')}",
+            )
+        found = read_own(said.decode())
+        return Started(found["program"], found.get("code", CANNOT_RUN), found.get("reason", ""))
 
 
-def _spawn(plan: Plan, files: tuple[int, ...]) -> None:
+def _spawn(directory: str, name: str, files: tuple[int, ...]) -> None:
     """Fork and exec: the child becomes a subreaper between the two, so that the monitor need not load ctypes."""
     words = [str(number) for number in files]
     command = [sys.executable, "-I", "-S", "-c", _CODE.format(path=module_path())]
-    command += ["lamina-monitor", plan.name, *words]
+    command += ["lamina-monitor", name, *words]
     call = libc()
     try:
-        log = os.open(os.path.join(plan.directory, "monitor.log"), _LOG, 0o600)
+        log = os.open(os.path.join(directory, "monitor.log"), _LOG, 0o600)
         try:
             child = os.fork()
         except BaseException:
@@ -69,7 +94,7 @@ def _spawn(plan: Plan, files: tuple[int, ...]) -> None:
             raise
     except OSError as error:
         raise SystemFailure(
-            f"the monitor of the container {plan.name} can't be started: {error.strerror}",
+            f"the monitor of the container {name} can't be started: {error.strerror}",
             hint="check the limits of processes and open files",
         ) from None
     if child:

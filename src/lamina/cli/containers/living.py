@@ -1,0 +1,211 @@
+"""Verbs for containers that live on: create, start, restart, wait, attach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli import warn
+from lamina.cli.containers import run_command
+from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
+from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
+from lamina.cli.containers.verbs import end, time_option
+from lamina.cli.format.output import write
+from lamina.cli.options import options_of, platform_option, registry_options, view_option
+from lamina.cli.session import Session
+from lamina.cli.verbs import command
+from lamina.errors import Conflict, ContainerFailure, LaminaError, UsageError
+from lamina.light import replace
+
+if TYPE_CHECKING:
+    from lamina.store.containers import Container
+
+_keys_option = click.option(
+    "--detach-keys", default="", metavar="KEYS", help="Keys that detach (default: ctrl-p,ctrl-q, or as created)."
+)
+_proxy_option = click.option(
+    "--sig-proxy", default="true", metavar="BOOL", help="Pass signals on to the program (default: true)."
+)
+
+
+@command("create", "lamina create --name web -p 8080:80 nginx\nlamina start web")
+@options_of(run_command.OPTIONS)
+@unsupported_options(UNSUPPORTED_BY_RUN)
+@view_option
+@platform_option
+@registry_options
+@click.argument("image")
+@click.argument("words", nargs=-1, metavar="[COMMAND [ARG]...]")
+@click.pass_obj
+def create(session: Session, /, image: str, words: tuple[str, ...], **given: Any) -> None:
+    """Make a container, and print its ID. `start` runs it. The options are those of `run`."""
+    try:
+        write(run_command.create_container(session, image, words, given).id)
+    except ContainerFailure:
+        raise
+    except LaminaError as error:
+        raise ContainerFailure(error.message, hint=error.hint) from error
+
+
+create.allow_interspersed_args = False
+create.context_settings["help_option_names"] = ["--help"]
+
+
+@command("start", "lamina start web\nlamina start -ai shell\nlamina start --all --filter restart-policy=always")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option("-a", "--attach", is_flag=True, help="Connect its output, pass signals on, and exit with its code.")
+@click.option("-i", "--interactive", is_flag=True, help="Connect standard input.")
+@click.option("--all", "all_", is_flag=True, help="Start all containers that do not run.")
+@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="As in `ps`; with --all.")
+@_keys_option
+@_proxy_option
+@click.pass_obj
+def start(
+    session: Session,
+    names: tuple[str, ...],
+    attach: bool,
+    interactive: bool,
+    all_: bool,
+    filters: tuple[str, ...],
+    detach_keys: str,
+    sig_proxy: str,
+) -> int:
+    """Start containers that were created, or have ended. A container that runs already stays as it is."""
+    store = session.store
+    if all_ == bool(names) or (filters and not all_):
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    if attach or interactive:
+        if len(names) != 1:
+            raise UsageError("only one container can be attached", hint="give one name")
+        return _start_attached(session, store.containers.get(names[0]), interactive, detach_keys, sig_proxy)
+
+    def start_one(one: Container) -> None:
+        if not store.containers.is_running(one):
+            _start(session, one)
+        write(one.name)
+
+    if all_:
+        from lamina.run.container.listing import Filters, listed
+
+        chosen = [one for one, _ in listed(store, Filters.parse(filters), all_=True, last=-1)]
+        each([one for one in chosen if not store.containers.is_running(one)], start_one)
+    else:
+        each(names, lambda name: start_one(store.containers.get(name)))
+    return 0
+
+
+def _start(session: Session, one: Container) -> None:
+    from lamina.run.container.background import start
+    from lamina.run.container.record import stack_of
+    from lamina.run.container.user_namespace import enter
+
+    store = session.store
+    stack = stack_of(store, one)
+    enter()
+    start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
+
+
+def _runtime(session: Session, one: Container) -> str:
+    return one.runtime or session.settings.runtime
+
+
+def _start_attached(session: Session, one: Container, interactive: bool, keys: str, forward: str) -> int:
+    from lamina.cli.containers import monitored
+    from lamina.run.container.record import stack_of, wanted_of
+    from lamina.run.container.user_namespace import enter
+
+    store = session.store
+    if store.containers.is_running(one):
+        return attach_to(session, one, stdin=interactive, keys=keys, forward=forward)
+    wanted = wanted_of(one)
+    wanted = replace(wanted, interactive=wanted.interactive and interactive, detach_keys=keys or wanted.detach_keys)
+    run_command.check_terminal({"tty": wanted.tty, "interactive": wanted.interactive})
+    stack = stack_of(store, one)
+    enter()
+    return monitored.run_in_front(store, stack, one, _runtime(session, one), wanted, forward=forward)
+
+
+@command("restart", "lamina restart web\nlamina restart --time 2 web db")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option("-a", "--all", "all_", is_flag=True, help="Restart all containers.")
+@click.option("--running", is_flag=True, help="Restart all running containers.")
+@time_option
+@cidfile_option
+@click.pass_obj
+def restart(
+    session: Session,
+    names: tuple[str, ...],
+    all_: bool,
+    running: bool,
+    seconds: float | None,
+    cidfiles: tuple[str, ...],
+) -> None:
+    """Stop containers, if they run, and start them again."""
+    names = with_files(names, cidfiles, ignore=False)
+    if (all_ or running) == bool(names):
+        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    store = session.store
+
+    def restart_one(one: Container) -> None:
+        end(session, one, None, seconds)
+        _start(session, store.containers.get(one.id))
+        write(one.name)
+
+    if names:
+        each(names, lambda name: restart_one(store.containers.get(name)))
+    else:
+        each([one for one in store.containers if all_ or store.containers.is_running(one)], restart_one)
+
+
+@command("wait", "lamina wait web\nlamina run -d --name job app:1 && lamina wait job")
+@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@ignore_option
+@click.pass_obj
+def wait(session: Session, names: tuple[str, ...], ignore: bool) -> None:
+    """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started."""
+    from lamina.run.container.waiting import wait_end
+
+    store = session.store
+
+    def wait_one(one: Container) -> None:
+        ended = wait_end(store, one)
+        write(str(ended.exit_code or 0))
+
+    each(names, lambda name: for_container(session, name, ignore, wait_one))
+
+
+@command("attach", "lamina attach web\nlamina attach --no-stdin --detach-keys ctrl-c web")
+@click.argument("name", metavar="CONTAINER")
+@click.option("--no-stdin", is_flag=True, help="Do not connect standard input.")
+@_keys_option
+@_proxy_option
+@click.pass_obj
+def attach(session: Session, name: str, no_stdin: bool, detach_keys: str, sig_proxy: str) -> int:
+    """Connect this terminal to a running container, and exit with its code."""
+    one = session.store.containers.get(name)
+    return attach_to(session, one, stdin=not no_stdin, keys=detach_keys, forward=sig_proxy)
+
+
+def attach_to(session: Session, one: Container, *, stdin: bool, keys: str, forward: str) -> int:
+    """Raises Conflict, ContainerFailure."""
+    from lamina.cli.containers import monitored
+    from lamina.run.container.record import wanted_of
+    from lamina.run.monitor import client
+    from lamina.run.monitor.streams import parse_keys
+
+    store = session.store
+    if not store.containers.is_running(one):
+        raise Conflict(f"the container {one.name} does not run", hint=f"start it first: lamina start {one.name}")
+    if one.paused:
+        raise Conflict(f"the container {one.name} is paused", hint=f"run `lamina unpause {one.name}` first")
+    wanted = wanted_of(one)
+    attached = client.Client(
+        client.connect(store.containers.path(one.id), one.name),
+        interactive=wanted.interactive and stdin,
+        terminal=wanted.tty,
+        keys=parse_keys(keys or wanted.detach_keys),
+        forward=monitored.is_true(forward),
+    )
+    attached.attach()
+    return monitored.exit_code(attached.run(), one)

@@ -1,0 +1,67 @@
+"""Run a container with a monitor: in the background, or in front, attached to it."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.cli import warn
+from lamina.cli.format.output import write
+from lamina.errors import ContainerFailure
+from lamina.light import TYPE_CHECKING
+from lamina.run.container.background import start
+from lamina.run.monitor import client
+from lamina.run.monitor.streams import letters, parse_keys
+
+if TYPE_CHECKING:
+    from lamina.run.options import ContainerOptions
+    from lamina.source.stack import Stack
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def run_behind(store: Store, stack: Stack, container: Container, runtime: str) -> int:
+    """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
+    start(store, stack, container, runtime=runtime, on_warning=warn)
+    write(container.id)
+    return 0
+
+
+def run_in_front(
+    store: Store, stack: Stack, container: Container, runtime: str, wanted: ContainerOptions, *, forward: str
+) -> int:
+    """Start it with this command attached; the program's exit code. ``forward``: of ``--sig-proxy``. Raises
+    ContainerFailure, LaminaError."""
+    streams = letters(wanted.attach)
+    outputs = streams.replace(b"i", b"") or (b"" if streams else b"oe")
+    ours, theirs = client.pair()
+    one = client.Client(
+        ours,
+        interactive=wanted.interactive and (b"i" in streams or not streams),
+        terminal=wanted.tty,
+        outputs=outputs,
+        keys=parse_keys(wanted.detach_keys),
+        forward=is_true(forward),
+    )
+    one.attach()
+    try:
+        start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=warn)
+    except BaseException:
+        one.close()
+        raise
+    finally:
+        os.close(theirs)
+    return exit_code(one.run(), container)
+
+
+def is_true(word: str) -> bool:
+    return word.lower() not in ("false", "0")
+
+
+def exit_code(code: int, container: Container) -> int:
+    """What a command returns after ``Client.run``. Raises ContainerFailure."""
+    if code == client.UNKNOWN:
+        raise ContainerFailure(
+            f"the monitor of the container {container.name} has gone: its exit code is not known",
+            hint="see `lamina ps -a`",
+        )
+    return 0 if code == client.DETACHED else code

@@ -1,0 +1,127 @@
+"""Start a container that lives on when this process has ended: its monitor stays with it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from lamina.errors import ContainerFailure, LaminaError
+from lamina.light import TYPE_CHECKING
+from lamina.run import network, writable
+from lamina.run.child import CANNOT_RUN, ExitStatus
+from lamina.run.container.ending import remove, settle
+from lamina.run.container.life import note_end, supervised
+from lamina.run.container.preparing import Preparation
+from lamina.run.container.stopped import forget_stop
+from lamina.run.monitor.plan import Plan
+from lamina.run.monitor.spawn import Monitor
+from lamina.run.runtime import find_runtime
+from lamina.store.fault import point
+
+if TYPE_CHECKING:
+    from lamina.scan.directory import OnWarning
+    from lamina.source.stack import Stack
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+def start(
+    store: Store,
+    stack: Stack,
+    container: Container,
+    *,
+    runtime: str = "",
+    attached: int = -1,
+    stdin_once: bool = False,
+    on_warning: OnWarning = lambda text: None,
+) -> int:
+    """Start the container; returns the pid of its program. ``attached``: a socket whose other end is attached to it
+    from the start (``run.monitor.client``); -1 for none. ``stdin_once``: its standard input ends with that of the
+    first command that was attached with it. Raises Conflict (it runs), ContainerFailure (its program can't be
+    started; its exit code is docker's), SystemFailure, Unsupported, NotFound."""
+    container = supervised(store, container)
+    try:
+        preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
+        forget_stop(store, container)
+        lock = store.containers.lock_of(container.id)
+        with Monitor(store.containers.path(container.id), container.name, lock, attached) as monitor:
+            _mount(preparation)
+            started = monitor.start(_plan(preparation, stdin_once))
+        if not started.program:
+            error = ContainerFailure(f"{container.name}: {started.reason}", hint="check the command and the options")
+            error.exit_code = started.code
+            raise error
+    except BaseException as error:
+        _give_up(store, container, error)
+        raise
+    store.containers.hand_over(container.id)
+    return started.program
+
+
+def _mount(made: Preparation) -> None:
+    """Mount the union, connect the network, write the runtime spec and the record."""
+    container, sandbox = made.container, made.sandbox
+    upper, work = (writable.path(made.store, container, name) for name in (writable.UPPER, writable.WORK))
+    with made.store.containers.using(container) as use:
+        used = sandbox.mount(
+            made.store,
+            made.stack,
+            upper,
+            work,
+            view=made.wanted.view,
+            devices=sandbox.runtime.devices,
+            volatile=container.remove,
+        )
+        point("container.mounted")
+        sandbox.make_reachable()
+        made.note_mount(used)
+        kind, resolver = made.network()
+        net = network.connect(kind, resolver, sandbox.directories.bundle)
+        spec = made.spec(net)
+        sandbox.describe(spec)
+        made.write()
+        use.close()
+
+
+def _plan(made: Preparation, stdin_once: bool) -> Plan:
+    container, wanted, sandbox = made.container, made.wanted, made.sandbox
+    return Plan(
+        root=os.path.abspath(made.store.paths.root),
+        identity=container.id,
+        name=container.name,
+        image=container.image,
+        directory=os.path.abspath(made.store.containers.path(container.id)),
+        states=sandbox.directories.states,
+        runtime=sandbox.runtime,
+        terminal=wanted.tty,
+        interactive=wanted.interactive,
+        stdin_once=stdin_once,
+        init=wanted.init,
+        must_filter=bool(wanted.seccomp),
+        remove=container.remove,
+        restart=wanted.restart,
+        log_driver=wanted.log_driver,
+        log_options=wanted.log_options,
+        attributes=attributes_of(container),
+        pidfile=wanted.pidfile,
+    )
+
+
+def attributes_of(container: Container) -> tuple[tuple[str, str], ...]:
+    """docker's attributes of a container's events."""
+    return tuple({**dict(container.labels), "image": container.image, "name": container.name}.items())
+
+
+def _give_up(store: Store, container: Container, error: BaseException) -> None:
+    """Take down what was made for a start that failed, and write into the record why."""
+    try:
+        with suppress(LaminaError):
+            with store.containers.using(container):
+                settle(store, container)
+            if container.remove:
+                remove(store, container)
+            else:
+                code = error.exit_code if isinstance(error, ContainerFailure) else CANNOT_RUN
+                note_end(store, container, ExitStatus(code), error=str(error))
+    finally:
+        store.containers.stop_supervising(container.id)

@@ -1,0 +1,99 @@
+"""What a container's program needs before it can start: the mounted union, the network, the runtime spec."""
+
+from __future__ import annotations
+
+from lamina.errors import Unsupported
+from lamina.host import privileges
+from lamina.light import TYPE_CHECKING, replace
+from lamina.run import network
+from lamina.run.bundle import Task, check_architecture, prepare_spec
+from lamina.run.container.record import sandbox_of, wanted_of
+from lamina.run.rootfs import Inside
+from lamina.run.spec import check_words
+from lamina.run.supported import check_supported
+from lamina.view.owners import AS_STATED, Owners
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from lamina.run.granted_user import Caller
+    from lamina.run.network import ContainerNetwork, Resolver
+    from lamina.run.options import ContainerOptions, Mount
+    from lamina.run.runtime import Runtime
+    from lamina.scan.directory import OnWarning
+    from lamina.source.stack import Stack
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+
+class Preparation:
+    """``container``: its record, as far as it is known. ``wanted``: its options. ``sandbox``: to be mounted."""
+
+    def __init__(
+        self, store: Store, stack: Stack, container: Container, runtime: Runtime, on_warning: OnWarning
+    ) -> None:
+        """Raises UsageError, Unsupported."""
+        self.store, self.stack, self._on_warning = store, stack, on_warning
+        self.wanted = wanted_of(container)
+        runtime.check_path(store.paths.root)
+        check_supported(self.wanted, runtime)
+        owners, self._caller = _owners(container, self.wanted, runtime)
+        self.container = replace(container, users=owners.users, groups=owners.groups)
+        self.sandbox = sandbox_of(store, self.container, runtime)
+
+    def note_mount(self, view: str) -> None:
+        """The union is mounted, in this ``view``."""
+        self.container = replace(self.container, runtime=self.sandbox.runtime.program, view=view)
+
+    def network(self) -> tuple[str, Resolver]:
+        """The kind of the network, and the name servers. Refuses a program that this host can't run, before anything
+        is made for it. Raises UsageError, Unsupported, NotFound."""
+        config, container = self.stack.config, self.container
+        words = (*container.command, *config.env, *config.volumes, config.working_dir, config.user)
+        check_words(container.image, words)
+        kind = network.choose(self.wanted.network, self._on_warning)
+        resolver = network.host_resolver(kind, self._on_warning)
+        with Inside(self.sandbox.directories.rootfs) as inside:
+            check_architecture(self._task(network.ContainerNetwork(kind)), inside)
+        return kind, resolver
+
+    def spec(self, net: ContainerNetwork) -> dict[str, Any]:
+        """The runtime spec; the record says what had to be made for it. Raises as ``prepare_spec``."""
+        with Inside(self.sandbox.directories.rootfs) as inside:
+            spec, made = prepare_spec(replace(self._task(net), mounts=self._mounts(inside)), inside)
+        self.container = replace(self.container, made=(*self.container.made, *made))
+        return spec
+
+    def write(self) -> None:
+        """Write the record."""
+        self.store.containers.write(self.container, lasting=not self.container.remove)
+
+    def _task(self, net: ContainerNetwork) -> Task:
+        return Task(self.sandbox, self.wanted, self.stack.config, self.container.command, net, caller=self._caller)
+
+    def _mounts(self, inside: Inside) -> Sequence[Mount]:
+        declared = self.stack.config.volumes
+        if not self.wanted.mounts and not declared:
+            return ()
+        from lamina.run.container.volumes import binds
+
+        return binds(self.store, self.container, self.wanted.mounts, declared, inside)
+
+
+def _owners(container: Container, wanted: ContainerOptions, runtime: Runtime) -> tuple[Owners, Caller]:
+    """The ids of the container's user namespace, and the caller's ids in there, if it asked for some. Raises
+    Unsupported."""
+    if not wanted.userns.kind:
+        return AS_STATED, None
+    from lamina.run import userns
+
+    if wanted.userns.kind == "keep-id":
+        return userns.keep_id(wanted.userns)
+    if not privileges.is_root():
+        raise Unsupported("only root of the host may use --userns auto", hint="use --userns keep-id, or leave it out")
+    if runtime.is_bubblewrap:
+        raise Unsupported(
+            "bubblewrap does not support --userns auto", hint="leave --userns out, or install runc or crun"
+        )
+    return userns.auto(container.id), None
