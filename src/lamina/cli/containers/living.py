@@ -8,8 +8,8 @@ import click
 
 from lamina.cli import warn
 from lamina.cli.containers import run_command
-from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
+from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.containers.verbs import end, time_option
 from lamina.cli.format.output import write
 from lamina.cli.options import options_of, platform_option, registry_options, view_option

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import warn
+from lamina.cli import say, warn
 from lamina.cli.containers import run_command
 from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_EXEC, UNSUPPORTED_BY_RUN, unsupported_options
@@ -211,29 +211,36 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
         each(names, lambda name: kill_one(store.containers.get(name)))
 
 
-@command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts")
+@command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts\nlamina exec -d web backup")
 @options_of(run_command.PROCESS_OPTIONS)
+@click.option("-d", "--detach", is_flag=True, help="Leave the program running, without streams.")
 @unsupported_options(UNSUPPORTED_BY_EXEC)
 @click.argument("name", metavar="CONTAINER")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
 @click.pass_obj
 def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
     """Run a program in a running container. The exit code is that of the program."""
-    from lamina.run.container.exec import execute
+    from lamina.run.container.exec import execute, execute_behind
     from lamina.run.container.user_namespace import enter
     from lamina.run.options import ContainerOptions, parse_workdir
 
-    run_command.check_terminal(given)
+    if not given["detach"]:
+        run_command.check_terminal(given)
     wanted = ContainerOptions(
         command=words,
         env=run_command.environment(given),
         workdir=parse_workdir(given["workdir"]),
         user=given["user"],
-        tty=given["tty"],
+        tty=given["tty"] and not given["detach"],
         interactive=given["interactive"],
     )
     container = session.store.containers.get(name)
     enter(session.store, container)
+    if given["detach"]:
+        ended = execute_behind(session.store, container, wanted)
+        if ended.reason:
+            say(ended.reason)
+        return ended.code
     with execute(session.store, container, wanted) as program:
         return program.wait().code
 

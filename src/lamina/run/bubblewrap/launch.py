@@ -140,9 +140,10 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
             yield Program(wait, lambda number: kill(launch.bundle, str(number)))
 
 
-def become_container(launch: Launch, inside: Inside, terminal: str) -> ExitStatus:
+def become_container(launch: Launch, inside: Inside, terminal: str, on_ready: Callable[[], object]) -> ExitStatus:
     """Run the container in this process, a forked child, for good. ``terminal``: the path of the program's terminal,
-    "" for none. Returns why not, if the program can't be started. Raises SystemFailure, NotFound, Unsupported."""
+    "" for none. ``on_ready`` is called before that. Returns why not, if the program can't be started. Raises
+    SystemFailure, NotFound, Unsupported."""
     files = VisibleFiles(inside, launch.spec["mounts"])
     refused = _refused(launch.process, files)
     if refused is None:
@@ -150,6 +151,7 @@ def become_container(launch: Launch, inside: Inside, terminal: str) -> ExitStatu
         warnings: list[str] = []
         opened = ExitStack()  # what it holds is closed by exec
         command, inherited, prepare = _prepared(launch, files, opened, warnings.append, parent=os.getppid())
+        on_ready()
         become_command(command, launch.streams, inherited, (), prepare, terminal)
     return refused
 

@@ -18,7 +18,6 @@ from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
     from typing import Any
 
     from lamina.run.child import ExitStatus, Program

@@ -94,6 +94,12 @@ def _become_container(plan: Plan, bundle: str, streams: tuple[int, int, int], te
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        # bubblewrap's parent, which stays, is a fork of this process: it must hold nothing of the monitor
+        kept = {0, 1, 2, *streams, refusal}
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor not in kept:
+                with suppress(OSError):  # the descriptor of this listing
+                    os.close(descriptor)
         from lamina.run.bubblewrap import launch
         from lamina.run.child import Streams
         from lamina.run.rootfs import Inside
@@ -112,10 +118,11 @@ def _become_container(plan: Plan, bundle: str, streams: tuple[int, int, int], te
             must_filter=plan.must_filter,
         )
         with Inside(os.path.join(plan.directory, "rootfs")) as inside:
-            refused = launch.become_container(what, inside, terminal)
+            refused = launch.become_container(what, inside, terminal, lambda: os.close(refusal))
         os.write(refusal, f"{refused.code} {refused.message or refused.reason}".encode())
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
-        os.write(refusal, f"{CANNOT_RUN} {error}".encode("utf-8", "surrogateescape"))
+        with suppress(OSError):
+            os.write(refusal, f"{CANNOT_RUN} {error}".encode("utf-8", "surrogateescape"))
     finally:
         os._exit(CANNOT_RUN)
 
