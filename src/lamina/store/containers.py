@@ -150,6 +150,10 @@ class Container(Value):
             program=0,
             program_started=None,
             paused=False,
+            exit_code=None,
+            finished=None,
+            error="",
+            oom=False,
         )
 
     def ended(self, code: int | None, **changes: Any) -> Container:

@@ -218,7 +218,7 @@ def test_changed_clocks_and_boot_ids_do_not_decide_what_runs(root: Path) -> None
 @pytest.mark.parametrize("words", [("prune",), ("umount", "--all")])
 @pytest.mark.parametrize("point", ["container.mounted", "container.ended", "container.unmounted"])
 def test_prune_and_umount_clear_what_a_killed_run_had_mounted(root: Path, point: str, words: tuple[str, ...]) -> None:
-    killed = lamina("run", "--network", "none", "app", "true", root=root, LAMINA_FAULT=point)
+    killed = lamina("run", "--rm", "--network", "none", "app", "true", root=root, LAMINA_FAULT=point)
     assert killed.returncode == -signal.SIGKILL
     assert mounts_of(root) != []
     assert lamina(*words, root=root).returncode == 0

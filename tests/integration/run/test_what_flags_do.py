@@ -104,9 +104,10 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("-d",), "containers in the background are not supported yet"),
-        (("-dit",), "containers in the background are not supported yet"),
-        (("--restart", "always"), "containers in the background are not supported yet"),
+        (("--restart", "always"), "--restart and --rm can't be combined"),
+        (("--restart", "sometimes"), "unknown restart policy 'sometimes'"),
+        (("--detach-keys", "ctrl-"), "'ctrl-' are not keys"),
+        (("-a", "stdoops"), "unknown stream 'stdoops'"),
         (("-p", "80:80"), "--publish is not supported yet"),
         (("--pid", "container:x"), "can't share namespaces yet"),
         (("--volumes-from", "x"), "taking the volumes of another container is not supported yet"),
