@@ -18,8 +18,8 @@ from lamina.cli.verbs import command
 from lamina.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from lamina.run.container.log import Log
     from lamina.run.logs.pieces import Piece, Span
-    from lamina.run.logs.read import Log
     from lamina.store.containers import Container
 
 _COPY = 1 << 20
@@ -61,7 +61,7 @@ def logs(
 
     TIME is a length of time up to now (10m, 1h30m), a date (2026-01-31, 2026-01-31T12:00:00Z; local without a zone),
     or seconds since 1970. With --tail, the last lines are chosen first."""
-    from lamina.run.logs.read import Log
+    from lamina.run.container.log import Log
     from lamina.spec.moment import parse_moment
 
     now = time.time_ns()
@@ -130,7 +130,7 @@ def _heads(chosen: Sequence[Container], by_name: bool, color: bool) -> list[byte
 
 def _show(opened: Sequence[Log], heads: Sequence[bytes], form: _Form, follow: bool) -> int:
     """Write the logs, and what comes to them. Returns the exit code."""
-    from lamina.run.logs.read import Waiter
+    from lamina.run.container.log import Waiter
 
     output = _Output()
     if len(opened) == 1 and opened[0].has_spans and not form.is_needed:
