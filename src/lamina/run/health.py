@@ -37,7 +37,7 @@ _MOST = 1 << 63
 class Check(Value):
     """A health check, ready to run. ``words``: the command line. Times in seconds; ``start_interval`` 0: as
     ``interval``. ``retries``: so many failures in a row make the container unhealthy. ``on_failure``: of ON_FAILURE,
-    what happens to it then."""
+    what happens to it then. ``stop_signal`` and ``stop_timeout`` (seconds) are how it is stopped or restarted."""
 
     words: tuple[str, ...]
     interval: float = _INTERVAL
@@ -46,6 +46,8 @@ class Check(Value):
     start_interval: float = 0.0
     retries: int = _RETRIES
     on_failure: str = "none"
+    stop_signal: int = 15
+    stop_timeout: float = 10.0
 
 
 class Result(Value):

@@ -6,10 +6,10 @@ import os
 from contextlib import suppress
 
 from lamina.errors import ContainerFailure, LaminaError
-from lamina.light import TYPE_CHECKING
+from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, writable
 from lamina.run.child import CANNOT_RUN, ExitStatus
-from lamina.run.container.ending import remove, settle
+from lamina.run.container.ending import remove, settle, stop_signal
 from lamina.run.container.life import note_end, supervised
 from lamina.run.container.preparing import Preparation
 from lamina.run.container.stopped import forget_stop
@@ -19,6 +19,9 @@ from lamina.run.runtime import find_runtime
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from lamina.scan.directory import OnWarning
     from lamina.source.stack import Stack
     from lamina.store.containers import Container
@@ -104,7 +107,24 @@ def _plan(made: Preparation, stdin_once: bool) -> Plan:
         log_options=wanted.log_options,
         attributes=attributes_of(container),
         pidfile=wanted.pidfile,
+        health=_health(made),
     )
+
+
+def _health(made: Preparation) -> Mapping[str, Any] | None:
+    wanted, config = made.wanted, made.stack.config
+    if not wanted.health.test and not (config.json.get("config") or {}).get("Healthcheck"):
+        return None
+    from lamina.run.container.health import check_for
+    from lamina.run.health import check_json
+
+    check = check_for(made.stack, wanted)
+    if check is None:
+        return None
+    if check.on_failure != "none":
+        number = int(stop_signal(made.container, config.stop_signal, lambda text: None))
+        check = replace(check, stop_signal=number, stop_timeout=float(wanted.stop_timeout or 10))
+    return check_json(check)
 
 
 def attributes_of(container: Container) -> tuple[tuple[str, str], ...]:

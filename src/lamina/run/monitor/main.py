@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.run.logs.writer import Writer
+    from lamina.run.monitor.health_job import HealthJob
     from lamina.run.monitor.plan import Plan
     from lamina.run.monitor.program import Running
 
@@ -90,6 +91,7 @@ class Monitor:
         self._started = self._quiet_since = time.monotonic()
         self._wait, self._again_at = 0.0, 0.0
         self._restarts = 0
+        self._health = self._health_job() if plan.health else None
 
     def __enter__(self) -> Monitor:
         return self
@@ -144,6 +146,8 @@ class Monitor:
         if self.plan.pidfile:
             _write_pid(self.plan.pidfile, started.pid)
         self._note("start")
+        if self._health:
+            self._health.begin()
         return None
 
     def _tell_start(self, said: dict[str, Any]) -> None:
@@ -161,7 +165,8 @@ class Monitor:
         if not self._again_at:
             self._note("die", exitCode=str(self._code))
             stopped = self._is_stopped()
-            if not restarts(self._policy(), self._code, done=self._restarts, stopped=stopped):
+            unhealthy = bool(self._health and self._health.restarts) and not stopped
+            if not unhealthy and not restarts(self._policy(), self._code, done=self._restarts, stopped=stopped):
                 return True
             self._wait = next_wait(self._wait, time.monotonic() - self._started)
             self._again_at = time.monotonic() + self._wait
@@ -194,6 +199,25 @@ class Monitor:
     def _is_stopped(self) -> bool:
         return os.path.exists(os.path.join(self.plan.directory, "stopped"))
 
+    # -- its health
+
+    def _health_job(self) -> HealthJob:
+        from lamina.run.monitor.health_job import HealthJob
+
+        return HealthJob(
+            self.plan,
+            on_change=lambda health: self._note(f"health_status: {health.status}"),
+            send=self._signal,
+            is_paused=self._is_paused,
+            say=_complain,
+        )
+
+    def _is_paused(self) -> bool:
+        try:
+            return bool(self._containers.get(self.plan.identity).paused)
+        except LaminaError:
+            return False
+
     # -- the loop
 
     def _once(self) -> None:
@@ -214,16 +238,21 @@ class Monitor:
                 poll.register(number, wanted)
         if self._input and stdin >= 0 and stdin not in self._outputs:
             poll.register(stdin, select.POLLOUT)
+        if self._health and self._health.descriptor >= 0:
+            poll.register(self._health.descriptor, select.POLLIN)
         found = Requests()
         for number, events in poll.poll(self._timeout()):
             self._handle(number, events, stdin, found)
         self._do(found)
         self._reap()
+        if self._health:
+            self._health.work()
 
     def _timeout(self) -> float | None:
         """Milliseconds until something is due."""
         if self._code is None:
-            return None
+            wakes = self._health.due if self._health else None
+            return None if wakes is None else max(0.0, wakes - time.monotonic()) * 1000 + 1
         due = self._again_at if self._again_at else self._quiet_since + _REST
         return max(0.0, due - time.monotonic()) * 1000 + 1
 
@@ -233,6 +262,8 @@ class Monitor:
                 os.read(number, _PIECE)
         elif number == self.commands.listening:
             self.commands.accept()
+        elif self._health and number == self._health.descriptor:
+            self._health.read()
         elif number in self.commands:
             if events & select.POLLOUT:
                 self.commands.flush(number)
@@ -316,12 +347,16 @@ class Monitor:
             if not pid:
                 return
             code = os.waitstatus_to_exitcode(status)
+            if self._health and self._health.reaped(pid, code):
+                continue
             code = 128 - code if code < 0 else code
             if pid == self.program:
                 self._ended(code)
 
     def _ended(self, code: int) -> None:
         self._code = code
+        if self._health:
+            self._health.end()
         self._quiet_since = time.monotonic()
         self._close_input()
         if program.has_failed(self.plan, code):

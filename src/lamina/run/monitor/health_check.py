@@ -1,0 +1,125 @@
+"""One run of a health check: a process beside the monitor, which starts the command in the container and waits for
+it, but not longer than its timeout."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from lamina.light import TYPE_CHECKING, signal
+from lamina.run.child import CANNOT_RUN, Streams
+from lamina.spec.json import read_own, write_own
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, NoReturn
+
+    from lamina.run.health import Check
+    from lamina.run.monitor.plan import Plan
+
+TOO_SLOW = -signal.SIGALRM
+"""How the process ends if the command took too long: by this signal. Any other signal: the command could not run."""
+_HANDLED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
+
+
+def start(plan: Plan, check: Check) -> tuple[int, int]:
+    """Start the check; the pid of its process, whose exit code is the command's, and a descriptor of its output.
+    Raises OSError."""
+    reading, writing = os.pipe()
+    try:
+        child = os.fork()
+        if child == 0:
+            _run(plan, check, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    os.set_blocking(reading, False)
+    return child, reading
+
+
+def _run(plan: Plan, check: Check, output: int) -> NoReturn:
+    """In the forked process: run the check, and exit."""
+    try:
+        for number in _HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        _keep_only(output)
+        code = _code(plan, check)
+        if code is not None:
+            os._exit(code & 0xFF)
+    except BaseException as error:  # noqa: BLE001  (a forked process must end here, but with a message)
+        with suppress(OSError):
+            os.write(2, str(error).encode("utf-8", "surrogateescape"))
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(CANNOT_RUN)
+
+
+def _keep_only(output: int) -> None:
+    """Make the descriptor this process's output, and close all that the monitor has open: above all its locks."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
+
+
+def _code(plan: Plan, check: Check) -> int | None:
+    """The exit code of the command; None if it could not be started."""
+    bundle = os.path.join(plan.directory, "bundle")
+    with open(os.path.join(bundle, "config.json"), "rb") as file:
+        process: dict[str, Any] = read_own(file.read().decode())["process"]
+    process |= {"args": list(check.words), "terminal": False}
+    streams = Streams(interactive=False)
+    if plan.runtime.is_bubblewrap:
+        from lamina.run.bubblewrap import launch
+
+        program = launch.execute(bundle, plan.identity, process, streams)
+    else:
+        from lamina.run import runtime
+
+        described = write_own(process).encode()
+        program = runtime.execute(plan.runtime, plan.states, bundle, plan.identity, described, streams)
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, check.timeout)
+    with program as started:
+        ended = started.wait()
+    return None if ended.reason or ended.message else ended.code
+
+
+def _give_up(*_: object) -> None:
+    """End the command and this process."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _end_command(os.getpid())
+    os.kill(os.getpid(), signal.SIGALRM)
+
+
+def end(child: int) -> None:
+    """End a check that ``start`` has returned, and its command."""
+    _end_command(child)
+    with suppress(OSError):
+        os.kill(child, signal.SIGKILL)
+
+
+def _end_command(child: int) -> None:
+    """End the command with all that it has started, if that did not leave its session."""
+    for pid in _descendants(child):
+        with suppress(OSError):
+            if os.getpgid(pid) == pid:  # a program that a runtime starts leads its own session
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """All processes below this one."""
+    found: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
+                found.setdefault(int(file.read().rpartition(b")")[2].split()[1]), []).append(int(name))
+    left = [pid]
+    while left:
+        below = found.get(left.pop(), [])
+        yield from below
+        left += below
