@@ -18,6 +18,7 @@ from lamina.run.logs.local_source import LocalSource
 from lamina.run.logs.pieces import Choice, Piece, Source, Span, starts_of_tail
 from lamina.store.containers import CREATED
 from lamina.store.roots import start_time
+from lamina.text import counted
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -27,7 +28,7 @@ DIRECTORY = "log"
 """The name of the log's directory in that of the container."""
 _SECOND = 10**9
 _POLL = 0.2  # seconds between two looks where the kernel does not tell of changes
-_REST = 10.0  # seconds at most without a look
+_REST = 2.0  # seconds without a look at the lock where the kernel tells when the monitor ends
 
 
 def read(
@@ -79,6 +80,7 @@ class Log:
         self.follows = follow and grows
         self._ended = not self.follows
         self._pidfd = _pidfd(container) if self.follows else -1
+        self._checked = time.monotonic()
         self._damaged = 0
         self._source = self._opened(complete=not grows)
         starts = None
@@ -148,8 +150,10 @@ class Log:
         """See whether the log grows, before it is read: then its last bytes are not missed."""
         if self._ended:
             return
-        if self._pidfd >= 0 and not _readable(self._pidfd):
+        now = time.monotonic()
+        if self._pidfd >= 0 and not _readable(self._pidfd) and now < self._checked + _REST:
             return
+        self._checked = now
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -165,8 +169,7 @@ class Log:
     def _report(self) -> None:
         if self._damaged:
             count, self._damaged = self._damaged, 0
-            lines = "a line" if count == 1 else f"{count} lines"
-            self._on_warning(f"{lines} of the log of {self.container.name} can't be read and are left out")
+            self._on_warning(f"{counted(count, 'line')} of the log of {self.container.name} can't be read")
 
     def _note_damage(self, count: int) -> None:
         self._damaged += count
