@@ -19,8 +19,8 @@ import pytest
 from lamina.errors import LaminaError, NotFound
 from lamina.light import replace
 from lamina.run.container.life import create
+from lamina.run.container.log import Log, read
 from lamina.run.logs.drivers import parse_options
-from lamina.run.logs.read import Log, read
 from lamina.run.logs.writer import open_writer
 from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
@@ -48,9 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 def container(store: Store, name: str = "c", driver: str = "", *options: str) -> Container:
     """A container that was started once."""
-    wanted = ContainerOptions(
-        command=("x",), name=name, log_driver=driver, log_options=parse_options(driver or "local", options)
-    )
+    wanted = ContainerOptions(command=("x",), name=name, log_driver=driver, log_options=parse_options(options))
     made = create(store, store.stack("app", Platform.host()), wanted)
     store.containers.write(replace(made, status=EXITED, since=1.0))
     return store.containers.get(name)

@@ -21,6 +21,7 @@ from lamina.errors import (
     UsageError,
 )
 from lamina.light import TYPE_CHECKING, replace
+from lamina.settings import LOG_DRIVERS
 from lamina.spec.name import parse_name, parse_stored
 
 if TYPE_CHECKING:
@@ -218,6 +219,10 @@ def _created(
 
     image = str(parse_stored(image))
     wanted = container_options(words, given)
+    if wanted.log_options or session.settings.log_driver != LOG_DRIVERS[0]:
+        from lamina.run.logs.drivers import chosen
+
+        wanted = chosen(wanted, session.settings.log_driver)
     runtime = given["runtime"] or session.settings.runtime
     check(wanted, runtime=runtime)
     stack = replace(image_of(session, image, given["pulling"], quiet=given["quiet"]), name=image)

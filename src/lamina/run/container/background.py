@@ -88,6 +88,20 @@ def _mount(made: Preparation) -> None:
 
 def _plan(made: Preparation, stdin_once: bool) -> Plan:
     container, wanted, sandbox = made.container, made.wanted, made.sandbox
+    options = wanted.log_options
+    if options:
+        from lamina.run.logs.attributes import resolved
+
+        options = resolved(
+            options,
+            identity=container.id,
+            name=container.name,
+            image=container.image,
+            image_id=str(made.stack.config.descriptor.digest),
+            command=container.command,
+            labels=dict(container.labels),
+            env=(*made.stack.config.env, *(f"{key}={value}" for key, value in wanted.env)),
+        )
     return Plan(
         root=os.path.abspath(made.store.paths.root),
         identity=container.id,
@@ -104,7 +118,7 @@ def _plan(made: Preparation, stdin_once: bool) -> Plan:
         remove=container.remove,
         restart=wanted.restart,
         log_driver=wanted.log_driver,
-        log_options=wanted.log_options,
+        log_options=options,
         attributes=attributes_of(container),
         pidfile=wanted.pidfile,
         health=_health(made),

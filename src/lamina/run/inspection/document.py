@@ -16,6 +16,7 @@ from lamina.run.inspection.config import container_config
 from lamina.run.inspection.host_config import host_config
 from lamina.run.inspection.mounts import mounts_of
 from lamina.run.inspection.networks import network_settings
+from lamina.run.logs.drivers import DEFAULT, log_path
 from lamina.run.options import ContainerOptions
 from lamina.run.runtime import EXECUTED
 from lamina.spec.json import read_own
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 _NEVER = "0001-01-01T00:00:00Z"
 _MAX_FILE = 16 << 20
-_LOG_DRIVER = "json-file"
 
 
 def describe(store: Store, container: Container) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "ImageDigest": container.manifest,
         "ImageName": container.image,
         "Pod": wanted.pod,
-        **_files(store, container),
+        **_files(store, container, wanted),
         "Name": "/" + container.name,
         "RestartCount": container.restarts,
         "Driver": container.view,
@@ -58,7 +58,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": wanted.apparmor,
         "ExecIDs": _executed(store, container) or None,
-        "HostConfig": host_config(wanted, container, {}, wanted.log_driver or _LOG_DRIVER),
+        "HostConfig": host_config(wanted, container, {}, wanted.log_driver or DEFAULT),
         "GraphDriver": {"Data": _directories(store, container), "Name": container.view},
         "Mounts": mounts_of(store, container, wanted, config.volumes if config else ()),
         "Config": container_config(wanted, container, config, {}),
@@ -128,13 +128,15 @@ def _json(path: str) -> Any:
         return None
 
 
-def _files(store: Store, container: Container) -> dict[str, str]:
+def _files(store: Store, container: Container, wanted: ContainerOptions) -> dict[str, str]:
     """Paths of this host: the files that the container sees in /etc, and its log."""
     found = {}
     for field, name in (("ResolvConfPath", "resolv.conf"), ("HostnamePath", "hostname"), ("HostsPath", "hosts")):
         path = store.containers.path(container.id, "bundle", name)
         found[field] = path if os.path.exists(path) else ""
-    return {**found, "LogPath": ""}
+    directory = store.containers.path(container.id, "log")
+    log = log_path(directory, wanted.log_driver or DEFAULT, wanted.log_options, container.id)
+    return {**found, "LogPath": log}
 
 
 def _directories(store: Store, container: Container) -> dict[str, str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from lamina.errors import UsageError
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING, Value, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from lamina.run.options import ContainerOptions
 
 DEFAULT = "local"
 DRIVERS = ("local", "json-file", "k8s-file", "journald", "none", "passthrough")
@@ -46,17 +48,25 @@ def parse_driver(word: str) -> str:
     raise UsageError(f"no log driver named {word!r:.60} is registered", hint="use " + ", ".join(DRIVERS))
 
 
-def parse_options(driver: str, words: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """``NAME=VALUE``, checked; the last one of a name counts. Raises UsageError."""
+def parse_options(words: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """``NAME=VALUE``; the last one of a name counts. Raises UsageError."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals or "\0" in word:
             raise UsageError(f"invalid logging option {word!r:.100}", hint="write NAME=VALUE")
         found[name] = value
-    options = tuple(found.items())
-    check(driver, options)
-    return options
+    return tuple(found.items())
+
+
+def chosen(wanted: ContainerOptions, default: str) -> ContainerOptions:
+    """``wanted`` with the log driver ``default`` if it names none, and its options checked. Raises UsageError."""
+    from lamina.run.logs.attributes import check as check_attributes
+
+    driver = wanted.log_driver or default
+    check(driver, wanted.log_options)
+    check_attributes(wanted.log_options)
+    return replace(wanted, log_driver="" if driver == DEFAULT and not wanted.log_driver else driver)
 
 
 def check(driver: str, options: tuple[tuple[str, str], ...]) -> None:

@@ -34,6 +34,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return now
 
 
+def options_of(driver: str, words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    options = drivers.parse_options(words)
+    drivers.check(driver, options)
+    return options
+
+
 def source(directory: Path, driver: str, *, complete: bool = True) -> Source:
     if driver == "local":
         return LocalSource(str(directory), complete=complete)
@@ -71,7 +77,7 @@ WRITES = st.lists(
 
 
 def written(directory: Path, driver: str, writes: Sequence[tuple[int, bytes, int]], options: str = "") -> None:
-    chosen = drivers.parse_options(driver, options.split())
+    chosen = options_of(driver, options.split())
     clock = MOMENT
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time_ns", lambda: clock)
@@ -211,7 +217,7 @@ def test_rotation_keeps_the_newest_files(
 
 @pytest.mark.parametrize("driver", ["local", "json-file", "k8s-file"])
 def test_a_reader_follows_across_rotation(tmp_path: Path, driver: str) -> None:
-    options = drivers.parse_options(driver, ["max-size=100", "max-file=3"])
+    options = options_of(driver, ["max-size=100", "max-file=3"])
     writer = open_writer(str(tmp_path), driver, options, container=CONTAINER)
     opened = source(tmp_path, driver, complete=False)
     said, got = b"", b""
@@ -229,7 +235,7 @@ def test_a_reader_follows_across_rotation(tmp_path: Path, driver: str) -> None:
 
 @pytest.mark.parametrize("driver", ["local", "json-file", "k8s-file"])
 def test_a_slow_reader_finishes_the_file_that_it_reads(tmp_path: Path, driver: str) -> None:
-    options = drivers.parse_options(driver, ["max-size=100"])
+    options = options_of(driver, ["max-size=100"])
     writer = open_writer(str(tmp_path), driver, options, container=CONTAINER)
     writer.write(1, b"first\n")
     opened = source(tmp_path, driver, complete=False)
@@ -433,7 +439,7 @@ def test_damaged_lines_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_file_that_another_program_empties_is_read_from_its_start(tmp_path: Path) -> None:
-    options = drivers.parse_options("json-file", [])
+    options = options_of("json-file", [])
     writer = open_writer(str(tmp_path), "json-file", options, container=CONTAINER)
     writer.write(1, b"a long line that is gone soon\n" * 3)
     opened = source(tmp_path, "json-file", complete=False)
@@ -518,7 +524,7 @@ def test_a_log_that_can_not_be_opened_begins_later(tmp_path: Path, driver: str) 
 
 @pytest.mark.parametrize("driver", ["local", "json-file", "k8s-file"])
 def test_a_full_disk_at_rotation_loses_nothing(tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = drivers.parse_options(driver, ["max-size=100", "max-file=3"])
+    options = options_of(driver, ["max-size=100", "max-file=3"])
     writer = open_writer(str(tmp_path), driver, options, container=CONTAINER)
     writer.write(1, b"a" * 120 + b"\n")
     real = os.open
@@ -562,7 +568,7 @@ def test_a_full_disk_at_rotation_loses_nothing(tmp_path: Path, driver: str, monk
 )
 def test_bad_options_are_refused(driver: str, words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        drivers.parse_options(driver, words)
+        options_of(driver, words)
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,7 @@ OPTIONS = (
 
 def parsed(given: dict[str, Any]) -> dict[str, Any]:
     """Raises UsageError."""
-    from lamina.run.logs.attributes import check
-    from lamina.run.logs.drivers import DEFAULT, parse_driver, parse_options
+    from lamina.run.logs.drivers import parse_driver, parse_options
 
     driver = parse_driver(given["log_driver"]) if given["log_driver"] else ""
-    options = parse_options(driver or DEFAULT, given["log_opt"])
-    check(options)
-    return {"log_driver": driver, "log_options": options}
+    return {"log_driver": driver, "log_options": parse_options(given["log_opt"])}
