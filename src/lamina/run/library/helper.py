@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -156,6 +156,29 @@ def _end(child: int, root: str) -> None:
             stop(store, one, "KILL", seconds=_STOP_SECONDS)
 
 
+class Caller:
+    """The process that asked for a job, as the job sees it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def __call__(self, value: object, *files: int) -> None:
+        """Send it a value, with open files. Raises OSError (it has gone)."""
+        send(self._connection, value, files)
+
+    def when_gone(self, action: Callable[[], object]) -> None:
+        """Call this, in a thread, as soon as the caller closes the connection, or writes no more to it. Start no
+        process after this."""
+        import threading
+
+        def watch() -> None:
+            with suppress(OSError):
+                self._connection.recv(1)
+            action()
+
+        threading.Thread(target=watch, name="lamina-caller", daemon=True).start()
+
+
 def _work(connection: socket.socket) -> NoReturn:
     """Do the job of the request, and send its result. In a process of its own."""
     try:
@@ -170,7 +193,7 @@ def _work(connection: socket.socket) -> NoReturn:
                 os.close(file)
             from lamina.run.library import jobs
 
-            answer = DONE, getattr(jobs, job)(lambda value, *more: send(connection, value, more), *arguments)
+            answer = DONE, getattr(jobs, job)(Caller(connection), *arguments)
         except LaminaError as error:
             answer = FAILED, error
         except Exception as error:  # noqa: BLE001  (a forked child: it must end here)

@@ -6,7 +6,6 @@ user namespace. The library's process must do neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,14 +17,14 @@ from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from lamina.edit.publish import Revision
+    from lamina.run.child import ExitStatus
+    from lamina.run.library.helper import Caller
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
 CREATED, ENDED = "created", "ended"
-Say = Callable[..., None]
-"""Sends a value to the caller, with open files."""
 
 
 class StoreLocation(Value):
@@ -56,7 +55,16 @@ class RunRequest(Value):
     kept: bool = False
 
 
-def run(say: Say, request: RunRequest) -> None:
+class ExecRequest(Value):
+    """A program to run in the container ``identity``; messages call that ``name``."""
+
+    location: StoreLocation
+    identity: str
+    name: str
+    wanted: ContainerOptions
+
+
+def run(say: Caller, request: RunRequest) -> None:
     """Run the container to its end. Sends (CREATED, ID), with the file whose lock keeps the container for the
     caller, then (ENDED, its exit code, warnings and changes). A container that is not ``kept`` is removed when no
     process holds that lock any more. Raises ContainerFailure if its program can't be started."""
@@ -79,11 +87,7 @@ def run(say: Say, request: RunRequest) -> None:
     try:
         _announce(say, store, made, kept=request.kept)
         ended = run_container(store, stack, made, runtime=request.runtime, stays=True, on_warning=warnings.append)
-        reason = ended.reason or ended.message
-        if reason:
-            failure = ContainerFailure(f"{request.name}: {reason}", hint="check the command and the options")
-            failure.exit_code = ended.code
-            raise failure
+        _check_started(request.name, ended)
         known = None
         if made.top and not privileges.is_root():  # it may be in memory, which is lost when this process ends
             known = _changes(store, store.containers.get(made.id), stack)
@@ -95,7 +99,7 @@ def run(say: Say, request: RunRequest) -> None:
         raise
 
 
-def _announce(say: Say, store: Store, made: Container, *, kept: bool) -> None:
+def _announce(say: Caller, store: Store, made: Container, *, kept: bool) -> None:
     if kept:
         say((CREATED, made.id))
         return
@@ -103,7 +107,30 @@ def _announce(say: Say, store: Store, made: Container, *, kept: bool) -> None:
         say((CREATED, made.id), owner)
 
 
-def stop(say: Say, location: StoreLocation, identity: str) -> None:
+def execute(say: Caller, request: ExecRequest) -> None:
+    """Run a program in the container, to its end. Sends (ENDED, its exit code). It is killed if the caller goes
+    before. Raises Conflict (the container does not run), ContainerFailure (the program can't be started)."""
+    from lamina.light import signal
+    from lamina.run.container.exec import execute as execute_in
+
+    store, one, _ = _entered(request.location, request.identity)
+    with execute_in(store, one, request.wanted) as program:
+        say.when_gone(lambda: program.signal(signal.SIGKILL))
+        ended = program.wait()
+    _check_started(request.name, ended)
+    say((ENDED, {"code": ended.code, "warnings": (), "changes": None}))
+
+
+def _check_started(name: str, ended: ExitStatus) -> None:
+    """Raises ContainerFailure."""
+    reason = ended.reason or ended.message
+    if reason:
+        failure = ContainerFailure(f"{name}: {reason}", hint="check the command and the options")
+        failure.exit_code = ended.code
+        raise failure
+
+
+def stop(say: Caller, location: StoreLocation, identity: str) -> None:
     """Kill the container. It has ended when this returns, unless another process runs it."""
     from lamina.run.container.ending import stop as end
 
@@ -112,7 +139,7 @@ def stop(say: Say, location: StoreLocation, identity: str) -> None:
         end(store, store.containers.get(identity), "KILL", seconds=60)
 
 
-def changes(say: Say, location: StoreLocation, identity: str) -> list[tuple[str, bytes]]:
+def changes(say: Caller, location: StoreLocation, identity: str) -> list[tuple[str, bytes]]:
     """The container's changes: A, C or D, and the path."""
     return _changes(*_entered(location, identity))
 
@@ -123,7 +150,7 @@ def _changes(store: Store, one: Container, stack: Stack) -> list[tuple[str, byte
     return [(change.how, change.path) for change in container_changes(store, stack, one)]
 
 
-def commit(say: Say, location: StoreLocation, identity: str, name: str, revision: Revision) -> Descriptor:
+def commit(say: Caller, location: StoreLocation, identity: str, name: str, revision: Revision) -> Descriptor:
     """Make a new image from the container's image and its changes."""
     from lamina.run.container.commit import commit as make
 
@@ -131,7 +158,7 @@ def commit(say: Say, location: StoreLocation, identity: str, name: str, revision
     return make(store, stack, one, name, revision)
 
 
-def remove(say: Say, location: StoreLocation, identity: str) -> None:
+def remove(say: Caller, location: StoreLocation, identity: str) -> None:
     """Remove the container with its changes, if it still exists."""
     from lamina.run.container.ending import remove as removed
     from lamina.run.container.user_namespace import enter

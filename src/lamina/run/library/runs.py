@@ -14,13 +14,13 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import IO, TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 from lamina.errors import LaminaError, SystemFailure, TimedOut, UsageError
 from lamina.light import replace
 from lamina.run import options
 from lamina.run.library.helper import FAILED, Helper
-from lamina.run.library.jobs import CREATED, ENDED, RunRequest, StoreLocation
+from lamina.run.library.jobs import CREATED, ENDED, ExecRequest, RunRequest, StoreLocation
 from lamina.run.library.message import receive
 from lamina.run.options import ContainerOptions, Mount
 from lamina.text import counted
@@ -109,16 +109,48 @@ def _dropped(location: StoreLocation, identity: str, owner: int, maker: int) -> 
     os.close(owner)  # the next command removes it
 
 
+class Executed(NamedTuple):
+    """How a program in a running container ended, and what was captured."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+def exec_options(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | Sequence[str] = (),
+    workdir: str = "",
+    user: str = "",
+    interactive: bool = False,
+) -> ContainerOptions:
+    """The options of a further program in a container, from Python values. Raises UsageError."""
+    _refuse_text(command=command, env=env)
+    if not command:
+        raise UsageError("no command to run in the container", hint="give a list of words, like ['ls', '-l']")
+    return ContainerOptions(
+        command=tuple(map(os.fspath, command)),
+        env=tuple(options.parse_env(_variables(env), os.environ)),
+        workdir=options.parse_workdir(workdir),
+        user=user,
+        interactive=interactive,
+    )
+
+
+def _variables(env: Mapping[str, str] | Sequence[str]) -> Sequence[str]:
+    return [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
+
+
 def container_options(command: Sequence[str], **given: Unpack[RunArguments]) -> ContainerOptions:
     """The options of a container, from Python values. Raises UsageError."""
     lists: dict[str, object] = {name: given[name] for name in ("env", "mounts", "tmpfs", "cap_add", "cap_drop")}
     _refuse_text(command=command, **lists)
-    env, memory = given["env"], given["memory"]
-    variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env
+    memory = given["memory"]
     return ContainerOptions(
         command=tuple(map(os.fspath, command)),
         entrypoint=given["entrypoint"],
-        env=tuple(options.parse_env(variables, os.environ)),
+        env=tuple(options.parse_env(_variables(given["env"]), os.environ)),
         mounts=(*_binds(given["mounts"]), *map(options.parse_tmpfs, given["tmpfs"])),
         workdir=options.parse_workdir(given["workdir"]),
         user=given["user"],
@@ -186,12 +218,24 @@ def run(
         return _Run(request, opened, stdin, stdout, stderr, timeout).finished()
 
 
-class _Run:
-    """One container, from its start to its end."""
+def execute(
+    request: ExecRequest, *, stdin: Input, stdout: Output, stderr: Output, timeout: float | None = None
+) -> Executed:
+    """Run a program in a running container, to its end. The streams are as for ``run``. Raises ContainerFailure (the
+    program can't be started), TimedOut (the program is killed), Conflict (the container does not run), NotFound,
+    UsageError, SystemFailure."""
+    with ExitStack() as opened:
+        return _Execution(request, opened, stdin, stdout, stderr, timeout).finished()
+
+
+class _Work:
+    """A job that runs a program, from its start to its end."""
+
+    job = ""
 
     def __init__(
         self,
-        request: RunRequest,
+        request: RunRequest | ExecRequest,
         opened: ExitStack,
         stdin: Input,
         stdout: Output,
@@ -211,7 +255,7 @@ class _Run:
             files = [_input(stdin, given), self._output("stdout", stdout, given)]
             both = isinstance(stderr, int) and stderr == subprocess.STDOUT
             files.append(files[1] if both else self._output("stderr", stderr, given))
-            self._connection = opened.enter_context(_start("run", (request,), request.location.root, files))
+            self._connection = opened.enter_context(_start(self.job, (request,), request.location.root, files))
         self._waiting.register(self._connection, selectors.EVENT_READ, self._hear)
 
     def _output(self, name: str, wanted: Output, given: ExitStack) -> int:
@@ -235,7 +279,8 @@ class _Run:
         self._waiting.register(reading, selectors.EVENT_READ, read)
         return writing
 
-    def finished(self) -> Finished:
+    def _waited(self) -> dict[str, Any]:
+        """How the program ended. Raises TimedOut, with what was captured, after the container was killed."""
         late = False
         try:
             while self._waiting.get_map():
@@ -250,21 +295,30 @@ class _Run:
             self._give_up()
             raise
         assert self._ended is not None
-        done = Finished(
-            self._request.location, self._identity, self._ended["code"], self._ended["warnings"], self._owner
-        )
-        done.known = self._ended["changes"]
-        done.stdout, done.stderr = (b"".join(self._heard[name]) for name in ("stdout", "stderr"))
         if late:
-            done.remove()
+            self._discard()
             command = " ".join(self._request.wanted.command) or "the program"
             error = TimedOut(
                 f"{command!r:.200} ran longer than {counted(self._timeout or 0, 'second')}, and was killed",
                 hint="give it a longer timeout",
             )
-            error.stdout, error.stderr = done.stdout, done.stderr
+            error.stdout, error.stderr = self._captured()
             raise error
-        return done
+        return self._ended
+
+    def _captured(self) -> tuple[bytes, bytes]:
+        return b"".join(self._heard["stdout"]), b"".join(self._heard["stderr"])
+
+    def _kill(self) -> None:
+        """End the program: it ran too long."""
+        raise NotImplementedError
+
+    def _give_up(self) -> None:
+        """Leave nothing behind: waiting has failed, or was interrupted."""
+        raise NotImplementedError
+
+    def _discard(self) -> None:
+        """Remove what the program leaves: nobody gets its result."""
 
     def _hear(self) -> None:
         """Receive a message of the process that runs the container."""
@@ -284,6 +338,22 @@ class _Run:
             self._identity = ""  # it was removed
             raise value
 
+
+class _Run(_Work):
+    """One container."""
+
+    job = "run"
+
+    def finished(self) -> Finished:
+        ended = self._waited()
+        done = Finished(self._request.location, self._identity, ended["code"], ended["warnings"], self._owner)
+        done.known = ended["changes"]
+        done.stdout, done.stderr = self._captured()
+        return done
+
+    def _discard(self) -> None:
+        Finished(self._request.location, self._identity, 0, (), self._owner).remove()
+
     def _kill(self) -> None:
         """Kill the container, as soon as it exists."""
         while not self._identity:
@@ -298,6 +368,25 @@ class _Run:
                 call(self._request.location, "stop", self._identity)
         if self._owner >= 0:
             os.close(self._owner)
+
+
+class _Execution(_Work):
+    """One program in a running container."""
+
+    job = "execute"
+
+    def finished(self) -> Executed:
+        code = self._waited()["code"]
+        return Executed(code, *self._captured())
+
+    def _kill(self) -> None:
+        import socket
+
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def _give_up(self) -> None:
+        self._connection.close()
 
 
 def _start(job: str, arguments: Sequence[object], root: str, files: Sequence[int]) -> socket.socket:
