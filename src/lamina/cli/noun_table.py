@@ -144,12 +144,10 @@ ABSENT_IN_NOUN: dict[tuple[str, str], str] = {
 
 ABSENT: dict[str, str] = {
     # verb of another engine: the reason, or what to use instead
-    "attach": _DETACHED,
     "auto-update": "use `lamina pull` to get the newest image",
     "bake": _BUILDING,
     "cache": "use `lamina prune` to delete what no image needs",
     "checkpoint": _DETACHED,
-    "create": "use `lamina run`, which makes a container and starts it",
     "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,
     "farm": _BUILDING,
@@ -163,14 +161,12 @@ ABSENT: dict[str, str] = {
     "play": "there are no pods",
     "plugin": "there are no plugins",
     "port": "ports are not published; `lamina run --network host` uses the ports of this host",
-    "restart": "use `lamina stop`, then `lamina run` for a new container",
     "restore": _DETACHED,
     "scout": "use `lamina packages` to list what is installed, or to make an SBOM",
     "secret": "use `lamina run -v FILE:/run/secrets/NAME:ro` to pass a file",
     "service": "there is no cluster",
     "sign": "`lamina copy --referrers` copies existing signatures",
     "stack": "there is no cluster",
-    "start": "a container runs once; `lamina run` makes a new one, `lamina commit` keeps its changes",
     "stats": "`top` and `ps` of this host show the processes",
     "swarm": "there is no cluster",
     "top": "`ps` of this host shows the processes",
@@ -179,5 +175,4 @@ ABSENT: dict[str, str] = {
     "untag": "use `lamina rmi NAME` to remove a name",
     "update": "set limits with `lamina run`",
     "volume": "`lamina run -v NAME:PATH` creates a volume and keeps it",
-    "wait": _DETACHED,
 }

@@ -8,7 +8,7 @@ import click
 
 from lamina.cli import warn
 from lamina.cli.containers import run_command
-from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
+from lamina.cli.containers.several import cidfile_option, each, for_container, with_files
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.containers.verbs import end, time_option
 from lamina.cli.format.output import write
@@ -158,19 +158,37 @@ def restart(
         each([one for one in store.containers if all_ or store.containers.is_running(one)], restart_one)
 
 
-@command("wait", "lamina wait web\nlamina run -d --name job app:1 && lamina wait job")
+@command(
+    "wait",
+    "lamina wait web\nlamina run -d --name job app:1 && lamina wait job\nlamina wait --condition healthy db",
+)
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@ignore_option
+@click.option(
+    "--condition",
+    "conditions",
+    multiple=True,
+    metavar="STATE",
+    help="Wait for one of these instead: created, running, paused, exited, healthy, unhealthy.",
+)
+@click.option("--ignore", is_flag=True, help="Do not fail if a container does not exist.")
+@click.option("-i", "--interval", metavar="TIME", help="Time between two looks at a condition (default: 100ms).")
 @click.pass_obj
-def wait(session: Session, names: tuple[str, ...], ignore: bool) -> None:
-    """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started."""
+def wait(
+    session: Session, names: tuple[str, ...], conditions: tuple[str, ...], ignore: bool, interval: str | None
+) -> None:
+    """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started, and -1,
+    after a --condition, for one that runs."""
+    from lamina.run.container.conditions import INTERVAL, parse_condition, wait_for
     from lamina.run.container.waiting import wait_end
+    from lamina.spec.duration import of_option
 
+    wanted = [parse_condition(word) for word in conditions]
+    pause = of_option(interval, "--interval") / 1_000_000_000 if interval else INTERVAL
     store = session.store
 
     def wait_one(one: Container) -> None:
-        ended = wait_end(store, one)
-        write(str(ended.exit_code or 0))
+        found = wait_for(store, one, wanted, pause) if wanted else wait_end(store, one)
+        write("-1" if wanted and store.containers.is_running(found) else str(found.exit_code or 0))
 
     each(names, lambda name: for_container(session, name, ignore, wait_one))
 

@@ -191,7 +191,7 @@ def run_container(session: Session, image: str, words: tuple[str, ...], /, **giv
 def _run_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
     made, stack, wanted, runtime = _created(session, image, words, given, running=True)
     store = session.writable_store
-    if given["detach"] or _needs_monitor(wanted):
+    if given["detach"] or _needs_monitor(wanted) or (made.wanted or {}).get("requires"):
         from lamina.cli.containers import monitored
 
         if given["detach"]:

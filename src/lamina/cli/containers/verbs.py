@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -169,21 +168,9 @@ def stop(
 
 def end(session: Session, one: Container, signal: str | None, seconds: float | None) -> None:
     """Stop a container. ``signal``, ``seconds``: None means as given to `run`."""
-    from lamina.run.container.ending import stop as stop_container
-    from lamina.run.container.ending import stop_signal
-    from lamina.run.container.record import stack_of
+    from lamina.run.container.ending import end as end_container
 
-    store = session.store
-    if not store.containers.is_running(one):
-        return
-    if signal is None:
-        signal = stop_signal(one, stack_of(store, one).config.stop_signal, warn)
-    if seconds is None:
-        seconds = 10 if one.stop_timeout is None else one.stop_timeout
-    try:
-        stop_container(store, one, signal, seconds=math.inf if seconds < 0 else seconds)
-    except SystemFailure:
-        stop_container(store, one, "KILL")
+    end_container(session.store, one, signal, seconds=seconds, on_warning=warn)
 
 
 @command("kill", "lamina kill web\nlamina kill --signal HUP web")

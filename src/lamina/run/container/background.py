@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.errors import ContainerFailure, LaminaError
+from lamina.errors import Conflict, ContainerFailure, LaminaError
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network, writable
 from lamina.run.child import CANNOT_RUN, ExitStatus
 from lamina.run.container.ending import remove, settle, stop_signal
 from lamina.run.container.life import note_end, supervised
 from lamina.run.container.preparing import Preparation
+from lamina.run.container.record import stack_of
 from lamina.run.container.stopped import forget_stop
 from lamina.run.monitor.plan import Plan
 from lamina.run.monitor.spawn import Monitor
@@ -42,6 +43,8 @@ def start(
     from the start (``run.monitor.client``); -1 for none. ``stdin_once``: its standard input ends with that of the
     first command that was attached with it. Raises Conflict (it runs), ContainerFailure (its program can't be
     started; its exit code is docker's), SystemFailure, Unsupported, NotFound."""
+    if (container.wanted or {}).get("requires"):
+        _start_required(store, container, on_warning)
     container = supervised(store, container)
     try:
         preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
@@ -59,6 +62,17 @@ def start(
         raise
     store.containers.hand_over(container.id)
     return started.program
+
+
+def _start_required(store: Store, container: Container, on_warning: OnWarning) -> None:
+    from lamina.run.container.pods import required
+
+    for one in required(store, container):
+        try:
+            start(store, stack_of(store, one), one, on_warning=on_warning)
+        except Conflict:  # another process has started it meanwhile
+            if not store.containers.is_running(one):
+                raise
 
 
 def _mount(made: Preparation) -> None:

@@ -6,6 +6,7 @@ so does its runtime (``store.containers``). If both were killed, the runtime is 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from lamina.host.files import failure, reported
 from lamina.host.temporary import is_temporary
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
-from lamina.run.container.record import sandbox_of
+from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.stopped import note_stop
 from lamina.store.containers import Container, Use
 from lamina.store.fault import point
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 _POLL, _RETRY_AFTER = 0.02, 0.2  # seconds
+_SECONDS = 10.0  # until `stop` kills, as in docker
 
 
 def remove(store: Store, container: Container, *, force: bool = False) -> None:
@@ -170,6 +172,29 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
         if refused is not None and time.monotonic() - tried > _RETRY_AFTER:
             refused = _refused(store, container, signal)
             tried = time.monotonic()
+
+
+def end(
+    store: Store,
+    container: Container,
+    signal: str | None = None,
+    *,
+    seconds: float | None = None,
+    on_warning: OnWarning = lambda text: None,
+) -> None:
+    """Stop the container, if it runs: send a signal, and kill it if it has not ended in time. ``signal``: None for
+    its own, else that of its image. ``seconds``: -1: never kill it; None: as it was made, else docker's default. Raises
+    SystemFailure, Conflict, UsageError."""
+    if not store.containers.is_running(container):
+        return
+    if signal is None:
+        signal = stop_signal(container, stack_of(store, container).config.stop_signal, on_warning)
+    if seconds is None:
+        seconds = _SECONDS if container.stop_timeout is None else container.stop_timeout
+    try:
+        stop(store, container, signal, seconds=math.inf if seconds < 0 else seconds)
+    except SystemFailure:
+        stop(store, container, "KILL")
 
 
 @contextmanager
