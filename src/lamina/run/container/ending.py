@@ -183,8 +183,8 @@ def end(
     on_warning: OnWarning = lambda text: None,
 ) -> None:
     """Stop the container, if it runs: send a signal, and kill it if it has not ended in time. ``signal``: None for
-    its own, else that of its image. ``seconds``: -1: never kill it; None: as it was made, else docker's default. Raises
-    SystemFailure, Conflict, UsageError."""
+    its own, else that of its image. ``seconds``: -1: never kill it; None: as it was made, else docker's default.
+    Raises SystemFailure, Conflict, UsageError."""
     if not store.containers.is_running(container):
         return
     if signal is None:
