@@ -39,6 +39,11 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
     "container": (
         "Containers.",
         {
+            "attach": "attach",
+            "create": "create",
+            "restart": "restart",
+            "start": "start",
+            "wait": "wait",
             "commit": "commit",
             "cp": "cp",
             "diff": "diff",
