@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError, SystemFailure, Unsupported
 from lamina.host.own_python import module_path
-from lamina.run.library.message import receive, send
+from lamina.run.library.message import Caller, receive, send
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -154,29 +154,6 @@ def _end(child: int, root: str) -> None:
     for one in store.containers:
         if one.pid == child and store.containers.is_running(one):
             stop(store, one, "KILL", seconds=_STOP_SECONDS)
-
-
-class Caller:
-    """The process that asked for a job, as the job sees it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def __call__(self, value: object, *files: int) -> None:
-        """Send it a value, with open files. Raises OSError (it has gone)."""
-        send(self._connection, value, files)
-
-    def when_gone(self, action: Callable[[], object]) -> None:
-        """Call this, in a thread, as soon as the caller closes the connection, or writes no more to it. Start no
-        process after this."""
-        import threading
-
-        def watch() -> None:
-            with suppress(OSError):
-                self._connection.recv(1)
-            action()
-
-        threading.Thread(target=watch, name="lamina-caller", daemon=True).start()
 
 
 def _work(connection: socket.socket) -> NoReturn:

@@ -18,7 +18,7 @@ from lamina.spec.platform import Platform
 if TYPE_CHECKING:
     from lamina.edit.publish import Revision
     from lamina.run.child import ExitStatus
-    from lamina.run.library.helper import Caller
+    from lamina.run.library.message import Caller
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.store.containers import Container

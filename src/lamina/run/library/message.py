@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,3 +58,26 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
+
+
+class Caller:
+    """The process that asked for a job, as the job sees it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def __call__(self, value: object, *files: int) -> None:
+        """Send it a value, with open files. Raises OSError (it has gone)."""
+        send(self._connection, value, files)
+
+    def when_gone(self, action: Callable[[], object]) -> None:
+        """Call this, in a thread, as soon as the caller closes the connection, or writes no more to it. Start no
+        process after this."""
+        import threading
+
+        def watch() -> None:
+            with suppress(OSError):
+                self._connection.recv(1)
+            action()
+
+        threading.Thread(target=watch, name="lamina-caller", daemon=True).start()
