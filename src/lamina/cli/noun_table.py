@@ -157,7 +157,6 @@ ABSENT: dict[str, str] = {
     "export-cache": _BUILDING,
     "farm": _BUILDING,
     "generate": "there are no pods",
-    "healthcheck": "use `lamina exec CONTAINER COMMAND` to run a check",
     "init": "`lamina run` does this itself",
     "kube": "there are no pods",
     "machine": "lamina uses no virtual machine; containers run on this host",

@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "flatten": ("change.edit", "flatten", "Join all layers of an image into one."),
     "fsck": ("store.space", "fsck", "Check the store against its digests, and repair it."),
     "ghosts": ("look.ghosts", "ghosts", "Show hidden files that still ship, and secrets; recover hidden files."),
+    "healthcheck": ("containers.health", "healthcheck", "Run the health check of a container now."),
     "help": ("about", "help_", "Show the help of lamina or of a verb."),
     "history": ("store.images", "history", "Show the build steps of an image and their layers."),
     "images": ("store.images", "images", "List the images of the store."),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from lamina.errors import Conflict
+from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
+from lamina.run.container.events import note_event
+from lamina.run.container.record import sandbox_of, stack_of, wanted_of
+from lamina.run.container.running import check_running
 from lamina.run.health import UNHEALTHY, Check, Health, merged, ready
-from lamina.run.health_file import stored_health
+from lamina.run.health_file import record, stored_health
 from lamina.store.containers import RUNNING
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.run.health import Result
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
@@ -44,3 +50,26 @@ def check_for(stack: Stack, wanted: ContainerOptions) -> Check | None:
     """The check of a container of this image; None if it has none (pure)."""
     run = stack.config.json.get("config") or {}
     return ready(healthcheck_of(stack.config, wanted), run.get("Shell"), wanted.health.on_failure)
+
+
+def check_now(store: Store, container: Container) -> tuple[Result, Health]:
+    """Run the health check; its result, and the health after it. Raises Conflict (the container does not run, is
+    paused, or has no health check), SystemFailure, Unsupported."""
+    from lamina.run.monitor.health_check import Place, result_of
+
+    check_running(store, container)
+    if container.paused:
+        raise Conflict(
+            f"the container {container.name} is paused", hint=f"run `lamina unpause {container.name}` first"
+        )
+    check = check_for(stack_of(store, container), wanted_of(container))
+    if check is None:
+        raise Conflict(f"the container {container.name} has no health check", hint="make it with --health-cmd")
+    directory, sandbox = store.containers.path(container.id), sandbox_of(store, container)
+    with reported(directory):
+        result = result_of(Place(directory, sandbox.directories.states, container.id, sandbox.runtime), check)
+        age = result.start / 1e9 - (container.since or container.created)
+        before, health = record(directory, result, check, age)
+    if health.status != before.status:
+        note_event(store.paths.root, container, f"health_status: {health.status}")
+    return result, health

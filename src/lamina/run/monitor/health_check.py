@@ -4,32 +4,45 @@ it, but not longer than its timeout."""
 from __future__ import annotations
 
 import os
+import select
+import time
 from contextlib import suppress
 
-from lamina.light import TYPE_CHECKING, signal
+from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN, Streams
+from lamina.run.health import MAX_OUTPUT, TIMED_OUT, Check, Result, shown_output, too_slow
 from lamina.spec.json import read_own, write_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-    from lamina.run.health import Check
-    from lamina.run.monitor.plan import Plan
+    from lamina.run.runtime import Runtime
 
 TOO_SLOW = -signal.SIGALRM
 """How the process ends if the command took too long: by this signal. Any other signal: the command could not run."""
+_POLL = 0.01  # seconds
+_PIECE = 1 << 14
 _HANDLED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
 
 
-def start(plan: Plan, check: Check) -> tuple[int, int]:
+class Place(Value):
+    """A container that runs. ``directory``: its own. ``states``: the runtime's."""
+
+    directory: str
+    states: str
+    identity: str
+    runtime: Runtime
+
+
+def start(place: Place, check: Check) -> tuple[int, int]:
     """Start the check; the pid of its process, whose exit code is the command's, and a descriptor of its output.
     Raises OSError."""
     reading, writing = os.pipe()
     try:
         child = os.fork()
         if child == 0:
-            _run(plan, check, writing)
+            _run(place, check, writing)
     except BaseException:
         os.close(reading)
         raise
@@ -39,14 +52,44 @@ def start(plan: Plan, check: Check) -> tuple[int, int]:
     return child, reading
 
 
-def _run(plan: Plan, check: Check, output: int) -> NoReturn:
+def result_of(place: Place, check: Check) -> Result:
+    """Run the check, and wait for it. Raises OSError."""
+    began, output = time.time_ns(), b""
+    child, reading = start(place, check)
+    try:
+        os.set_blocking(reading, True)
+        # a process that it left behind may hold the pipe open: what is there when it has ended is all
+        while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if select.select([reading], (), (), _POLL)[0]:
+                output = (output + os.read(reading, _PIECE))[: MAX_OUTPUT + 1]
+        while select.select([reading], (), (), 0)[0]:
+            data = os.read(reading, _PIECE)
+            output = (output + data)[: MAX_OUTPUT + 1]
+            if not data or len(output) > MAX_OUTPUT:
+                break
+    finally:
+        os.close(reading)
+        _, status = os.waitpid(child, 0)
+    return result(check, began, os.waitstatus_to_exitcode(status), output)
+
+
+def result(check: Check, began: int, code: int, output: bytes, *, late: bool = False) -> Result:
+    """The result of a check that has ended. ``began``: nanoseconds since 1970. ``code``: the exit code of its
+    process; negative: the signal that ended it. ``late``: it was ended after its timeout."""
+    shown = shown_output(output)
+    if code == TOO_SLOW or late:
+        return Result(began, time.time_ns(), TIMED_OUT, too_slow(check, shown))
+    return Result(began, time.time_ns(), code if code >= 0 else TIMED_OUT, shown)
+
+
+def _run(place: Place, check: Check, output: int) -> NoReturn:
     """In the forked process: run the check, and exit."""
     try:
         for number in _HANDLED:
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         _keep_only(output)
-        code = _code(plan, check)
+        code = _code(place, check)
         if code is not None:
             os._exit(code & 0xFF)
     except BaseException as error:  # noqa: BLE001  (a forked process must end here, but with a message)
@@ -66,22 +109,22 @@ def _keep_only(output: int) -> None:
     os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
 
 
-def _code(plan: Plan, check: Check) -> int | None:
+def _code(place: Place, check: Check) -> int | None:
     """The exit code of the command; None if it could not be started."""
-    bundle = os.path.join(plan.directory, "bundle")
+    bundle = os.path.join(place.directory, "bundle")
     with open(os.path.join(bundle, "config.json"), "rb") as file:
         process: dict[str, Any] = read_own(file.read().decode())["process"]
     process |= {"args": list(check.words), "terminal": False}
     streams = Streams(interactive=False)
-    if plan.runtime.is_bubblewrap:
+    if place.runtime.is_bubblewrap:
         from lamina.run.bubblewrap import launch
 
-        program = launch.execute(bundle, plan.identity, process, streams)
+        program = launch.execute(bundle, place.identity, process, streams)
     else:
         from lamina.run import runtime
 
         described = write_own(process).encode()
-        program = runtime.execute(plan.runtime, plan.states, bundle, plan.identity, described, streams)
+        program = runtime.execute(place.runtime, place.states, bundle, place.identity, described, streams)
     signal.signal(signal.SIGALRM, _give_up)
     signal.setitimer(signal.ITIMER_REAL, check.timeout)
     with program as started:

@@ -17,8 +17,6 @@ from lamina.run.health import (
     after,
     next_wait,
     read_check,
-    shown_output,
-    too_slow,
 )
 from lamina.run.monitor import health_check
 
@@ -47,6 +45,7 @@ class HealthJob:
         assert plan.health is not None
         self.check = read_check(plan.health)
         self._plan, self._on_change, self._send, self._is_paused, self._say = plan, on_change, send, is_paused, say
+        self._place = health_check.Place(plan.directory, plan.states, plan.identity, plan.runtime)
         self._health = Health()
         self._begun = 0.0
         self._pid, self._start, self._started = 0, 0, 0.0
@@ -104,9 +103,10 @@ class HealthJob:
     def _begin_check(self, now: float) -> None:
         self._start, self._started = time.time_ns(), now
         try:
-            self._pid, self.descriptor = health_check.start(self._plan, self.check)
+            self._pid, self.descriptor = health_check.start(self._place, self.check)
         except OSError as error:
-            self._result(TIMED_OUT, f"the check can't be started: {error.strerror}")
+            why = f"the check can't be started: {error.strerror}"
+            self._record(Result(self._start, time.time_ns(), TIMED_OUT, why))
         else:
             self.due = now + self.check.timeout + _LATE
 
@@ -130,16 +130,13 @@ class HealthJob:
             self.read()
             if self._output == before:
                 break
-        output = shown_output(self._output)
+        result = health_check.result(self.check, self._start, code, self._output, late=self.due is None)
         self._forget()
-        if code == health_check.TOO_SLOW or self.due is None:
-            self._result(TIMED_OUT, too_slow(self.check, output))
-        else:
-            self._result(code if code >= 0 else TIMED_OUT, output)
+        self._record(result)
         return True
 
-    def _result(self, code: int, output: str) -> None:
-        result, age = Result(self._start, time.time_ns(), code, output), self._started - self._begun
+    def _record(self, result: Result) -> None:
+        age = self._started - self._begun
         try:
             before, self._health = health_file.record(self._plan.directory, result, self.check, age)
         except OSError as error:  # a full disk, or the container was removed
