@@ -111,7 +111,7 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("-p", "80:80"), "--publish is not supported yet"),
         (("--pid", "container:x"), "can't share namespaces yet"),
         (("--volumes-from", "x"), "taking the volumes of another container is not supported yet"),
-        (("--ip", "10.0.0.2"), "networks with names and addresses are not supported yet"),
+        (("--ip", "10.0.0.2"), "--ip needs a network with a name"),
         (("--runtime", "bwrap", "--pid", "host"), "bubblewrap can't do --pid host"),
         (("--runtime", "bwrap", "--sysctl", "net.core.somaxconn=1"), "bubblewrap can't do --sysctl"),
         (("--sysctl", "vm.swappiness=1"), "belongs to the host"),

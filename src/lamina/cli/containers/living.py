@@ -102,7 +102,7 @@ def _start(session: Session, one: Container) -> None:
 
     store = session.store
     stack = stack_of(store, one)
-    enter()
+    enter(store)
     start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 
@@ -122,7 +122,7 @@ def _start_attached(session: Session, one: Container, interactive: bool, keys: s
     wanted = replace(wanted, interactive=wanted.interactive and interactive, detach_keys=keys or wanted.detach_keys)
     run_command.check_terminal({"tty": wanted.tty, "interactive": wanted.interactive})
     stack = stack_of(store, one)
-    enter()
+    enter(store)
     return monitored.run_in_front(store, stack, one, _runtime(session, one), wanted, forward=forward)
 
 

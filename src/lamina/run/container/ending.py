@@ -243,5 +243,14 @@ def _refused(store: Store, container: Container, signal: str) -> SystemFailure |
 def settle(store: Store, container: Container) -> None:
     """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
     ``using``, when no process supervises the container."""
+    release_networks(store, container)
     if sandbox_of(store, container).end():
         sweep(store)
+
+
+def release_networks(store: Store, container: Container) -> None:
+    """Take a container that has ended off its networks with names, if it was on some. Raises SystemFailure."""
+    if os.path.exists(store.containers.path(container.id, "network.json")):
+        from lamina.run.networks.connection import release
+
+        release(store, container)
