@@ -86,7 +86,7 @@ def start(
         write(one.name)
 
     if all_:
-        from lamina.run.container.listing import Filters, listed
+        from lamina.run.inspection.listing import Filters, listed
 
         chosen = [one for one, _ in listed(store, Filters.parse(filters), all_=True, last=-1)]
         each([one for one in chosen if not store.containers.is_running(one)], start_one)

@@ -17,7 +17,7 @@ from lamina.errors import LaminaError
 
 if TYPE_CHECKING:
     from lamina.cli.containers.rows import Row
-    from lamina.run.container.listing import Listed
+    from lamina.run.inspection.listing import Listed
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
@@ -95,7 +95,7 @@ class _List:
         no_trunc: bool,
         format: str | None,
     ) -> None:
-        from lamina.run.container.listing import Filters
+        from lamina.run.inspection.listing import Filters
 
         self.format = format
         self._session, self._chosen = session, Filters.parse(filters)
@@ -131,7 +131,7 @@ class _List:
         )
 
     def _found(self) -> list[Listed]:
-        from lamina.run.container.listing import listed
+        from lamina.run.inspection.listing import listed
 
         store = self._session.store_if_any
         if store is None:
@@ -140,7 +140,7 @@ class _List:
 
     def _rows(self, store: Store, found: Sequence[Listed]) -> list[Row]:
         from lamina.cli.containers.rows import Row, ordered
-        from lamina.run.container.listing import Facts, sizes
+        from lamina.run.inspection.listing import Facts, sizes
 
         if self._measures:
             from lamina.run.container.user_namespace import enter

@@ -15,7 +15,7 @@ from lamina.run.container.pods import pod_of
 from lamina.store.containers import EXITED, PAUSED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
-    from lamina.run.container.listing import Facts
+    from lamina.run.inspection.listing import Facts
     from lamina.store.containers import Container
 
 _COMMAND, _MOUNT = 20, 15  # characters of a command and of a mount that the table shows

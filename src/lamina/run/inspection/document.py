@@ -66,7 +66,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
 
 def sizes(store: Store, container: Container) -> dict[str, int]:
     """The size of the container's changes, and with its image, in bytes. Raises SystemFailure."""
-    from lamina.run.container import listing
+    from lamina.run.inspection import listing
 
     written, image = listing.sizes(store, container)
     return {"SizeRw": written, "SizeRootFs": written + image}
