@@ -64,6 +64,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
             "run": "run",
             "stop": "stop",
             "unpause": "unpause",
+            "update": "update",
         },
     ),
     "system": (
@@ -173,6 +174,5 @@ ABSENT: dict[str, str] = {
     "trust": "`lamina copy --referrers` copies existing signatures",
     "unshare": "`lamina mount` and `lamina run` create their namespaces themselves",
     "untag": "use `lamina rmi NAME` to remove a name",
-    "update": "set limits with `lamina run`",
     "volume": "`lamina run -v NAME:PATH` creates a volume and keeps it",
 }

@@ -87,6 +87,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "umount": ("store.views", "umount", "Unmount images."),
     "unpack": ("change.make", "unpack", "Unpack an image into a new directory."),
     "unpause": ("containers.changing", "unpause", "Let paused containers go on."),
+    "update": ("containers.update", "update", "Change the limits and the restart policy of containers."),
     "validate": ("registry.queries", "validate", "Check an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show the version of lamina and of its libraries."),
     "wait": ("containers.living", "wait", "Wait until containers end, and print their exit codes."),

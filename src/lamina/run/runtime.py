@@ -230,6 +230,22 @@ def command_for(runtime: Runtime, state: str, verb: str, identity: str, *words: 
         raise SystemFailure(f"{verb} of the container {identity[:12]}: {said[:300]}", hint="see `lamina ps -a`")
 
 
+def update(runtime: Runtime, state: str, identity: str, resources: bytes) -> None:
+    """Change the limits of a running container. ``resources``: as JSON (runtime-spec config-linux.md). Raises
+    SystemFailure."""
+    file = in_memory(resources)
+    try:
+        words = ["update", "--resources", f"/proc/{os.getpid()}/fd/{file}", identity]
+        code, said = output_of([runtime.program, "--root", state, *runtime.options, *words])
+    finally:
+        os.close(file)
+    if code:
+        raise SystemFailure(
+            f"the limits of the container {identity[:12]} can't be changed: {said[:300]}",
+            hint="check the limits: the container may use more already",
+        )
+
+
 def status(runtime: Runtime, state: str, identity: str) -> str:
     """The status of the container as the runtime knows it (runtime-spec runtime.md, "State"); "" if it does not know
     the container."""

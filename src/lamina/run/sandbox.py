@@ -218,6 +218,16 @@ class Sandbox:
         """Whether all programs are frozen."""
         return runtime.status(self.runtime, self._states(), self.identity) == "paused"
 
+    def limit(self, resources: Mapping[str, Any]) -> None:
+        """Change the limits of the running programs. ``resources``: as in the runtime spec, with -1 for no limit.
+        Raises SystemFailure, Unsupported."""
+        if self.is_bubblewrap:
+            from lamina.run.bubblewrap import cgroup
+
+            cgroup.change(self.identity, resources)
+        else:
+            runtime.update(self.runtime, self._states(), self.identity, write_own(resources).encode())
+
     def end(self) -> bool:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
         mounted."""

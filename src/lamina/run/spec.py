@@ -329,6 +329,12 @@ def _resources(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
             for one in host.nodes
             if one.kind in "bc"
         ]
+    return found | limits(wanted)
+
+
+def limits(wanted: ContainerOptions) -> dict[str, Any]:
+    """The limits of memory, processors and processes in ``linux.resources``."""
+    found: dict[str, Any] = {}
     memory = {"limit": wanted.memory, "swap": wanted.memory_swap, "reservation": wanted.memory_reservation}
     cpu = {
         **({} if wanted.cpus is None else {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}),

@@ -48,6 +48,7 @@ CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
 RESTARTING, PAUSED = "restarting", "paused"
 _RECORD, _LOCK, _OWNER, _CHANGING = "container.json", "lock", "owner", "changing"
 _WRITTEN = ("upper", "volumes", "memory")
+_SECRET = 0o600  # the mode of files that hold the environment of programs
 _STEM = 16  # length of an ID in a temporary name
 _ABANDONED = object()
 _MAX_RECORD = 16 << 20
@@ -230,7 +231,10 @@ class Containers:
                 else:
                     os.close(held)
                 replace_file(
-                    os.path.join(directory, _RECORD), pieces([text], "container.record-written"), lasting=lasting
+                    os.path.join(directory, _RECORD),
+                    pieces([text], "container.record-written"),
+                    mode=_SECRET,
+                    lasting=lasting,
                 )
                 try:
                     yield directory
@@ -270,7 +274,7 @@ class Containers:
         """Rewrite the record. ``lasting``: False for a container that is removed when it ends, and need not survive a
         crash."""
         text = pieces([_record(container)], "container.record-rewritten")
-        replace_file(self.path(container.id, _RECORD), text, lasting=lasting)
+        replace_file(self.path(container.id, _RECORD), text, mode=_SECRET, lasting=lasting)
 
     @contextmanager
     def changing(self, identity: str) -> Iterator[Container]:

@@ -1,8 +1,9 @@
-"""Verbs that change a container while it runs, and races between them: pause, unpause, rename."""
+"""Verbs that change a container while it runs, and races between them: pause, unpause, rename, update."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -17,9 +18,11 @@ import pytest
 
 from integration.run.test_run import make_store, members, mounts_of, run
 from lamina.errors import Conflict, LaminaError, NotFound
+from lamina.run.cgroups import cgroups_of
 from lamina.run.container.ending import remove
 from lamina.run.container.life import create
 from lamina.run.container.record import stack_of
+from lamina.run.container.running import first_process
 from lamina.run.options import ContainerOptions
 from lamina.source.stack import Stack
 from lamina.store.containers import Container, Containers
@@ -244,3 +247,102 @@ def test_rename_and_removal_at_once_end_in_no_container_and_no_leftovers(root: P
         assert [found.name for found in store.containers.every()] == ["first"]
     assert [*store.containers.unknown_paths()] == []
     assert len([*(root / "containers").iterdir()]) == 1
+
+
+def limit(root: Path, controller: str, name: str) -> str:
+    """A file of the container's cgroup, in either version."""
+    store = Store.open(str(root))
+    one = store.containers.get("c")
+    found = cgroups_of(first_process(store, one), one.id)
+    assert found is not None
+    return found.text(controller, name).strip()
+
+
+needs_version_1 = pytest.mark.skipif(
+    not os.path.isdir("/sys/fs/cgroup/memory"), reason="the names are those of cgroups in version 1"
+)
+
+
+@needs_version_1
+def test_update_changes_limits_of_a_running_container_and_of_its_next_start(root: Path) -> None:
+    with a_container(root, LOOP, "--cpus", "2"):
+        words = ("-m", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit", "30", "--cpuset-cpus", "0")
+        assert fine(root, "update", *words, "c") == "c\n"
+        told = [
+            ("memory", "memory.limit_in_bytes", str(64 << 20)),
+            ("memory", "memory.memsw.limit_in_bytes", str(128 << 20)),
+            ("cpu", "cpu.cfs_quota_us", "50000"),
+            ("pids", "pids.max", "30"),
+            ("cpuset", "cpuset.cpus", "0"),
+        ]
+        for controller, name, value in told:
+            assert limit(root, controller, name) == value, name
+        shown = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}"
+        assert fine(root, "inspect", "-f", shown, "c").split() == ["67108864", "134217728", "500000000", "30"]
+        (spec,) = [json.loads(path.read_text()) for path in root.glob("containers/*/bundle/config.json")]
+        assert spec["linux"]["resources"]["memory"] == {"limit": 64 << 20, "swap": 128 << 20}
+        assert spec["process"]["args"][0] == "sh"
+        assert "more than --memory-swap" in refused(root, 2, "update", "-m", "256m", "c")
+        assert limit(root, "memory", "memory.limit_in_bytes") == str(64 << 20)
+        fine(root, "update", "--cpus", "0", "--pids-limit", "-1", "c")
+        assert (limit(root, "cpu", "cpu.cfs_quota_us"), limit(root, "pids", "pids.max")) == ("-1", "max")
+        assert [what for what, _ in events(root)].count("update") == 2
+
+
+def test_update_of_a_container_that_has_ended(root: Path) -> None:
+    assert run(root, "--name", "c", "app", "true").returncode == 0
+    assert fine(root, "update", "--restart", "on-failure:2", "-m", "64m", "c") == "c\n"
+    shown = (
+        "{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}} {{.HostConfig.Memory}}"
+    )
+    assert fine(root, "inspect", "-f", shown, "c") == "on-failure 2 67108864\n"
+    for words in (
+        ("update", "c"),
+        ("update", "-m", "1k", "c"),
+        ("update", "--restart", "sometimes", "c"),
+        ("update", "--cpuset-cpus", "100000", "c"),
+        ("update", "--memory-swap", "1g", "--memory", "2g", "c"),
+        ("update", "--cpu-quota", "1000", "c"),
+    ):
+        refused(root, 2, *words)
+    refused(root, 3, "update", "--pids-limit", "5", "nothing")
+    assert fine(root, "inspect", "-f", shown, "c") == "on-failure 2 67108864\n"
+
+
+def test_the_restart_policy_of_a_container_that_removes_itself_stays(root: Path) -> None:
+    with a_container(root, LOOP, "--rm"):
+        assert "is removed when it ends" in refused(root, 5, "update", "--restart", "always", "c")
+        fine(root, "update", "--restart", "no", "c")
+
+
+@needs_version_1
+def test_update_of_a_bubblewrap_container(root: Path) -> None:
+    require_tool("bwrap")
+    with a_container(root, LOOP, "--runtime", "bwrap", "--pids-limit", "50"):
+        fine(root, "update", "--pids-limit", "40", "c")
+        assert limit(root, "pids", "pids.max") == "41"  # bubblewrap itself is one of them
+        assert "without a limit of memory" in refused(root, 7, "update", "-m", "64m", "c")
+        assert "bubblewrap can't do --cpu-shares" in refused(root, 7, "update", "--cpu-shares", "64", "c")
+        assert fine(root, "inspect", "-f", "{{.HostConfig.PidsLimit}} {{.HostConfig.Memory}}", "c") == "40 0\n"
+
+
+def test_the_monitor_follows_a_changed_restart_policy(root: Path) -> None:
+    script = "echo >>/starts; test -f /once || { touch /once; sleep 0.3; }; exit 1"
+    done = lamina("run", "-d", "--network", "none", "--name", "c", "app", "sh", "-c", script, root=root)
+    assert done.returncode == 0, done.stderr
+    fine(root, "update", "--restart", "on-failure:2", "c")
+    assert fine(root, "wait", "--condition", "exited", "c") == "1\n"
+    assert fine(root, "inspect", "-f", "{{.RestartCount}} {{.State.ExitCode}}", "c") == "2 1\n"
+
+
+def test_what_people_gave_to_a_container_is_not_for_other_users_of_the_host(root: Path) -> None:
+    flags = ("-e", "TOKEN=hush", "-v", "data:/data", "--health-cmd", "true")
+    done = lamina("run", "-d", "--network", "none", "--name", "c", *flags, "app", "sleep", "100", root=root)
+    assert done.returncode == 0, done.stderr
+    (directory,) = (root / "containers").iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+    told = [path for path in directory.glob("*") if path.is_file() and b"hush" in path.read_bytes()]
+    assert {path.name for path in told} == {"container.json", "lock"}
+    assert {path.stat().st_mode & 0o777 for path in (*told, directory / "control")} == {0o600}
+    assert (directory / "bundle").stat().st_mode & 0o777 == 0o700
+    fine(root, "rm", "-f", "c")

@@ -52,7 +52,8 @@ def values(resources: Mapping[str, Any], *, unified: bool) -> dict[str, list[tup
         version_1 = [("cpu.cfs_period_us", str(period)), ("cpu.cfs_quota_us", str(quota))]
         found["cpu"] = [("cpu.max", f"{quota} {period}")] if unified else version_1
     if "limit" in resources.get("pids", {}):
-        found["pids"] = [("pids.max", str(resources["pids"]["limit"] + _MONITORS))]
+        limit = resources["pids"]["limit"]
+        found["pids"] = [("pids.max", "max" if limit < 0 else str(limit + _MONITORS))]
     return found
 
 
@@ -77,6 +78,32 @@ def make(identity: str, resources: Mapping[str, Any], top: str = TOP) -> None:
         raise Unsupported(
             f"{', '.join(wanted)} can't be limited here: {why}", hint="leave --memory, --cpus and --pids-limit out"
         ) from None
+
+
+def change(identity: str, resources: Mapping[str, Any], top: str = TOP) -> None:
+    """Change the limits of a running container. ``resources``: as in a runtime spec, with -1 for no limit. Raises
+    Unsupported (it was started without a limit of this kind, and so without a cgroup for it)."""
+    unified = _is_unified(top)
+    for controller, files in values(resources, unified=unified).items():
+        place = _place(identity, top, "" if unified else controller)
+        for name, value in files:
+            path = os.path.join(place, name)
+            if not os.path.exists(path):
+                raise Unsupported(
+                    f"the container was started without a limit of {controller}, and bubblewrap can't add one",
+                    hint="stop it, change the limits, and start it again",
+                )
+            try:
+                with open(path, "w", encoding="ascii") as file:
+                    file.write(_unlimited(value) if unified else value)
+            except OSError as error:
+                raise failure(error, path) from error
+
+
+def _unlimited(value: str) -> str:
+    """A value with version 2's word for no limit."""
+    first, *rest = value.split()
+    return " ".join(["max" if first == "-1" else first, *rest])
 
 
 def _enable(top: str, controllers: Mapping[str, object]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.errors import Conflict, SystemFailure
 from lamina.light import TYPE_CHECKING
 from lamina.run.runtime import BUBBLEWRAP
@@ -25,15 +27,15 @@ def first_process(store: Store, container: Container) -> int:
     """The pid of the first process of a running container; 0 if it has none now: it starts, or is about to end."""
     if container.is_elsewhere:
         return 0
-    if container.is_program_alive:
-        return container.program
     bundle = store.containers.path(container.id, "bundle")
     try:
-        if container.runtime.endswith(BUBBLEWRAP):
+        if os.path.basename(container.runtime) == BUBBLEWRAP:  # what its monitor started is bubblewrap's own process
             from lamina.run.bubblewrap.process import process_of
 
             return process_of(bundle)
-        with open(f"{bundle}/pid", "rb") as file:
+        if container.is_program_alive:
+            return container.program
+        with open(os.path.join(bundle, "pid"), "rb") as file:
             return int(file.read(20))
     except (OSError, ValueError):
         return 0
