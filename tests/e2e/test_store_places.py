@@ -105,6 +105,7 @@ CHANGES = {
     "unpause box": 5,
     "rename box box2": 0,
     "rename box2 box": 0,
+    "update --restart always box": 0,
     "fsck --repair": 0,
     "prune --force": 0,
     "rm box": 0,
