@@ -8,7 +8,7 @@ RUNS := $(VENV)/.installed-to-run
 # what Python compiled is kept: tests and demo start thousands of short commands
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-big demo-projects test lint bench conformance clean
+.PHONY: help demo demo-big demo-projects test lint bench conformance soak clean
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make demo-projects  five projects built from their Dockerfiles, and run (root, network; NAMES='go java': only these)"
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR also of everything else, compared with other engines, in bench/RESULTS.md"
+	@echo "make soak  ten minutes of containers that start, end and are killed at random (root; SECONDS=600 SEED=1)"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
 
 define install
@@ -67,6 +68,10 @@ bench: $(STAMP)
 conformance: $(STAMP)
 	@command -v go >/dev/null || { echo "the conformance program needs Go, and there is none: skipped"; exit 0; } && \
 	tests/peers.sh $(PEERS) conformance && $(BIN)/python tests/conformance.py $(PEERS)/bin/conformance
+
+# loopback only; says its seed
+soak: $(STAMP)
+	@$(BIN)/python tests/soak_containers.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ class Docker:
     """docker's client, connected to one daemon."""
 
     def __init__(self, address: str, home: str) -> None:
-        self.command = ["docker", "--host", address]
+        self.command = [client(), "--host", address]
         own = {"HOME": home, "DOCKER_CONFIG": home}
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")} | own
 
@@ -69,21 +70,29 @@ class Docker:
         return self.ok("info", "--format", "{{.Driver}}")
 
 
+def client() -> str:
+    """The client that comes with Debian's daemon, before one that somebody installed."""
+    return shutil.which("docker", path=f"/usr/bin:{os.environ.get('PATH', os.defpath)}") or "docker"
+
+
 @contextmanager
-def docker_daemon(*options: str) -> Iterator[Docker]:
-    """dockerd without a network of its own, with these options. It lives in its own PID and mount namespaces: at the
-    end, or when this process dies, the kernel kills all its processes and takes away all its mounts. Missing as
-    ``require_tool``."""
+def docker_daemon(*options: str, network: bool = False) -> Iterator[Docker]:
+    """dockerd with these options. It lives in its own PID and mount namespaces: at the end, or when this process
+    dies, the kernel kills all its processes and takes away all its mounts. ``network``: it also has a network
+    namespace of its own, with docker's bridge in it; else no network. Missing as ``require_tool``."""
     require_root()
     require_tool("docker", "dockerd", "unshare")
     with tempfile.TemporaryDirectory(prefix="ld-", ignore_cleanup_errors=True) as top:  # sockets want a short path
         address = f"{top}/docker.sock"
         home = Path(top, "home")
         home.mkdir()
+        bridge = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh") if network else ()
         command = [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *bridge,
             *("dockerd", "--host", f"unix://{address}", "--data-root", f"{top}/data", "--exec-root", f"{top}/exec"),
-            *("--pidfile", f"{top}/pid", "--bridge", "none", "--iptables=false", "--log-level", "warn"),
+            *("--pidfile", f"{top}/pid", "--log-level", "warn"),
+            *(() if network else ("--bridge", "none", "--iptables=false")),
             *options,
         ]
         with open(f"{top}/log", "wb") as log:
