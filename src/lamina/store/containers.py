@@ -377,7 +377,10 @@ class Containers:
         process has a copy of the descriptor. Raises SystemFailure."""
         path = self.path(container.id, _OWNER)
         with reported(path):
-            descriptor = _new(path, b"", lasting=False)
+            try:
+                descriptor = _new(path, b"", lasting=False)
+            except FileExistsError:  # of an owner before
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 acquire(descriptor, path)
                 yield descriptor
@@ -386,11 +389,13 @@ class Containers:
 
     def is_abandoned(self, container: Container) -> bool:
         """Whether the container has ended, is to be removed, and no process keeps it."""
-        if not container.remove or container.status != EXITED:
-            return False
+        return container.remove and container.status == EXITED and not self.is_owned(container)
+
+    def is_owned(self, container: Container) -> bool:
+        """Whether a process keeps the container after its end (``owning``)."""
         path = self.path(container.id, _OWNER)
         with reported(path), unheld(path) as free:
-            return free or not os.path.exists(path)
+            return not free and os.path.exists(path)
 
     def state(self, container: Container) -> str:
         """The current state: RUNNING, PAUSED, RESTARTING, CREATED, EXITED or DAMAGED."""
@@ -471,6 +476,7 @@ class Containers:
         return found
 
     def _found(self, word: str) -> Container:
+        word = word.removeprefix("/")  # as docker's inspect shows names
         if _is_identity(word):
             one = self._get(word)
             if isinstance(one, Container):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -148,8 +149,9 @@ def restart(
     store = session.store
 
     def restart_one(one: Container) -> None:
-        end(session, one, None, seconds)
-        _start(session, store.containers.get(one.id))
+        with store.containers.owning(one) if one.remove else nullcontext():  # its end does not remove it
+            end(session, one, None, seconds)
+            _start(session, store.containers.get(one.id))
         write(one.name)
 
     if names:

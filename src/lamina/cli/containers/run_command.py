@@ -256,7 +256,7 @@ PRIVILEGED = (
 def check_terminal(given: dict[str, Any]) -> None:
     """Check docker's rule: -it needs a terminal as standard input; -t alone does not. Raises LaminaError, whose exit
     code is 1, as in docker."""
-    if given["tty"] and given["interactive"] and not sys.stdin.isatty():
+    if given["tty"] and given["interactive"] and not given.get("detach") and not sys.stdin.isatty():
         raise LaminaError("standard input is not a terminal", hint="leave out -t or -i")
 
 

@@ -20,7 +20,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.stopped import note_stop
-from lamina.store.containers import Container, Use
+from lamina.store.containers import RESTARTING, Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
 from lamina.view import kernel
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 _POLL, _RETRY_AFTER = 0.02, 0.2  # seconds
+_ENDING = 2.0  # seconds that a monitor may take to end after its program
 _SECONDS = 10.0  # until `stop` kills, as in docker
 
 
@@ -125,7 +126,7 @@ def _clear(store: Store, seen: Container) -> None:
         _discard(store, store.containers.set_aside(one), one)
     if not one.may_run:
         return
-    if one.remove:
+    if one.remove and not store.containers.is_owned(one):
         _discard(store, store.containers.set_aside(one), one)
     else:
         with store.containers.changing(one.id) as one:
@@ -133,11 +134,23 @@ def _clear(store: Store, seen: Container) -> None:
 
 
 def signal_container(store: Store, container: Container, signal: str) -> None:
-    """Send a signal to the first process. Raises Conflict (the container does not run), SystemFailure."""
-    from lamina.run.container.running import check_running
+    """Send a signal to the first process. The container's monitor does not start it again at its next end, as in
+    docker and podman. Raises Conflict (the container does not run), UsageError, SystemFailure."""
+    from lamina.run.container.running import check_running, not_running
+    from lamina.run.signals import parse_signal
 
+    parse_signal(signal)
     check_running(store, container)
-    _kill(store, container, signal)
+    note_stop(store, container)
+    try:
+        _kill(store, container, signal)
+    except SystemFailure:
+        end = time.monotonic() + _ENDING
+        while store.containers.is_running(container):
+            if time.monotonic() > end:
+                raise
+            time.sleep(_POLL)
+        raise not_running(container) from None  # it was about to end
 
 
 def _kill(store: Store, container: Container, signal: str) -> None:
@@ -161,11 +174,19 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
         from lamina.run.container.running import check_running
 
         check_running(store, container)
+    from lamina.run.container.stuck import Monitor
+
     end = time.monotonic() + seconds
     note_stop(store, container)
+    if container.status == RESTARTING:
+        from lamina.run.monitor.client import wake
+
+        wake(store.containers.path(container.id))
     refused = _refused(store, container, signal)
     tried = time.monotonic()
+    monitor = Monitor(store, container)
     while is_running(container):
+        monitor.hurry()
         if time.monotonic() > end:
             raise refused or SystemFailure(f"{container.name} still runs", hint=f"run `lamina kill {container.name}`")
         time.sleep(_POLL)

@@ -9,7 +9,7 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.child import Streams
 from lamina.run.container.record import owners_of, sandbox_of
-from lamina.run.container.running import check_running
+from lamina.run.container.running import check_running, not_running
 from lamina.run.granted_user import granted_user
 from lamina.run.rootfs import Inside
 from lamina.run.spec import environment, user_json
@@ -55,8 +55,12 @@ def _process(store: Store, container: Container, wanted: ContainerOptions) -> tu
         )
     sandbox = sandbox_of(store, container)
     path = store.containers.path(container.id, "bundle", "config.json")
-    with reported(path), open(path, "rb") as file:
-        process = read_own(file.read().decode())["process"]
+    with reported(path):
+        try:
+            with open(path, "rb") as file:
+                process = read_own(file.read().decode())["process"]
+        except FileNotFoundError:
+            raise not_running(container) from None  # it is about to start
     process |= {"args": list(wanted.command), "terminal": wanted.tty}
     if wanted.user:
         with Inside(sandbox.directories.rootfs) as inside:

@@ -188,7 +188,7 @@ class Log:
 
             return JournalSource(one.id, complete=complete)
         never_logged = not os.path.isdir(self._directory) and "path" not in dict(wanted.log_options)
-        if never_logged and one.status != CREATED and one.since is None:
+        if never_logged and one.remove and one.status != CREATED and one.since is None:
             raise LaminaError(
                 f"the container {one.name} has no log: its output went to the terminal of its `lamina run`",
                 hint="run it with -d, or without --rm",

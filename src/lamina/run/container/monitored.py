@@ -29,7 +29,7 @@ def finish(plan: Plan, lock: int, code: int) -> None:
             container = store.containers.get(plan.identity)
             with store.containers.using(container):
                 settle(store, container)
-            if container.remove:
+            if container.remove and not store.containers.is_owned(container):
                 remove(store, container)
             else:
                 with store.containers.changing(plan.identity) as now:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 def check_running(store: Store, container: Container) -> None:
     """Raises Conflict if the container does not run, or runs where this process can't reach it."""
     if not store.containers.is_running(container):
-        raise Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
+        raise not_running(container)
     if container.is_elsewhere:
         raise Conflict(
             f"the container {container.name} runs in another namespace of processes", hint="run this command there"
         )
+
+
+def not_running(container: Container) -> Conflict:
+    return Conflict(f"the container {container.name} does not run", hint="see `lamina ps -a`")
 
 
 def first_process(store: Store, container: Container) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import suppress
 
-from lamina.errors import NotFound
+from lamina.errors import Conflict, NotFound
 from lamina.host.lock import release, share
 from lamina.light import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 def wait_end(store: Store, container: Container) -> Container:
     """Wait until the container does not run; its record then. It may have been removed by then: the record is the
-    last one that was seen. Raises SystemFailure."""
+    last one that was seen, with the exit code that its monitor told. Raises SystemFailure."""
+    told = None
     while True:
         if store.containers.is_supervised(container):
+            told = _told_end(store, container)
             _wait_for_lock(store, container)
         elif container.is_program_alive:
             _wait_for_process(container.program)
@@ -27,7 +30,30 @@ def wait_end(store: Store, container: Container) -> Container:
         try:
             container = store.containers.get(container.id)
         except NotFound:
-            return container
+            return container if told is None else container.ended(told)
+
+
+def _told_end(store: Store, container: Container) -> int | None:
+    """Wait until the monitor ends; the last exit code that it tells. None: it told none, or there is no monitor that
+    can be asked. A container with ``--rm`` has no record after its end."""
+    if not container.remove:
+        return None
+    import _socket
+
+    from lamina.run.monitor.client import connect
+    from lamina.run.monitor.packets import EXIT
+
+    told = None
+    with suppress(Conflict, OSError):
+        connection = _socket.socket(fileno=connect(store.containers.path(container.id), container.name))
+        try:
+            connection.setblocking(True)
+            while packet := connection.recv(64):
+                if packet[:1] == EXIT and packet[1:].isdigit():
+                    told = int(packet[1:])
+        finally:
+            connection.close()
+    return told
 
 
 def _wait_for_lock(store: Store, container: Container) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
+_PATIENCE = 5.0  # seconds
 DETACHED = -1
 """In place of an exit code: the user has detached."""
 UNKNOWN = -2
@@ -47,6 +48,7 @@ def connect(directory: str, name: str) -> int:
     with reported(directory):
         place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    connection.settimeout(_PATIENCE)  # a monitor that was stopped takes no more connections at some time
     try:
         connection.connect(f"/proc/self/fd/{place}/control")
         return connection.detach()

@@ -298,6 +298,11 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     if not privileges.is_root():
         options.append(("userxattr", None))
     if top is not None and top.volatile:
+        # the kernel's mark of a volatile mount before: it may not be mounted again, as its changes may be incomplete
+        # after a crash of the host
+        with suppress(OSError):
+            os.unlink(os.path.join(top.work, "work/incompat/volatile/dirty"))
+            os.rmdir(os.path.join(top.work, "work/incompat/volatile"))
         # refused if an earlier write error of the disk was not reported yet; without it the mount is only slower
         with suppress(SystemFailure):
             kernel.mount("overlay", [*options, ("volatile", None)], target, attributes=attributes)

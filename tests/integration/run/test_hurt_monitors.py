@@ -1,0 +1,183 @@
+"""Monitors that are killed, stopped or asked for odd things: their containers stay usable, and `ps` stays true."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.run.test_library_run import until
+from integration.run.test_run import make_store, members, mounts_of
+from support import lamina, made_once, require_root, require_tool
+
+LIVE = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("runc", "busybox")
+
+
+def make(top: Path) -> None:
+    make_store(top, [members()])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    made_once(make, tmp_path)
+    store = tmp_path / "store"
+    yield store
+    lamina("rm", "--all", "--force", root=store)
+    assert mounts_of(store) == []
+
+
+def told(root: Path, *words: str, code: int = 0) -> str:
+    done = lamina(*words, root=root)
+    assert done.returncode == code, done
+    return done.stdout.decode().strip()
+
+
+def behind(root: Path, *flags: str, script: str = LIVE, name: str = "c") -> dict[str, Any]:
+    """A container in the background, whose program has begun if it says so; its record."""
+    told(root, "run", "-d", "--network", "none", "--name", name, *flags, "app", "sh", "-c", script)
+    if "ready" in script:
+        until(lambda: "ready" in told(root, "logs", name))
+    return record(root)
+
+
+def record(root: Path) -> dict[str, Any]:
+    (path,) = root.glob("containers/*/container.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def kill_monitor(root: Path) -> None:
+    pid = record(root)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def state(root: Path, name: str = "c") -> str:
+    return told(root, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", name)
+
+
+def test_a_container_runs_on_without_its_monitor(root: Path) -> None:
+    behind(root)
+    kill_monitor(root)
+    assert state(root) == "running 0"
+    assert told(root, "exec", "c", "echo", "still there") == "still there"
+    assert told(root, "logs", "c") == "ready"
+    assert told(root, "stop", "c") == "c"
+    assert state(root).split()[0] == "exited"
+    assert told(root, "start", "c") == "c"
+    until(lambda: told(root, "logs", "c") == "ready\nready")
+    assert told(root, "rm", "-f", "c") == "c"
+
+
+@pytest.mark.parametrize("verb", [("kill",), ("rm", "-f"), ("restart", "-t", "0")], ids=" ".join)
+def test_verbs_work_on_a_container_without_its_monitor(root: Path, verb: tuple[str, ...]) -> None:
+    program = behind(root)["program"]
+    kill_monitor(root)
+    assert told(root, *verb, "c") == "c"
+    until(lambda: not os.path.exists(f"/proc/{program}"))
+    shown = told(root, "ps", "-a", "--format", "{{.Names}} {{.State}}")
+    assert shown == {"kill": "c exited", "rm": "", "restart": "c running"}[verb[0]]
+
+
+def test_a_container_that_ended_without_its_monitor_has_ended(root: Path) -> None:
+    program = behind(root)["program"]
+    kill_monitor(root)
+    os.kill(program, signal.SIGKILL)
+    until(lambda: state(root).startswith("exited"))
+    assert told(root, "start", "c") == "c"
+    assert state(root) == "running 0"
+
+
+@pytest.mark.parametrize("verb", [("stop",), ("rm", "-f"), ("restart",)], ids=" ".join)
+def test_a_stopped_monitor_goes_on_to_end(root: Path, verb: tuple[str, ...]) -> None:
+    monitor = behind(root)["pid"]
+    os.kill(monitor, signal.SIGSTOP)
+    assert told(root, *verb, "c") == "c"
+    until(lambda: not os.path.exists(f"/proc/{monitor}"))
+    shown = told(root, "ps", "-a", "--format", "{{.Names}} {{.State}}")
+    assert shown == {"stop": "c exited", "rm": "", "restart": "c running"}[verb[0]]
+
+
+def test_a_restart_keeps_a_container_that_is_removed_at_its_end(root: Path) -> None:
+    behind(root, "--rm")
+    told(root, "exec", "c", "touch", "/made")
+    for _ in range(2):
+        assert told(root, "restart", "c") == "c"
+        assert told(root, "exec", "c", "ls", "/made") == "/made"
+    told(root, "stop", "c")
+    assert told(root, "ps", "-a", "-q") == ""
+
+
+def test_wait_tells_the_exit_code_of_a_container_that_is_removed(root: Path) -> None:
+    behind(root, "--rm", script="while ! test -e /go; do sleep 0.05; done; exit 7")
+    waiting = lamina_behind(root, "wait", "c")
+    until(lambda: connections(record(root)["pid"]) > 0)
+    told(root, "exec", "-d", "c", "touch", "/go")
+    assert waiting() == "7"
+    assert told(root, "ps", "-a", "-q") == ""
+
+
+def lamina_behind(root: Path, *words: str) -> Callable[[], str]:
+    """Start a command; what it has printed at its end."""
+    future = ThreadPoolExecutor(1).submit(told, root, *words)
+    return lambda: future.result(30)
+
+
+def connections(pid: int) -> int:
+    """How many commands are connected to a monitor: its sockets but the one that it listens on."""
+    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    return sum(link.startswith("socket:") for link in links) - 1
+
+
+@pytest.mark.parametrize("number", ["KILL", "TERM"])
+def test_a_killed_container_is_not_started_again(root: Path, number: str) -> None:
+    behind(root, "--restart", "always")
+    told(root, "kill", "-s", number, "c")
+    told(root, "wait", "c")
+    assert state(root) == {"KILL": "exited 137", "TERM": "exited 3"}[number]
+
+
+def test_exec_and_kill_of_a_container_that_is_about_to_start_or_end(root: Path) -> None:
+    behind(root)
+    (described,) = root.glob("containers/*/bundle/config.json")
+    described.rename(described.with_name("elsewhere"))
+    done = lamina("exec", "c", "true", root=root)
+    assert (done.returncode, done.stderr) == (5, b"lamina: the container c does not run (see `lamina ps -a`)\n")
+
+
+def test_a_stop_while_a_container_waits_for_its_restart(root: Path) -> None:
+    told(root, "run", "-d", "--network", "none", "--name", "c", "--restart", "always", "app", "sh", "-c", "exit 1")
+    until(lambda: record(root)["restarts"] > 2 and record(root)["status"] == "restarting")
+    assert told(root, "stop", "c") == "c"
+    assert state(root) == "exited 1"
+
+
+def test_logs_of_a_container_whose_run_was_killed_before_its_start(root: Path) -> None:
+    dead = lamina("run", "-d", "--network", "none", "--name", "c", "app", "true", root=root,
+                  LAMINA_FAULT="container.mounted")  # fmt: skip
+    assert dead.returncode < 0
+    assert told(root, "logs", "c") == ""
+
+
+def test_names_as_inspect_shows_them(root: Path) -> None:
+    behind(root)
+    assert told(root, "inspect", "-f", "{{.Name}}", "c") == "/c"
+    assert told(root, "stop", "/c") == "c"
+
+
+def test_a_terminal_in_the_background_needs_none_in_front(root: Path) -> None:
+    told(root, "run", "-dit", "--network", "none", "--name", "c", "app", "sh", "-c", "test -t 0 && echo a terminal")
+    told(root, "wait", "c")
+    assert told(root, "logs", "c") == "a terminal"
