@@ -191,9 +191,11 @@ def execute(
                     send(signal.SIGKILL)
 
 
-def execute_behind(runtime: Runtime, state: str, identity: str, process: bytes) -> ExitStatus:
-    """Start ``process`` in the container, without streams, and leave it. The exit status is not 0 if it can't start.
-    Raises SystemFailure."""
+def execute_behind(
+    runtime: Runtime, state: str, identity: str, process: bytes, streams: Streams | None = None, pid_file: str = ""
+) -> ExitStatus:
+    """Start ``process`` in the container, by default without streams, and leave it. ``pid_file``: a file for its pid.
+    The exit status is not 0 if it can't start. Raises SystemFailure."""
     with ExitStack() as opened:
         described, log = in_memory(process), in_memory(b"")
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -201,8 +203,10 @@ def execute_behind(runtime: Runtime, state: str, identity: str, process: bytes) 
             opened.callback(os.close, descriptor)
         command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
         command += ["--log-format", "json", *runtime.options]
-        command += ["exec", "--detach", "--process", f"/proc/self/fd/{described}", identity]
-        with spawned(command, Streams(null, null, null, interactive=False), (described, log)) as child:
+        command += ["exec", "--detach", *(("--pid-file", pid_file) if pid_file else ())]
+        command += ["--process", f"/proc/self/fd/{described}", identity]
+        streams = streams or Streams(null, null, null, interactive=False)
+        with spawned(command, streams, (described, log)) as child:
             code = child.wait()
         message = failure_in(f"/proc/self/fd/{log}") if code else ""
         return ExitStatus(code_of(message), reason=message) if message else ExitStatus(code)

@@ -8,9 +8,11 @@ import select
 import time
 from contextlib import suppress
 
+from lamina.host.libc import libc
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN, Streams
 from lamina.run.health import MAX_OUTPUT, TIMED_OUT, Check, Result, shown_output, too_slow
+from lamina.run.runtime import EXECUTED, execute_behind
 from lamina.spec.json import read_own, write_own
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TOO_SLOW = -signal.SIGALRM
 """How the process ends if the command took too long: by this signal. Any other signal: the command could not run."""
+_SUBREAPER = 36  # prctl(2)
 _POLL = 0.01  # seconds
 _PIECE = 1 << 14
 _HANDLED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
@@ -115,21 +118,37 @@ def _code(place: Place, check: Check) -> int | None:
     with open(os.path.join(bundle, "config.json"), "rb") as file:
         process: dict[str, Any] = read_own(file.read().decode())["process"]
     process |= {"args": list(check.words), "terminal": False}
-    streams = Streams(interactive=False)
-    if place.runtime.is_bubblewrap:
-        from lamina.run.bubblewrap import launch
-
-        program = launch.execute(bundle, place.identity, process, streams)
-    else:
-        from lamina.run import runtime
-
-        described = write_own(process).encode()
-        program = runtime.execute(place.runtime, place.states, bundle, place.identity, described, streams)
     signal.signal(signal.SIGALRM, _give_up)
     signal.setitimer(signal.ITIMER_REAL, check.timeout)
-    with program as started:
-        ended = started.wait()
+    return (_in_bubblewrap if place.runtime.is_bubblewrap else _by_runtime)(place, bundle, process)
+
+
+def _in_bubblewrap(place: Place, bundle: str, process: dict[str, Any]) -> int | None:
+    from lamina.run.bubblewrap import launch
+
+    with launch.execute(bundle, place.identity, process, Streams(interactive=False)) as program:
+        ended = program.wait()
     return None if ended.reason or ended.message else ended.code
+
+
+def _by_runtime(place: Place, bundle: str, process: dict[str, Any]) -> int | None:
+    """The runtime ends at once, and the program becomes a child of this subreaper. A runtime that waited for the
+    program would also wait for all processes that have its output open."""
+    libc().prctl(_SUBREAPER, 1, 0, 0, 0)
+    pid_file = os.path.join(bundle, f"{EXECUTED}{os.urandom(8).hex()}")
+    described = write_own(process).encode()
+    streams = Streams(interactive=False)
+    try:
+        started = execute_behind(place.runtime, place.states, place.identity, described, streams, pid_file)
+        if started.code:
+            return None
+        with open(pid_file, "rb") as file:
+            program = int(file.read())
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(pid_file)
+    code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+    return 128 - code if code < 0 else code
 
 
 def _give_up(*_: object) -> None:
