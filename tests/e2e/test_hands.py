@@ -236,7 +236,7 @@ def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     assert json.loads(out("container", "inspect", "job"))[0]["Id"] == one.id
     assert out("container", "exists", "job") == ""
     assert out("inspect", "--type", "image", "job", code=3)
-    Path(store.containers.path(one.id, "volumes/kept")).mkdir()
+    Path(store.containers.path(one.id, "volumes/kept")).mkdir(parents=True)
     Path(store.containers.path(one.id, "container.json")).write_text("{")
     assert json.loads(out("inspect", "job"))[0]["State"]["Status"] == "damaged"
     assert out("rm", one.id) == "job\n"

@@ -106,6 +106,8 @@ CHANGES = {
     "rename box box2": 0,
     "rename box2 box": 0,
     "update --restart always box": 0,
+    "volume create --label a=b data": 0,
+    "volume rm data": 0,
     "fsck --repair": 0,
     "prune --force": 0,
     "rm box": 0,

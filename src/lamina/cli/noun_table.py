@@ -132,6 +132,9 @@ _DETACHED = "containers run in the foreground, and `lamina run` ends when the pr
 _BUILDING = "use `lamina build` for each image"
 
 
+_NETWORKS = "use `lamina run --network pasta|none|host`"
+
+
 _NO_BUILDERS = "there are no builders to set up: leave the line out"
 
 
@@ -158,6 +161,7 @@ ABSENT: dict[str, str] = {
     "init": "`lamina run` does this itself",
     "kube": "there are no pods",
     "machine": "lamina uses no virtual machine; containers run on this host",
+    "network": _NETWORKS,
     "node": "there is no cluster",
     "play": "there are no pods",
     "plugin": "there are no plugins",
@@ -174,5 +178,4 @@ ABSENT: dict[str, str] = {
     "trust": "`lamina copy --referrers` copies existing signatures",
     "unshare": "`lamina mount` and `lamina run` create their namespaces themselves",
     "untag": "use `lamina rmi NAME` to remove a name",
-    "volume": "`lamina run -v NAME:PATH` creates a volume and keeps it",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lamina.errors import NotFound, UsageError
+from lamina.errors import NotFound, Unsupported, UsageError
 from lamina.light import Value, field, pattern
 from lamina.run.user import parse_id
 
@@ -16,28 +16,57 @@ _MIN_CPUS, _MAX_CPUS = 0.01, 1e6
 _MIN_MEMORY = 6 << 20  # bytes, as docker: with less the runtimes themselves are killed
 _MAX_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
-OWN_NETWORK = ("", "default", "bridge", "private", "podman")
-"""Names of the default network: docker calls it bridge, podman private or podman."""
+OWN_NETWORK = ("", "default", "bridge", "private")
+"""Names of the default network: docker calls it bridge, podman private."""
 
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-_BY_DEFAULT = ("rw", "z", "Z", "cached", "delegated", "consistent", "copy", "rbind")
+_BY_DEFAULT = (
+    *("rw", "z", "Z", "cached", "delegated", "consistent", "copy", "rbind"),
+    *("exec", "suid", "dev"),
+)
 """Options of a volume that ask for the default, or have no meaning on this host."""
+_OF_VOLUMES = ("ro", "nocopy", "U", "noexec", "nosuid", "nodev", "bind")
+_EXCLUSIVE = (("ro", "rw"), ("copy", "nocopy"), ("exec", "noexec"), ("suid", "nosuid"), ("dev", "nodev"), ("z", "Z"))
+_TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge")
+_TMPFS_FLAGS = (
+    *("ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "dirsync", "remount"),
+    *("mand", "nomand", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime"),
+    *("nostrictatime", "defaults", "tmpcopyup", "notmpcopyup", *PROPAGATIONS),
+)
+NO_OVERLAY = "a volume with a temporary writable layer (O) is not supported"
+NO_ID_MAP = "mapping the owners of a volume (idmap) is not supported"
 
 
 class Mount(Value):
-    """``kind``: bind, volume or tmpfs. ``source``: a path of this host, the name of a volume, or "" for an anonymous
-    volume. ``options``: of a tmpfs its mount options; else of "ro", "nocopy" (a new volume starts empty), "bind"
-    (without the mounts below the source) and PROPAGATIONS."""
+    """``kind``: bind, volume, tmpfs or image. ``source``: a path of this host, the name of a volume or an image, or
+    "" for an anonymous volume. ``options``: of a tmpfs its mount options; else of "ro", "nocopy" (a new volume starts
+    empty), "bind" (without the mounts below the source), "U" (the container's user gets all files), "create" (make a
+    missing source), "noexec", "nosuid", "nodev" and PROPAGATIONS. ``subpath``: a path in the volume or
+    image. ``labels``, ``driver_options``: of a new volume. ``mode``: the options as ``--volume`` or ``--tmpfs`` named
+    them; None: it was asked for in another way. Of a container that exists (``run.volumes.points``), the source is
+    absolute, each volume has a name, ``mode`` is docker's, ``anonymous`` says whether the name was made up, and
+    ``image`` is the descriptor of the manifest (media type, digest, size)."""
 
     kind: str
     source: str
     target: str
     options: tuple[str, ...] = ()
+    subpath: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    driver_options: tuple[tuple[str, str], ...] = ()
+    mode: str | None = field(default_factory=lambda: None, compare=False)
+    anonymous: bool = False
+    image: tuple[str, str, int] | None = None
 
     @property
     def read_only(self) -> bool:
         return "ro" in self.options
+
+    @property
+    def makes_source(self) -> bool:
+        """Whether a missing source of a bind is made: by docker's rule, if ``--volume`` asks for it."""
+        return self.mode is not None or "create" in self.options
 
     @property
     def propagation(self) -> str:
@@ -255,25 +284,41 @@ def parse_env_file(text: str, host: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def parse_volume(word: str) -> Mount:
-    """``[SOURCE:]TARGET[:OPTIONS]``, with the options ro, rw, nocopy, a propagation, and those without a meaning
-    here. Raises UsageError."""
+    """``[SOURCE:]TARGET[:OPTIONS]``, with podman's options: ro, nocopy, U, noexec, nosuid, nodev, a propagation, and
+    those without a meaning here. Raises UsageError, Unsupported."""
     parts = word.split(":")
     if len(parts) > 3 or not all(parts):
         raise UsageError(f"{word!r:.200} is not a volume", hint="write SOURCE:TARGET[:ro], or TARGET for a new one")
-    options: tuple[str, ...] = ()
-    if len(parts) == 3:
-        given = parts.pop().split(",")
-        unknown = set(given) - {"ro", "nocopy", *PROPAGATIONS, *_BY_DEFAULT}
-        if unknown:
-            raise UsageError(f"unknown volume option {min(unknown)!r:.60}", hint="use ro or rw")
-        if {"ro", "rw"} <= set(given):
-            raise UsageError(f"{word!r:.200} has both ro and rw", hint="choose one of them")
-        options = tuple(one for one in given if one not in _BY_DEFAULT)
+    mode = parts.pop() if len(parts) == 3 else ""
+    options = parse_volume_options(mode, word)
     source, target = parts if len(parts) == 2 else ("", parts[0])
     check_target(target)
     if source and not source.startswith(("/", ".")):
-        return Mount("volume", parse_volume_name(source), target, options)
-    return Mount("bind" if source else "volume", source, target, options)
+        return Mount("volume", parse_volume_name(source), target, options, mode=mode)
+    if source:
+        return Mount("bind", source, target, options, mode=mode)
+    return Mount("volume", "", target, options, mode=mode)
+
+
+def parse_volume_options(text: str, word: str) -> tuple[str, ...]:
+    """The options of ``--volume``, separated by commas; ``word``: the whole value, for errors. Raises UsageError,
+    Unsupported."""
+    given = text.split(",") if text else []
+    for option in given:
+        name = option.partition("=")[0]
+        if name in ("O", "idmap", "upperdir", "workdir"):
+            raise Unsupported(f"{word!r:.200}: {NO_ID_MAP if name == 'idmap' else NO_OVERLAY}", hint="leave it out")
+    unknown = set(given) - {*_OF_VOLUMES, *PROPAGATIONS, *_BY_DEFAULT}
+    if unknown:
+        raise UsageError(
+            f"unknown volume option {min(unknown)!r:.60}", hint="use ro, rw, nocopy, U, noexec or a propagation"
+        )
+    for pair in _EXCLUSIVE:
+        if set(pair) <= set(given):
+            raise UsageError(f"{word!r:.200} has both {pair[0]} and {pair[1]}", hint="choose one of them")
+    if len(set(given) & set(PROPAGATIONS)) > 1:
+        raise UsageError(f"{word!r:.200} has several propagations", hint="choose one of them")
+    return tuple(dict.fromkeys(one for one in given if one not in _BY_DEFAULT))
 
 
 def parse_volume_name(word: str) -> str:
@@ -287,7 +332,17 @@ def parse_tmpfs(word: str) -> Mount:
     """``TARGET[:OPTIONS]``. Raises UsageError."""
     target, _, options = word.partition(":")
     check_target(target)
-    return Mount("tmpfs", "", target, tuple(filter(None, options.split(","))))
+    given = tuple(filter(None, options.split(",")))
+    for option in given:
+        name, equals, value = option.partition("=")
+        if (name in _TMPFS_VALUES) != bool(equals) or not (name in _TMPFS_VALUES or name in _TMPFS_FLAGS):
+            raise UsageError(
+                f"--tmpfs {word!r:.100}: unknown option {option!r:.60}",
+                hint="use mount options such as rw, exec, size=64m, mode=1777",
+            )
+        if name == "size" and not value.endswith("%"):
+            parse_size(value)
+    return Mount("tmpfs", "", target, tuple(one for one in given if one != "notmpcopyup"), mode=options)
 
 
 def parse_size(word: str) -> int:

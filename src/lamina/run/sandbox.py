@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from lamina.errors import NotFound
 from lamina.host import privileges
 from lamina.host.files import reported
+from lamina.host.mountinfo import below
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run import network, runtime
 from lamina.run.rootfs import Inside, make_reachable, undo_reachable
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
 
 class Directories(Value):
     """``rootfs``: the mount point of the union. ``bundle``: the runtime's files of this sandbox. ``states``: the
-    runtime's own directory, which all sandboxes of a store share."""
+    runtime's own directory, which all sandboxes of a store share. ``mounts``: what the caller mounts below it is
+    unmounted with the union; "" for nothing."""
 
     rootfs: str
     bundle: str
     states: str
+    mounts: str = ""
 
 
 def states_of(store: Store) -> str:
@@ -111,6 +114,18 @@ class Sandbox:
         undo_reachable(self.identity, self.way)
         kernel.unmount(self.directories.rootfs)
         unmap(self.directories.bundle)
+        self._unmount_more()
+
+    def _unmount_more(self) -> bool:
+        """Unmount what is mounted beside the union. Returns whether anything was."""
+        mounts = self.directories.mounts
+        if not (mounts and os.path.isdir(mounts)):
+            return False
+        with reported(mounts):
+            found = below(mounts)
+        for target in found:
+            kernel.unmount(target)
+        return bool(found)
 
     def describe(self, spec: Mapping[str, Any]) -> None:
         """Write the runtime spec into the bundle, and remove what an earlier run has left there."""
@@ -242,7 +257,7 @@ class Sandbox:
             cgroup.remove(self.identity)
         undo_reachable(self.identity)
         unmap(bundle)
-        was_mounted = False
+        was_mounted = self._unmount_more()
         while os.path.ismount(rootfs):
             kernel.unmount(rootfs)
             was_mounted = True

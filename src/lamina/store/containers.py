@@ -68,6 +68,8 @@ class Container(Value):
     often its monitor has started it again. ``oom``: the kernel ended it for want of memory. ``error``: why it could
     not be started. ``remove``: remove it when it ends. ``status``: as last written (``Containers.state`` is the
     truth); DAMAGED: its record can't be read, and the other fields come from its first record, if that can be read.
+    ``mounts``: its volumes and other mounts (``run.volumes.points``); None in records of an older lamina.
+    ``images``: the images that are mounted into it: the manifest's media type, digest and size, and the diff_ids.
     ``wanted``: the options that it was created with (``run.container.record``); None in records of an older lamina.
     ``unknown``: fields that only a newer lamina knows."""
 
@@ -105,6 +107,8 @@ class Container(Value):
     oom: bool = False
     error: str = ""
     paused: bool = False
+    mounts: tuple[Mapping[str, Any], ...] | None = field(default_factory=lambda: None, hash=False, repr=False)
+    images: tuple[tuple[str, str, int, tuple[str, ...]], ...] = ()
     wanted: Mapping[str, Any] | None = field(default_factory=lambda: None, hash=False, repr=False)
     unknown: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
@@ -112,6 +116,11 @@ class Container(Value):
     def descriptor(self) -> Descriptor:
         """The descriptor of the manifest."""
         return Descriptor(self.media_type, Digest.parse(self.manifest), self.size)
+
+    @property
+    def mounted_images(self) -> list[tuple[Descriptor, tuple[str, ...]]]:
+        """The descriptors of the manifests of the images that are mounted into it, and their diff_ids."""
+        return [(Descriptor(kind, Digest.parse(digest), size), layers) for kind, digest, size, layers in self.images]
 
     @property
     def is_damaged(self) -> bool:
@@ -172,7 +181,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "error": _TEXT,
     "program_started": (*_TEXT, *_NONE),
     "since": (*_NUMBER, *_NONE),
-    **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels"), _LIST),
+    **dict.fromkeys(("layers", "command", "made", "volumes", "users", "groups", "labels", "images"), _LIST),
+    "mounts": (*_LIST, *_NONE),
     **dict.fromkeys(("top", "stop_signal"), _TEXT),
     "wanted": (dict, *_NONE),
     "stop_timeout": (*_NUMBER, *_NONE),
@@ -240,11 +250,7 @@ class Containers:
                     yield directory
                     with locked(self._paths.lock):
                         self._check_name(container)
-                        if not os.path.exists(self._paths.blob(Digest.parse(container.manifest))):
-                            raise NotFound(
-                                f"the image {container.image} was deleted while the container was created",
-                                hint="pull it again",
-                            )
+                        self._check_images(container)
                         made.put(self.path(container.id))
                 except BaseException:
                     undo(directory)
@@ -255,6 +261,16 @@ class Containers:
             except BaseException:
                 self.stop_supervising(container.id)
                 raise
+
+    def _check_images(self, container: Container) -> None:
+        manifests = [Digest.parse(container.manifest), *(one.digest for one, _ in container.mounted_images)]
+        if not all(os.path.exists(self._paths.blob(digest)) for digest in manifests):
+            raise NotFound(
+                f"the image {container.image} was deleted while the container was created"
+                if not os.path.exists(self._paths.blob(manifests[0]))
+                else "an image to be mounted was deleted while the container was created",
+                hint="pull it again",
+            )
 
     def _check_name(self, container: Container) -> None:
         for identity in filter(_is_identity, self._names()):
@@ -508,6 +524,8 @@ class Containers:
                 )
             for text in (one.manifest, *one.layers):
                 found.add(Digest.parse(text))
+            for descriptor, layers in one.mounted_images:
+                found |= {descriptor.digest, *map(Digest.parse, layers)}
         return frozenset(found)
 
     def _names(self) -> list[str]:
@@ -643,6 +661,11 @@ def _parsed(path: str, identity: str) -> Container:
                 raise TypeError(key)
         for text in (container.manifest, *container.layers):
             Digest.parse(text)
+        for _, layers in container.mounted_images:
+            for text in layers:
+                Digest.parse(text)
+        if not all(isinstance(one, dict) for one in container.mounts or ()):
+            raise TypeError("mounts")
         for pair in (*container.labels, *((word, "") for word in (*container.command, *container.volumes))):
             if len(pair) != 2 or not all(isinstance(word, str) for word in pair):
                 raise TypeError("a text")

@@ -51,6 +51,8 @@ RUN_POINTS = (
     "container.mounted",
     "volume.directory-made",
     "volume.filled",
+    "volume.record-ready",
+    "volume.record-written",
     "volume.named",
     "container.record-rewritten",
     "container.described",
@@ -63,6 +65,8 @@ RUN_POINTS = (
     "container.removed",
 )
 """Points that `run`, `cp` and `rm` pass."""
+VOLUME_POINTS = ("volume.set-aside", "volume.record-removed", "volume.removed")
+"""Points that the removal of a volume passes."""
 BUILD_POINTS = (
     "step.made",
     "step.mounted",

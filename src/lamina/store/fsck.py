@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError
 from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
-from lamina.host.temporary import is_temporary
 from lamina.layer.index import LayerIndex
 from lamina.source.select import read_config
 from lamina.source.walk import Absent, Classified, Damaged, Unrecognized, classify, listed_documents, walk
@@ -58,12 +57,13 @@ def fsck(
             findings += _image(store, name or f"(untagged) {entry.digest.short}", entry, broken, layers, elsewhere)
         named = {entry.digest for _, entry in store.names()}
         for one in store.containers:
-            if one.descriptor.digest not in named:
-                findings += _image(
-                    store, f"{one.image} of the container {one.name}", one.descriptor, broken, layers, elsewhere
-                )
+            mounted = [(f"mounted into the container {one.name}", image) for image, _ in one.mounted_images]
+            for what, top in [(f"{one.image} of the container {one.name}", one.descriptor), *mounted]:
+                if top.digest not in named:
+                    findings += _image(store, what, top, broken, layers, elsewhere)
         findings += _derived(store, layers, repair)
         findings += _containers(store)
+        findings += _volumes(store)
         findings += _leftovers(store, repair)
     return findings
 
@@ -287,9 +287,16 @@ def _containers(store: Store) -> Iterator[Finding]:
     for path in [*left, *store.containers.unknown_paths()]:
         what = "left by interrupted work: run `lamina prune`" if path in left else "not a container"
         yield Finding("leftover", f"{os.path.relpath(path, store.paths.root)}: {what}")
-    for name in sorted(os.listdir(os.path.join(store.paths.root, "volumes"))):
-        if is_temporary(name):
-            yield Finding("leftover", f"volumes/{name}: left by interrupted work: run `lamina prune`")
+
+
+def _volumes(store: Store) -> Iterator[Finding]:
+    for one in store.volumes.every():
+        if one.damaged:
+            yield Finding(
+                "error", f"the record of the volume {one.name} is damaged: its labels and options are not known"
+            )
+    for name, what in store.volumes.oddities():
+        yield Finding("leftover", f"volumes/{name}: {what}")
 
 
 def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:

@@ -85,8 +85,14 @@ def image_holders(entries: Entries) -> list[Holder]:
 
 
 def container_holders(store: Store) -> list[Holder]:
-    """Each container needs its manifest; it also needs its layers, whatever the manifest says."""
-    manifests = [(one.name, Digest.parse(one.manifest)) for one in store.containers.every() if one.manifest]
+    """Each container needs its manifest, and those of the images that are mounted into it; it also needs their
+    layers, whatever the manifests say."""
+    manifests = [
+        (one.name, digest)
+        for one in store.containers.every()
+        if one.manifest
+        for digest in (Digest.parse(one.manifest), *(image.digest for image, _ in one.mounted_images))
+    ]
     found = [Holder(CONTAINER, name, (digest,), frozenset([digest])) for name, digest in manifests]
     return [*found, Holder(CONTAINER, "", may_exist=tuple(store.containers.digests()))]
 

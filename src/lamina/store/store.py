@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lamina.store.session import StoreSession
     from lamina.store.tags import Tags
     from lamina.store.uploads import Uploads
+    from lamina.store.volumes import Volumes
 
     def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
         """Let the type checker verify what the store implements."""
@@ -74,6 +75,13 @@ class Store:
         from lamina.store.containers import Containers
 
         return Containers(self.paths)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """The volumes of containers."""
+        from lamina.store.volumes import Volumes
+
+        return Volumes(self.paths)
 
     @cached_property
     def push_journal(self) -> PushJournal:

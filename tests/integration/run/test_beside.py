@@ -18,11 +18,11 @@ from integration.run.test_run import LOWER, make_store, members, mounts_of, out,
 from lamina.edit.publish import Packing, Revision
 from lamina.errors import Conflict
 from lamina.run.container.commit import commit, container_changes
-from lamina.run.container.cp import copy_in, copy_out
 from lamina.run.container.life import create
 from lamina.run.container.life import run as run_container
 from lamina.run.container.mount import opened
 from lamina.run.container.record import stack_of
+from lamina.run.file_copy import copy_in, copy_out
 from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.fsck import fsck
@@ -201,7 +201,7 @@ def test_a_new_volume_of_several_containers_is_whole_for_each(root: Path) -> Non
     for number in range(3):
         words = ("run", "--rm", "--network", "none", "-v", f"vol{number}:/many", *count)
         assert all_end_well([started(root, *words) for _ in range(4)]) == [expected] * 4
-    assert sorted(os.listdir(root / "volumes")) == ["vol0", "vol1", "vol2"]
+    assert lamina("volume", "ls", "-q", root=root).stdout.split() == [b"vol0", b"vol1", b"vol2"]
 
 
 def test_an_empty_volume_in_use_is_not_replaced(root: Path) -> None:
@@ -283,8 +283,8 @@ def test_many_parallel_processes_leave_an_undamaged_store(root: Path, tmp_path: 
     store = Store.open(str(root))
     assert fsck(store) == []
     rows = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
-    assert {row["State"] for row in rows} <= {"exited"}
-    assert {row["ExitCode"] for row in rows} <= {0}
+    assert {row["state"] for row in rows} <= {"exited"}
+    assert {row["exit_code"] for row in rows} <= {0}
     for row in rows:
         assert lamina("cp", f"{row['name']}:/name", str(tmp_path / "name"), root=root).returncode == 0
         assert (tmp_path / "name").read_text() == f"{row['name']}\n"

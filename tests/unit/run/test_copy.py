@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import UsageError
-from lamina.run.container import cp
-from lamina.run.container.cp import copy_in, open_file
+from lamina.run import file_copy as cp
+from lamina.run.file_copy import copy_in, open_file
 from lamina.run.rootfs import Inside
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers are Linux's")

@@ -91,7 +91,7 @@ def test_mounts_in_dockers_words(word: str, expected: Mount) -> None:
         ("type=bind,source=/a", "no target"),
         ("type=bind,source=/a,target=b", "is not a path in the container"),
         ("type=bind,source=/a,target=/", "is not a path in the container"),
-        ("type=image,source=a,target=/b", "unknown type 'image'"),
+        ("type=npipe,source=a,target=/b", "unknown type 'npipe'"),
         ("type=tmpfs,source=/a,target=/b", "no source"),
         ("type=tmpfs,target=/b,tmpfs-mode=rw", "mode"),
         ("type=tmpfs,target=/b,bind-propagation=shared", "use it with type=bind"),

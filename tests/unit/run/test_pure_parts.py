@@ -58,7 +58,7 @@ def test_options() -> None:
     assert parse_volume("./a:/b") == Mount("bind", "./a", "/b")
     assert parse_volume("name:/b:z") == Mount("volume", "name", "/b")
     assert parse_volume("/b") == Mount("volume", "", "/b")
-    for bad in ("", "a:b", "/a:/b:ro:x", "/a:/b:exec", "/a:/", "/a:/x/../y", "na me:/b"):
+    for bad in ("", "a:b", "/a:/b:ro:x", "/a:/b:execute", "/a:/", "/a:/x/../y", "na me:/b"):
         with pytest.raises(UsageError):
             parse_volume(bad)
     assert [parse_size(word) for word in ("7", "1k", "1.5G", "2mb")] == [7, 1024, 3 << 29, 2 << 20]

@@ -255,7 +255,7 @@ class _Preparing:
 
     @staticmethod
     def _fill(source: str, directory: str) -> None:
-        from lamina.run.container.cp import copy_out
+        from lamina.run.file_copy import copy_out
 
         with Inside(source) as inside:
             copy_out(inside, "/", directory, content_only=True)

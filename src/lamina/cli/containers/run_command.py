@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 from lamina.cli import say, warn
-from lamina.cli.containers.families import FAMILIES
+from lamina.cli.containers.families import FAMILIES, volumes
 from lamina.cli.option_table import FLAG, MANY, NUMBER, WHOLE, Option
 from lamina.errors import (
     AccessDenied,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.cli.session import Session
-    from lamina.run.options import ContainerOptions, Mount
+    from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.store.containers import Container
     from lamina.store.store import Store
@@ -63,7 +63,7 @@ _SECURITY = (
 )
 
 
-_MOUNT = "type=bind|volume|tmpfs,source=...,target=...[,readonly]."
+_MOUNT = "type=bind|volume|tmpfs|image,source=...,target=...[,readonly]."
 
 
 _PULLING = ("missing", "never", "always", "newer")
@@ -91,6 +91,12 @@ OPTIONS = (
         "read_only",
         "Make the root file system read-only; volumes and tmpfs stay writable.",
         kind=FLAG,
+    ),
+    Option(
+        ("--network", "--net"),
+        "network",
+        "Network to use (default, and bridge: pasta if it is installed, else none).",
+        "pasta|none|host",
     ),
     Option(("-h", "--hostname"), "hostname", "Host name (default: the first digits of the ID).", "NAME"),
     Option(("--domainname",), "domainname", "Domain name of the host.", "NAME"),
@@ -224,7 +230,7 @@ def _created(
         warn(PRIVILEGED)
     store = session.writable_store
     with identity_file(given["cidfile"]) as note:
-        enter(store)
+        enter()
         if given["replace"] and wanted.name:
             replace_container(store, wanted.name)
         made = create(
@@ -357,19 +363,16 @@ def container_options(words: tuple[str, ...], given: dict[str, Any]) -> Containe
     from lamina.run import options
 
     security = _security(given["security_opt"])
-    network = given["network"][-1] if given["network"] else ""
+    network = given["network"]
     _check_ports(given["publish"], given["expose"], network)
     return options.ContainerOptions(
         **_program(given["entrypoint"], words),
         env=environment(given),
-        mounts=(
-            *(options.parse_volume(word) for word in given["volume"]),
-            *_mounts(given["mount"]),
-            *(options.parse_tmpfs(word) for word in given["tmpfs"]),
-        ),
+        mounts=tuple(volumes.mounts(given)),
         workdir=options.parse_workdir(given["workdir"]),
         user=given["user"],
         read_only=given["read_only"],
+        network=network,
         hostname=options.parse_hostname(given["hostname"]),
         userns=options.parse_userns(given["userns"]),
         name=given["name"],
@@ -433,14 +436,6 @@ def _more(given: dict[str, Any]) -> dict[str, Any]:
     from lamina.cli.containers.run_flags import fields
 
     return fields(given, warn)
-
-
-def _mounts(words: tuple[str, ...]) -> list[Mount]:
-    if not words:
-        return []
-    from lamina.run.mount_option import parse_mount
-
-    return [parse_mount(word) for word in words]
 
 
 def _check_ports(published: tuple[str, ...], exposed: tuple[str, ...], network: str) -> None:

@@ -85,7 +85,7 @@ time_option = click.option(
     "-f", "--force", is_flag=True, help="Also remove running containers; do not fail if a container does not exist."
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Remove all containers that have ended (with --force: all).")
-@click.option("-v", "--volumes", is_flag=True, help="Accepted as in docker; anonymous volumes are always removed.")
+@click.option("-v", "--volumes", is_flag=True, help="Also remove the anonymous volumes of the containers.")
 @time_option
 @ignore_option
 @cidfile_option
@@ -100,8 +100,8 @@ def rm(
     ignore: bool,
     cidfiles: tuple[str, ...],
 ) -> None:
-    """Remove containers and everything that they wrote. Named volumes stay. If one can't be removed, the others are
-    removed all the same, and the exit code is that of the first failure."""
+    """Remove containers and everything that they wrote. Volumes stay; --volumes removes those without a name. If one
+    container can't be removed, the others are removed all the same. The exit code is that of the first failure."""
     from lamina.run.container.ending import clear, remove
 
     names = with_files(names, cidfiles, force or ignore)
@@ -112,7 +112,7 @@ def rm(
     def remove_one(one: Container) -> None:
         if force and seconds and store.containers.is_running(one):
             end(session, one, None, seconds)
-        remove(store, one, force=force)
+        remove(store, one, force=force, volumes=volumes)
         write(one.name)
 
     if not all_:
@@ -293,10 +293,10 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
     except NotFound as error:
         _copy_from_image(session, source, target, error, is_target=bool(other))
         return
-    from lamina.run.container.cp import copy_in, copy_out
     from lamina.run.container.mount import opened
     from lamina.run.container.record import owner_of, stack_of
     from lamina.run.container.user_namespace import enter
+    from lamina.run.file_copy import copy_in, copy_out
 
     enter(session.store, container)
     with opened(session.store, stack_of(session.store, container), container) as inside:

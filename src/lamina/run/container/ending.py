@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from lamina.errors import Conflict, LaminaError, NotFound, SystemFailure, Unsupported, UsageError
 from lamina.host import mountinfo
 from lamina.host.files import failure, reported
-from lamina.host.temporary import is_temporary
+from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.record import sandbox_of, stack_of
@@ -35,8 +35,9 @@ _ENDING = 2.0  # seconds that a monitor may take to end after its program
 _SECONDS = 10.0  # until `stop` kills, as in docker
 
 
-def remove(store: Store, container: Container, *, force: bool = False) -> None:
-    """Remove the container with all its changes. No error if another process has removed it meanwhile, as `run
+def remove(store: Store, container: Container, *, force: bool = False, volumes: bool = False) -> None:
+    """Remove the container with all its changes. ``volumes``: also its anonymous volumes; those of a container that
+    is removed at its end always go. No error if another process has removed it meanwhile, as `run
     --rm` does when its program is killed. Raises Conflict if it runs and ``force`` is not given."""
     mine = store.containers.lock_of(container.id) >= 0
     if not mine and store.containers.is_running(container):
@@ -47,17 +48,21 @@ def remove(store: Store, container: Container, *, force: bool = False) -> None:
         if not mine and store.containers.is_running(container):
             raise _runs(container)  # it was started while this process waited
         settle(store, container)
-        _discard(store, store.containers.set_aside(container), container)
+        _discard(store, store.containers.set_aside(container), container, volumes=volumes)
 
 
 def _runs(container: Container) -> Conflict:
     return Conflict(f"the container {container.name} runs", hint=f"stop it, or `lamina rm --force {container.name}`")
 
 
-def _discard(store: Store, directory: str, container: Container | None) -> None:
+def _discard(store: Store, directory: str, container: Container | None, *, volumes: bool = False) -> None:
     """Remove a container's directory with everything in it, and what the container has elsewhere. ``container``:
-    None if its record can't be read."""
+    None if its record can't be read. ``volumes``: also its anonymous volumes."""
     if container is not None:
+        if container.mounts and (volumes or container.remove):
+            from lamina.run.volumes.remove import remove_anonymous
+
+            remove_anonymous(store, container)
         writable.remove(store, container, directory)
         point("container.top-removed")
     # volumes may be mounted in there: their files must not be removed
@@ -92,7 +97,7 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
                 _discard(store, directory, store.containers.record_in(directory))
         except LaminaError as error:
             failed.append(error)
-    failed += _clear_volumes(os.path.join(store.paths.root, "volumes"))
+    failed += _clear_volumes(store)
     return [error for error in failed if not isinstance(error, (NotFound, Conflict))]  # another process uses those
 
 
@@ -104,17 +109,20 @@ def clear_all(store: Store) -> list[LaminaError]:
     return failed
 
 
-def _clear_volumes(top: str) -> Iterator[LaminaError]:
-    """Remove volumes whose first copy was killed."""
+def _clear_volumes(store: Store) -> Iterator[LaminaError]:
+    """Remove volumes that were being made or removed, and records without a volume; yield the errors."""
+    top = os.path.join(store.paths.root, "volumes")
     try:
         with reported(top):
-            for name in os.listdir(top):
-                directory = os.path.join(top, name)
-                if is_temporary(name):
-                    with Use(directory, name, wait=False):
-                        remove_tree(directory)
+            names = os.listdir(top)
     except LaminaError as error:
         yield error
+        return
+    hidden = [name for name in names if name.startswith(".")]
+    if len(hidden) * 2 > len(names) or any(name.endswith(SUFFIX) for name in hidden):  # some have no volume
+        from lamina.run.volumes.remove import clear_left
+
+        yield from clear_left(store)
 
 
 def _clear(store: Store, seen: Container) -> None:
@@ -264,14 +272,10 @@ def _refused(store: Store, container: Container, signal: str) -> SystemFailure |
 def settle(store: Store, container: Container) -> None:
     """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
     ``using``, when no process supervises the container."""
-    release_networks(store, container)
-    if sandbox_of(store, container).end():
+    was_mounted = sandbox_of(store, container).end()
+    if was_mounted:
         sweep(store)
+    if container.mounts:
+        from lamina.run.volumes.attach import detached
 
-
-def release_networks(store: Store, container: Container) -> None:
-    """Take a container that has ended off its networks with names, if it was on some. Raises SystemFailure."""
-    if os.path.exists(store.containers.path(container.id, "network.json")):
-        from lamina.run.networks.connection import release
-
-        release(store, container)
+        detached(store, container, was_mounted=was_mounted)

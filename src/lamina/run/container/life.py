@@ -1,7 +1,7 @@
 """A container's life: made from an image of the store, then run.
 
 Its directory in the store holds the record, ``upper`` (all that it changed), ``work`` (the kernel's), ``rootfs``
-(the mount point of the union), ``bundle`` (for the runtime) and ``volumes`` (its anonymous ones).
+(the mount point of the union), ``bundle`` (for the runtime) and ``mounts`` (what else is mounted for it).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from lamina.errors import Conflict, NotFound, Unsupported
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
-from lamina.run import writable
+from lamina.run import network, writable
 from lamina.run.child import CANNOT_RUN, ExitStatus, Streams
 from lamina.run.container.ending import clear, remove, settle
 from lamina.run.container.mount import mounted
@@ -24,7 +24,9 @@ from lamina.store.containers import Container, Use
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
-    from lamina.run.options import ContainerOptions
+    from collections.abc import Sequence
+
+    from lamina.run.options import ContainerOptions, Mount
     from lamina.scan.directory import OnWarning
     from lamina.source.stack import Stack
     from lamina.store.store import Store
@@ -48,8 +50,10 @@ def create(
 
         wanted = resolved(store, wanted)
     identity = os.urandom(32).hex()
+    mounts = _points(store, wanted, stack.config.volumes)
     top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
     container = replace(new_record(stack, wanted, identity=identity, top=top), runtime=runtime)
+    container = _with_mounts(store, container, mounts)
     if running:
         container = container.supervised_here()
     found = store.containers.scan()
@@ -60,11 +64,39 @@ def create(
 
     creating = store.containers.creating(container, lasting=not wanted.remove, undo=undo)
     with creating as directory, reported(directory):
-        for name in ("rootfs", "bundle", "volumes"):
+        for name in ("rootfs", "bundle"):
             os.mkdir(os.path.join(directory, name), 0o700)
         writable.make(store, container, directory)
         point("container.top-made")
+    if mounts and not running:  # else they are made and filled in one step, when it starts
+        _make_volumes(store, container, mounts)
     return container
+
+
+def _points(store: Store, wanted: ContainerOptions, declared: Sequence[str]) -> list[Mount]:
+    if not (wanted.mounts or wanted.volumes_from or declared):
+        return []
+    from lamina.run.volumes.points import points_for
+
+    return points_for(store, wanted, declared)
+
+
+def _with_mounts(store: Store, container: Container, mounts: Sequence[Mount]) -> Container:
+    if not mounts:
+        return replace(container, mounts=())
+    from lamina.run.volumes.points import images_of, names_of, to_json
+
+    return replace(container, mounts=to_json(mounts), volumes=names_of(mounts), images=images_of(store, mounts))
+
+
+def _make_volumes(store: Store, container: Container, mounts: Sequence[Mount]) -> None:
+    from lamina.run.volumes.attach import make_volumes
+
+    try:
+        make_volumes(store, container, mounts)
+    except BaseException:
+        remove(store, container, volumes=True)
+        raise
 
 
 def check(wanted: ContainerOptions, *, runtime: str = "") -> None:
@@ -148,8 +180,9 @@ class _Run:
     def _run(self, use: Use) -> ExitStatus:
         """``use``: keeps others away until the record says that the union is mounted."""
         made, wanted = self._preparation, self._preparation.wanted
-        try:
-            spec = made.spec(made.connect())
+        kind, resolver = made.network()
+        with network.connected(kind, resolver, made.sandbox.directories.bundle) as net:
+            spec = made.spec(net)
             made.write()
             use.close()
             starting = made.sandbox.start(
@@ -162,5 +195,3 @@ class _Run:
             )
             with starting as program:
                 return program.wait()
-        finally:
-            made.disconnect()

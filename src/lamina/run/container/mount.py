@@ -46,6 +46,10 @@ def mounted(
                 sandbox.unmount()
             point("container.unmounted")
             sweep(store)
+            if container.mounts:
+                from lamina.run.volumes.attach import detached
+
+                detached(store, container, was_mounted=True)
 
 
 @contextmanager

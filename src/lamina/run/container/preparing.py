@@ -7,7 +7,6 @@ from lamina.host import privileges
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network
 from lamina.run.bundle import Task, check_architecture, prepare_spec
-from lamina.run.container.ending import release_networks
 from lamina.run.container.record import sandbox_of, wanted_of
 from lamina.run.rootfs import Inside
 from lamina.run.spec import check_words
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.run.granted_user import Caller
-    from lamina.run.network import ContainerNetwork
+    from lamina.run.network import ContainerNetwork, Resolver
     from lamina.run.options import ContainerOptions, Mount
     from lamina.run.runtime import Runtime
     from lamina.scan.directory import OnWarning
@@ -36,7 +35,7 @@ class Preparation:
     ) -> None:
         """Raises UsageError, Unsupported."""
         self.store, self.stack, self._on_warning = store, stack, on_warning
-        self.wanted = wanted_of(container)
+        self.wanted = _with_mounts(container, wanted_of(container), stack.config.volumes)
         runtime.check_path(store.paths.root)
         check_supported(self.wanted, runtime)
         owners, self._caller = _owners(container, self.wanted, runtime)
@@ -47,33 +46,27 @@ class Preparation:
         """The union is mounted, in this ``view``."""
         self.container = replace(self.container, runtime=self.sandbox.runtime.program, view=view)
 
-    def connect(self) -> ContainerNetwork:
-        """Connect the container to its networks; ``networking.release`` undoes it. Refuses a program that this host
-        can't run, before anything is made for it. Raises UsageError, Unsupported, NotFound, Conflict,
-        SystemFailure."""
+    def network(self) -> tuple[str, Resolver]:
+        """The kind of the network, and the name servers. Refuses a program that this host can't run, before anything
+        is made for it. Raises UsageError, Unsupported, NotFound."""
         config, container = self.stack.config, self.container
         words = (*container.command, *config.env, *config.volumes, config.working_dir, config.user)
         check_words(container.image, words)
-        named = self.wanted.networks
-        kind = network.NAMED if named else network.choose(self.wanted.network, self._on_warning)
+        kind = network.choose(self.wanted.network, self._on_warning)
+        resolver = network.host_resolver(kind, self._on_warning)
         with Inside(self.sandbox.directories.rootfs) as inside:
             check_architecture(self._task(network.ContainerNetwork(kind)), inside)
-        if named:
-            from lamina.run.container import networking
-
-            return networking.connect(self.store, container, self.wanted, self._on_warning)
-        resolver = network.host_resolver(kind, self._on_warning)
-        return network.connect(kind, resolver, self.sandbox.directories.bundle)
-
-    def disconnect(self) -> None:
-        """Undo ``connect``. Raises SystemFailure."""
-        release_networks(self.store, self.container)
-        network.Pasta.close_left(self.sandbox.directories.bundle)
+        return kind, resolver
 
     def spec(self, net: ContainerNetwork) -> dict[str, Any]:
         """The runtime spec; the record says what had to be made for it. Raises as ``prepare_spec``."""
         with Inside(self.sandbox.directories.rootfs) as inside:
-            spec, made = prepare_spec(replace(self._task(net), mounts=self._mounts(inside)), inside)
+            mounts = self._mounts(inside)
+            spec, made = prepare_spec(replace(self._task(net), mounts=mounts), inside)
+        if any("U" in mount.options for mount in mounts):
+            from lamina.run.volumes.chown import give_to_user
+
+            give_to_user(mounts, spec["process"]["user"], self.sandbox.owners)
         self.container = replace(self.container, made=(*self.container.made, *made))
         return spec
 
@@ -85,12 +78,20 @@ class Preparation:
         return Task(self.sandbox, self.wanted, self.stack.config, self.container.command, net, caller=self._caller)
 
     def _mounts(self, inside: Inside) -> Sequence[Mount]:
-        declared = self.stack.config.volumes
-        if not self.wanted.mounts and not declared:
+        if not self.wanted.mounts:
             return ()
-        from lamina.run.container.volumes import binds
+        from lamina.run.volumes.attach import attached
 
-        return binds(self.store, self.container, self.wanted.mounts, declared, inside)
+        return attached(self.store, self.container, self.wanted.mounts, inside, self.wanted.view)
+
+
+def _with_mounts(container: Container, wanted: ContainerOptions, declared: Sequence[str]) -> ContainerOptions:
+    """What was asked, with the mounts that the container has."""
+    if container.mounts == () or (container.mounts is None and not (wanted.mounts or declared)):
+        return wanted
+    from lamina.run.volumes.attach import asked_for
+
+    return replace(wanted, mounts=tuple(asked_for(container, wanted.mounts, declared)))
 
 
 def _owners(container: Container, wanted: ContainerOptions, runtime: Runtime) -> tuple[Owners, Caller]:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from lamina.errors import LaminaError, Unsupported
+from lamina.errors import Unsupported
 from lamina.light import TYPE_CHECKING, Value, as_dict
 from lamina.run.options import (
     ContainerOptions,
@@ -74,18 +74,10 @@ def new_record(stack: Stack, wanted: ContainerOptions, *, identity: str, top: st
         top=top,
         remove=wanted.remove,
         labels=tuple({**config.labels, **wanted.labels}.items()),
-        volumes=_mounted_names(wanted, config.volumes),
         stop_signal=wanted.stop_signal,
         stop_timeout=wanted.stop_timeout,
         wanted=to_json(wanted),
     )
-
-
-def _mounted_names(wanted: ContainerOptions, declared: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of volumes and the targets of all mounts, for ``ps --filter volume``."""
-    targets = [mount.target for mount in wanted.mounts if mount.kind != "tmpfs"]
-    names = [mount.source for mount in wanted.mounts if mount.source]
-    return tuple(dict.fromkeys((*names, *targets, *declared)))
 
 
 def wanted_of(container: Container) -> ContainerOptions:
@@ -104,18 +96,6 @@ def wanted_of(container: Container) -> ContainerOptions:
         return from_json(container.wanted)
     except (TypeError, ValueError, AttributeError):
         raise damage(container) from None
-
-
-def asked(container: Container) -> ContainerOptions:
-    """The options of the container; of a container of another lamina, or one with a damaged record, as far as its
-    record tells them."""
-    try:
-        return wanted_of(container)
-    except LaminaError:
-        pass
-    return ContainerOptions(
-        command=container.command, entrypoint="", name=container.name, labels=dict(container.labels)
-    )
 
 
 def to_json(wanted: ContainerOptions) -> dict[str, Any]:
@@ -174,5 +154,6 @@ def owner_of(container: Container) -> tuple[int, int]:
 def sandbox_of(store: Store, container: Container, runtime: Runtime | str = "") -> Sandbox:
     """``runtime``: the one that is to run it, by default the one that has run it."""
     path = store.containers.path(container.id)
-    directories = Directories(os.path.join(path, "rootfs"), os.path.join(path, "bundle"), states_of(store))
+    rootfs, bundle, mounts = (os.path.join(path, name) for name in ("rootfs", "bundle", "mounts"))
+    directories = Directories(rootfs, bundle, states_of(store), mounts)
     return Sandbox(container.id, directories, runtime=runtime or container.runtime, owners=owners_of(container))

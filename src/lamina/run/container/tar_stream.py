@@ -15,7 +15,7 @@ from lamina.errors import InvalidLayer, NotFound, UsageError
 from lamina.host.files import CHUNK, reported, write_all
 from lamina.layer.entry import FORMATS, Entry, Kind
 from lamina.layer.tar_write import Content, Item
-from lamina.run.container.cp import DIRECTORY, MAX_DEPTH, clear, make_directory, new_file, open_file
+from lamina.run.file_copy import DIRECTORY, MAX_DEPTH, clear, make_directory, new_file, open_file
 from lamina.run.rootfs import Inside
 from lamina.source.stack import Stack
 from lamina.union.tree import Union

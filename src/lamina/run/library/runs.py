@@ -180,7 +180,7 @@ def _refuse_text(**given: object) -> None:
 def _binds(mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str]) -> list[Mount]:
     if isinstance(mounts, Mapping):
         return [
-            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source))
+            replace(options.parse_tmpfs(target), kind="bind", source=_absolute(source), mode=None)
             for target, source in mounts.items()
         ]
     return [_from_here(options.parse_volume(word)) for word in mounts]

@@ -71,10 +71,10 @@ class Mounted(Value):
 class Top(Value):
     """The writable layer of a mount.
 
-    ``upper`` takes all changes; ``work`` is for the kernel, on the same file system. ``devices``: device nodes work.
-    ``volatile``: changes need not survive a crash of the host. ``owners`` maps the image's ids for a user
-    namespace that runs on this mount; what is written has the mapped ids too. ``scratch`` is a directory that root
-    needs for such a mapping.
+    ``upper`` takes all changes; "": it is read-only, with mapped owners. ``work`` is for the kernel, on the same file
+    system. ``devices``: device nodes work. ``volatile``: changes need not survive a crash of the host. ``owners``
+    maps the image's ids for a user namespace that runs on this mount; what is written has the mapped ids too.
+    ``scratch`` is a directory that root needs for such a mapping.
     """
 
     upper: str
@@ -284,11 +284,12 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
         return
     # a repeated layer replaces everything it added the first time, and the kernel refuses a directory twice
     options: list[tuple[str, str | None]] = [("lowerdir+", lower) for lower in dict.fromkeys(reversed(lowers))]
-    if len(options) == 1 and top is None:
+    writable = top is not None and top.upper
+    if len(options) == 1 and not writable:
         kernel.bind(lowers[0], target, attributes=LOOK)
         return
     attributes = LOOK
-    if top is not None:
+    if top is not None and top.upper:
         options += [("upperdir", top.upper), ("workdir", top.work)]
         attributes = 0 if top.devices else kernel.NO_DEVICES
         if not os.listdir(top.upper):
@@ -297,7 +298,7 @@ def _overlay(lowers: list[str], target: str, top: Top | None) -> None:
     options += [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
     if not privileges.is_root():
         options.append(("userxattr", None))
-    if top is not None and top.volatile:
+    if top is not None and top.upper and top.volatile:
         # the kernel's mark of a volatile mount before: it may not be mounted again, as its changes may be incomplete
         # after a crash of the host
         with suppress(OSError):
