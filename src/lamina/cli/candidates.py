@@ -206,6 +206,17 @@ def _container_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
         yield from (f"{key}={name}" for name in images(ctx, value))
 
 
+def _networks(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    """Yield the kinds of networks, and the names of those of the store."""
+    yield from ("bridge", "host", "none", "pasta")
+    try:
+        store = session_of(ctx).store_if_any
+        known = os.listdir(os.path.join(store.paths.root, "networks")) if store else []
+    except (LaminaError, OSError):
+        known = []
+    yield from sorted(name.removesuffix(".json") for name in known if name.endswith(".json"))
+
+
 def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
     """Yield sources for -v: names of volumes, and directories of this host."""
     if not incomplete.startswith(("/", ".")):
@@ -273,7 +284,7 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("", "--cap-drop"): _capabilities,
     ("", "--format"): ("json", "table"),
     ("", "--in"): images,
-    ("", "--network"): ("bridge", "host", "none", "pasta"),
+    ("", "--network"): _networks,
     ("", "--onto"): images,
     ("", "--platform"): _platforms,
     ("", "--runtime"): ("bwrap", "crun", "runc"),

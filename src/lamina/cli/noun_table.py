@@ -132,9 +132,6 @@ _DETACHED = "containers run in the foreground, and `lamina run` ends when the pr
 _BUILDING = "use `lamina build` for each image"
 
 
-_NETWORKS = "use `lamina run --network pasta|none|host`"
-
-
 _NO_BUILDERS = "there are no builders to set up: leave the line out"
 
 
@@ -161,7 +158,6 @@ ABSENT: dict[str, str] = {
     "init": "`lamina run` does this itself",
     "kube": "there are no pods",
     "machine": "lamina uses no virtual machine; containers run on this host",
-    "network": _NETWORKS,
     "node": "there is no cluster",
     "play": "there are no pods",
     "plugin": "there are no plugins",

@@ -58,6 +58,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "mount": ("store.views", "mount", "Mount an image as a read-only directory."),
     "mounts": ("store.views", "mounts", "List the mounts of images."),
     "pack": ("change.make", "pack", "Make an image from programs and all files that they need."),
+    "network": ("containers.network", "network", "Networks: containers on the same one reach each other by name."),
     "packages": ("look.packages", "packages", "List installed packages and the layer that brought each; make SBOMs."),
     "pause": ("containers.changing", "pause", "Freeze all programs of containers."),
     "plan": ("move.pull_push", "plan", "Show what a pull would fetch, without fetching it."),

@@ -228,7 +228,7 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
 
         resolv = with_dns(resolv, wanted.dns, wanted.dns_search, wanted.dns_options)
     texts = {
-        "hosts": network.hosts_file(names, wanted.add_hosts).encode(),
+        "hosts": network.hosts_file(names, wanted.add_hosts, task.network.addresses).encode(),
         "hostname": task.hostname.encode() + b"\n",
         "resolv.conf": resolv.encode(),
     }

@@ -14,6 +14,8 @@ from lamina.run.options import NETWORKS, OWN_NETWORK
 from lamina.run.runtime import find_program
 from lamina.text import clean
 
+NAMED = "named"
+"""The kind of the networks that have names."""
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
@@ -55,9 +57,10 @@ def refusal() -> str:
     return ""
 
 
-def hosts_file(hostname: str, more: Iterable[tuple[str, str]]) -> str:
+def hosts_file(hostname: str, more: Iterable[tuple[str, str]], addresses: Iterable[str] = ()) -> str:
+    """``addresses``: the container's own on its networks, if it has some."""
     lines = [f"{address}\t{name}\n" for name, address in more]
-    return _HOSTS + "".join(lines) + f"127.0.1.1\t{hostname}\n"
+    return _HOSTS + "".join(lines) + "".join(f"{one}\t{hostname}\n" for one in tuple(addresses) or ("127.0.1.1",))
 
 
 class Resolver(Value):
@@ -112,12 +115,13 @@ def _read(path: str) -> str:
 
 
 class ContainerNetwork(Value):
-    """A container's network. ``kind``: one of NETWORKS. ``namespace``: the path of its network namespace, if that
-    exists already. ``resolv``: the text of its resolv.conf."""
+    """A container's network. ``kind``: one of NETWORKS, or NAMED. ``namespace``: the path of its network namespace,
+    if that exists already. ``resolv``: the text of its resolv.conf. ``addresses``: its own on networks with names."""
 
     kind: str
     namespace: str = ""
     resolv: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -184,7 +188,7 @@ class NetworkNamespace:
         except (OSError, ValueError):
             pass
         if os.path.exists(path):
-            if _is_namespace(path):
+            if is_namespace(path):
                 kernel.unmount(path)
             os.unlink(path)
 
@@ -207,7 +211,7 @@ class Pasta(NetworkNamespace):
             raise
 
 
-def _is_namespace(path: str) -> bool:
+def is_namespace(path: str) -> bool:
     """Whether a namespace is mounted on the file: all namespaces have the same device number."""
     try:
         return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev

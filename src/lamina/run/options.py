@@ -16,8 +16,8 @@ _MIN_CPUS, _MAX_CPUS = 0.01, 1e6
 _MIN_MEMORY = 6 << 20  # bytes, as docker: with less the runtimes themselves are killed
 _MAX_BYTES = 1 << 63  # the runtimes count in signed numbers of 64 bits
 NETWORKS = ("pasta", "none", "host")
-OWN_NETWORK = ("", "default", "bridge", "private")
-"""Names of the default network: docker calls it bridge, podman private."""
+OWN_NETWORK = ("", "default", "bridge", "private", "podman")
+"""Names of the default network: docker calls it bridge, podman private or podman."""
 
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")

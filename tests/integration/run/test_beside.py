@@ -283,8 +283,8 @@ def test_many_parallel_processes_leave_an_undamaged_store(root: Path, tmp_path: 
     store = Store.open(str(root))
     assert fsck(store) == []
     rows = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
-    assert {row["state"] for row in rows} <= {"exited"}
-    assert {row["exit_code"] for row in rows} <= {0}
+    assert {row["State"] for row in rows} <= {"exited"}
+    assert {row["ExitCode"] for row in rows} <= {0}
     for row in rows:
         assert lamina("cp", f"{row['name']}:/name", str(tmp_path / "name"), root=root).returncode == 0
         assert (tmp_path / "name").read_text() == f"{row['name']}\n"

@@ -217,7 +217,7 @@ def test_only_whole_images_of_the_store_run(image: library.Image, tmp_path: Path
 def test_a_container_is_removed_with_its_result(image: library.Image) -> None:
     with run(image, "sh", "-c", "echo x > /x") as result:
         assert containers(image) == [result.container]
-        assert json.loads(lamina("ps", "-a", "--format", "json", root=image._settings.root).stdout)[0]["state"] == (  # type: ignore[union-attr]
+        assert json.loads(lamina("ps", "-a", "--format", "json", root=image._settings.root).stdout)[0]["State"] == (  # type: ignore[union-attr]
             "exited"
         )
     assert containers(image) == []

@@ -415,7 +415,7 @@ def test_ps_exec_stop(root: Path) -> None:
     with running("run", "--name", "c", "--network", "none", "app", "sh", "-c", script, root=root) as process:
         wait_for(process, b"ready\n")
         (shown,) = json.loads(lamina("ps", "--format", "json", root=root).stdout)
-        assert (shown["name"], shown["state"]) == ("c", "running")
+        assert (shown["Names"], shown["State"]) == (["c"], "running")
         done = lamina("exec", "-e", "X=1", "-u", "web", "c", "sh", "-c", "echo $X; id; exit 5", root=root)
         assert done.returncode == 5
         assert done.stdout.startswith(b"1\nuid=33(web)")
@@ -427,7 +427,7 @@ def test_ps_exec_stop(root: Path) -> None:
         assert lamina("stop", "--time", "0.2", "c", root=root).returncode == 0
         assert process.wait(30) == 137
     (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
-    assert (shown["state"], shown["exit_code"]) == ("exited", 137)
+    assert (shown["State"], shown["ExitCode"]) == ("exited", 137)
     assert lamina("exec", "c", "true", root=root).returncode == 5
 
 

@@ -111,7 +111,7 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
         (("-p", "80:80"), "--publish is not supported yet"),
         (("--pid", "container:x"), "can't share namespaces yet"),
         (("--volumes-from", "x"), "no container 'x'"),
-        (("--ip", "10.0.0.2"), "networks with names and addresses are not supported yet"),
+        (("--ip", "10.0.0.2"), "--ip needs a network with a name"),
         (("--runtime", "bwrap", "--pid", "host"), "bubblewrap can't do --pid host"),
         (("--runtime", "bwrap", "--sysctl", "net.core.somaxconn=1"), "bubblewrap can't do --sysctl"),
         (("--sysctl", "vm.swappiness=1"), "belongs to the host"),
@@ -146,7 +146,7 @@ def test_cidfile_holds_the_id(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "id"
     assert run(root, "--name", "c", "--cidfile", str(file), "app", "true").returncode == 0
     (shown,) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)
-    assert file.read_text() == shown["id"]
+    assert file.read_text() == shown["Id"]
     done = run(root, "--cidfile", str(file), "app", "true")
     assert (done.returncode, b"already exists" in done.stderr) == (125, True)
     assert run(root, "--name", "c", "--cidfile", str(tmp_path / "new"), "app", "true").returncode == 125
@@ -162,12 +162,12 @@ def test_labels_filters_and_columns(root: Path, tmp_path: Path) -> None:
     assert run(root, "--name", "first", *words, "app", "sh", "-c", "echo 12345 > /written; exit 3").returncode == 3
     assert run(root, "--name", "second", "app", "true").returncode == 0
     (first, second) = json.loads(lamina("ps", "-a", "--format", "json", root=root).stdout)[::-1]
-    assert first["labels"] == {"of": "image", "from": "file", "both": "given", "bare": ""}
+    assert first["Labels"] == {"of": "image", "from": "file", "both": "given", "bare": ""}
     for filters, names in [
         (["name=fir"], ["first"]),
         (["name=^second$"], ["second"]),
         (["name=first", "name=second"], ["second", "first"]),
-        ([f"id={first['id'][:8]}"], ["first"]),
+        ([f"id={first['Id'][:8]}"], ["first"]),
         (["label=bare"], ["first"]),
         (["label=both=given", "label=from"], ["first"]),
         (["label=both=file"], []),
@@ -191,8 +191,8 @@ def test_labels_filters_and_columns(root: Path, tmp_path: Path) -> None:
     for bad in ("what=ever", "name", "status=happy", "exited=x", "name=("):
         assert lamina("ps", "--filter", bad, root=root).returncode == 2
     assert lamina("ps", "--filter", "before=nothing", root=root).returncode == 3
-    assert lamina("ps", "-aq", root=root).stdout.decode().split() == [second["id"][:12], first["id"][:12]]
-    assert lamina("ps", "-aq", "--no-trunc", root=root).stdout.decode().split() == [second["id"], first["id"]]
+    assert lamina("ps", "-aq", root=root).stdout.decode().split() == [second["Id"][:12], first["Id"][:12]]
+    assert lamina("ps", "-aq", "--no-trunc", root=root).stdout.decode().split() == [second["Id"], first["Id"]]
     sized = lamina("ps", "-a", "-s", "--format", "{{.Names}} {{.Size}} {{.Status}}", root=root).stdout.decode()
     assert sized.splitlines()[1].startswith("first 6B (virtual ")
     assert "Exited (3) " in sized

@@ -87,7 +87,7 @@ def start(
         write(one.name)
 
     if all_:
-        from lamina.run.container.listing import Filters, listed
+        from lamina.run.inspection.listing import Filters, listed
 
         chosen = [one for one, _ in listed(store, Filters.parse(filters), all_=True, last=-1)]
         each([one for one in chosen if not store.containers.is_running(one)], start_one)
@@ -103,7 +103,7 @@ def _start(session: Session, one: Container) -> None:
 
     store = session.store
     stack = stack_of(store, one)
-    enter()
+    enter(store)
     start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 
@@ -123,7 +123,7 @@ def _start_attached(session: Session, one: Container, interactive: bool, keys: s
     wanted = replace(wanted, interactive=wanted.interactive and interactive, detach_keys=keys or wanted.detach_keys)
     run_command.check_terminal({"tty": wanted.tty, "interactive": wanted.interactive})
     stack = stack_of(store, one)
-    enter()
+    enter(store)
     return monitored.run_in_front(store, stack, one, _runtime(session, one), wanted, forward=forward)
 
 

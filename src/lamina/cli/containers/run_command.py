@@ -92,12 +92,6 @@ OPTIONS = (
         "Make the root file system read-only; volumes and tmpfs stay writable.",
         kind=FLAG,
     ),
-    Option(
-        ("--network", "--net"),
-        "network",
-        "Network to use (default, and bridge: pasta if it is installed, else none).",
-        "pasta|none|host",
-    ),
     Option(("-h", "--hostname"), "hostname", "Host name (default: the first digits of the ID).", "NAME"),
     Option(("--domainname",), "domainname", "Domain name of the host.", "NAME"),
     Option(("--add-host",), "add_host", "Add a line to /etc/hosts.", "NAME:ADDRESS", MANY),
@@ -230,7 +224,7 @@ def _created(
         warn(PRIVILEGED)
     store = session.writable_store
     with identity_file(given["cidfile"]) as note:
-        enter()
+        enter(store)
         if given["replace"] and wanted.name:
             replace_container(store, wanted.name)
         made = create(
@@ -363,7 +357,7 @@ def container_options(words: tuple[str, ...], given: dict[str, Any]) -> Containe
     from lamina.run import options
 
     security = _security(given["security_opt"])
-    network = given["network"]
+    network = given["network"][-1] if given["network"] else ""
     _check_ports(given["publish"], given["expose"], network)
     return options.ContainerOptions(
         **_program(given["entrypoint"], words),
@@ -372,7 +366,6 @@ def container_options(words: tuple[str, ...], given: dict[str, Any]) -> Containe
         workdir=options.parse_workdir(given["workdir"]),
         user=given["user"],
         read_only=given["read_only"],
-        network=network,
         hostname=options.parse_hostname(given["hostname"]),
         userns=options.parse_userns(given["userns"]),
         name=given["name"],

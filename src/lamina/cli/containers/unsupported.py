@@ -9,7 +9,6 @@ import click
 
 from lamina.errors import ContainerFailure, LaminaError
 
-_NETWORKS = "networks with names and addresses are not supported yet"
 _WITHOUT = "leave it out"
 
 
@@ -28,11 +27,7 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(
         ("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True
     ),
-    UnsupportedOption(("--network-alias",), _NETWORKS),
-    UnsupportedOption(("--ip",), _NETWORKS),
-    UnsupportedOption(("--ip6",), _NETWORKS),
-    UnsupportedOption(("--mac-address",), _NETWORKS),
-    UnsupportedOption(("--link",), _NETWORKS, "use --network host, or --add-host"),
+    UnsupportedOption(("--link",), "links are not supported", "use --network NAME, where names are resolved"),
     UnsupportedOption(("--volume-driver",), "volume drivers are not supported", _WITHOUT, ("local",)),
     UnsupportedOption(("--storage-opt",), "a limit for the writable layer is not supported yet"),
     UnsupportedOption(

@@ -7,24 +7,31 @@ from functools import lru_cache
 
 from lamina.text import clean, counted, human_size, json_path, json_text, some
 
-__all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "mode_text", "some"]
+__all__ = ["ago", "clean", "counted", "human_size", "json_path", "json_text", "lasted", "mode_text", "some"]
+
+
+def lasted(seconds: float) -> str:
+    """Format a length of time as docker does: ``5 minutes``, ``About an hour``."""
+    whole = max(0, int(seconds))
+    if whole < 1:
+        return "Less than a second"
+    if whole < 60:
+        return counted(whole, "second")
+    if whole < 3600:
+        return "About a minute" if whole < 120 else f"{whole // 60} minutes"
+    hours = (whole + 1800) // 3600
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    hours = whole // 3600
+    for limit, unit, word in ((24 * 14, 24, "days"), (24 * 60, 24 * 7, "weeks"), (24 * 365 * 2, 24 * 30, "months")):
+        if hours < limit:
+            return f"{hours // unit} {word}"
+    return f"{hours // 24 // 365} years"
 
 
 def ago(seconds: float) -> str:
     """Format an age as docker does."""
-    seconds = max(0, int(seconds))
-    for limit, unit, word in (
-        (60, 1, "second"),
-        (3600, 60, "minute"),
-        (86400, 3600, "hour"),
-        (86400 * 14, 86400, "day"),
-        (86400 * 60, 86400 * 7, "week"),
-        (86400 * 365 * 2, 86400 * 30, "month"),
-    ):
-        if seconds < limit:
-            count = seconds // unit
-            return f"{counted(count, word)} ago"
-    return f"{seconds // (86400 * 365)} years ago"
+    return f"{lasted(seconds)} ago"
 
 
 @lru_cache(maxsize=1000)

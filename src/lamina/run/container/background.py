@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from lamina.errors import Conflict, ContainerFailure, LaminaError
 from lamina.light import TYPE_CHECKING, replace
-from lamina.run import network, writable
+from lamina.run import writable
 from lamina.run.child import CANNOT_RUN, ExitStatus
 from lamina.run.container.ending import remove, settle, stop_signal
 from lamina.run.container.life import note_end, supervised
@@ -92,9 +92,7 @@ def _mount(made: Preparation) -> None:
         point("container.mounted")
         sandbox.make_reachable()
         made.note_mount(used)
-        kind, resolver = made.network()
-        net = network.connect(kind, resolver, sandbox.directories.bundle)
-        spec = made.spec(net)
+        spec = made.spec(made.connect())
         sandbox.describe(spec)
         made.write()
         use.close()

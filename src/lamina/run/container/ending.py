@@ -272,6 +272,7 @@ def _refused(store: Store, container: Container, signal: str) -> SystemFailure |
 def settle(store: Store, container: Container) -> None:
     """Clear up what a killed run has left mounted in the container's directory, or elsewhere. Call it in a block of
     ``using``, when no process supervises the container."""
+    release_networks(store, container)
     was_mounted = sandbox_of(store, container).end()
     if was_mounted:
         sweep(store)
@@ -279,3 +280,11 @@ def settle(store: Store, container: Container) -> None:
         from lamina.run.volumes.attach import detached
 
         detached(store, container, was_mounted=was_mounted)
+
+
+def release_networks(store: Store, container: Container) -> None:
+    """Take a container that has ended off its networks with names, if it was on some. Raises SystemFailure."""
+    if os.path.exists(store.containers.path(container.id, "network.json")):
+        from lamina.run.networks.connection import release
+
+        release(store, container)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from lamina.errors import Conflict, NotFound, Unsupported
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
-from lamina.run import network, writable
+from lamina.run import writable
 from lamina.run.child import CANNOT_RUN, ExitStatus, Streams
 from lamina.run.container.ending import clear, remove, settle
 from lamina.run.container.mount import mounted
@@ -180,9 +180,8 @@ class _Run:
     def _run(self, use: Use) -> ExitStatus:
         """``use``: keeps others away until the record says that the union is mounted."""
         made, wanted = self._preparation, self._preparation.wanted
-        kind, resolver = made.network()
-        with network.connected(kind, resolver, made.sandbox.directories.bundle) as net:
-            spec = made.spec(net)
+        try:
+            spec = made.spec(made.connect())
             made.write()
             use.close()
             starting = made.sandbox.start(
@@ -195,3 +194,5 @@ class _Run:
             )
             with starting as program:
                 return program.wait()
+        finally:
+            made.disconnect()

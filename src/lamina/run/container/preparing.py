@@ -7,6 +7,7 @@ from lamina.host import privileges
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network
 from lamina.run.bundle import Task, check_architecture, prepare_spec
+from lamina.run.container.ending import release_networks
 from lamina.run.container.record import sandbox_of, wanted_of
 from lamina.run.rootfs import Inside
 from lamina.run.spec import check_words
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lamina.run.granted_user import Caller
-    from lamina.run.network import ContainerNetwork, Resolver
+    from lamina.run.network import ContainerNetwork
     from lamina.run.options import ContainerOptions, Mount
     from lamina.run.runtime import Runtime
     from lamina.scan.directory import OnWarning
@@ -46,17 +47,28 @@ class Preparation:
         """The union is mounted, in this ``view``."""
         self.container = replace(self.container, runtime=self.sandbox.runtime.program, view=view)
 
-    def network(self) -> tuple[str, Resolver]:
-        """The kind of the network, and the name servers. Refuses a program that this host can't run, before anything
-        is made for it. Raises UsageError, Unsupported, NotFound."""
+    def connect(self) -> ContainerNetwork:
+        """Connect the container to its networks; ``networking.release`` undoes it. Refuses a program that this host
+        can't run, before anything is made for it. Raises UsageError, Unsupported, NotFound, Conflict,
+        SystemFailure."""
         config, container = self.stack.config, self.container
         words = (*container.command, *config.env, *config.volumes, config.working_dir, config.user)
         check_words(container.image, words)
-        kind = network.choose(self.wanted.network, self._on_warning)
-        resolver = network.host_resolver(kind, self._on_warning)
+        named = self.wanted.networks
+        kind = network.NAMED if named else network.choose(self.wanted.network, self._on_warning)
         with Inside(self.sandbox.directories.rootfs) as inside:
             check_architecture(self._task(network.ContainerNetwork(kind)), inside)
-        return kind, resolver
+        if named:
+            from lamina.run.container import networking
+
+            return networking.connect(self.store, container, self.wanted, self._on_warning)
+        resolver = network.host_resolver(kind, self._on_warning)
+        return network.connect(kind, resolver, self.sandbox.directories.bundle)
+
+    def disconnect(self) -> None:
+        """Undo ``connect``. Raises SystemFailure."""
+        release_networks(self.store, self.container)
+        network.Pasta.close_left(self.sandbox.directories.bundle)
 
     def spec(self, net: ContainerNetwork) -> dict[str, Any]:
         """The runtime spec; the record says what had to be made for it. Raises as ``prepare_spec``."""

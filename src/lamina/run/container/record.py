@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from lamina.errors import Unsupported
+from lamina.errors import LaminaError, Unsupported
 from lamina.light import TYPE_CHECKING, Value, as_dict
 from lamina.run.options import (
     ContainerOptions,
@@ -96,6 +96,18 @@ def wanted_of(container: Container) -> ContainerOptions:
         return from_json(container.wanted)
     except (TypeError, ValueError, AttributeError):
         raise damage(container) from None
+
+
+def asked(container: Container) -> ContainerOptions:
+    """The options of the container; of a container of another lamina, or one with a damaged record, as far as its
+    record tells them."""
+    try:
+        return wanted_of(container)
+    except LaminaError:
+        pass
+    return ContainerOptions(
+        command=container.command, entrypoint="", name=container.name, labels=dict(container.labels)
+    )
 
 
 def to_json(wanted: ContainerOptions) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.errors import SystemFailure
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def enter(store: Store | None = None, container: Container | None = None) -> None:
-    """Get the privileges to work with containers, for good: a plain user becomes root of a user namespace, that of
-    the running ``container`` with its mounts, or a new one. Raises as ``privileges.become_root``."""
+    """Get the privileges to work with containers, for good: a plain user becomes root of a user namespace: that of
+    the running ``container`` with its mounts; that of the ``store``'s networks, if a container is on one; or a new
+    one. Raises as ``privileges.become_root``."""
     if privileges.may_mount():
         return
     if container is not None and start_time(container.pid) == container.started is not None:
@@ -22,8 +25,17 @@ def enter(store: Store | None = None, container: Container | None = None) -> Non
     elif container is not None and store is not None and store.containers.is_running(container):
         # its lamina was killed: the program is in the same user namespace, but has other mounts
         privileges.join(_program(store, container), mounts=False)
-    else:
+    elif store is None or not _enter_networks(store):
         privileges.become_root()
+
+
+def _enter_networks(store: Store) -> bool:
+    """Enter the user namespace that the networks of the store belong to; False if there is none."""
+    if not os.path.isdir(os.path.join(store.paths.root, "networks", "run")):
+        return False
+    from lamina.run.networks import place
+
+    return place.enter(store)
 
 
 def _program(store: Store, container: Container) -> int:

@@ -1,2 +1,3 @@
-"""A container in the form of docker's inspect: from its record, its image's config, and the files of its network and
-its health check. The runtime spec is not read: a container that never ran shows all of it too."""
+"""What is known of containers: the list of `ps`, and docker's inspect. It comes from records, from the configs of
+images, and from the files of networks and health checks. The runtime spec is not read: a container that never ran
+shows all of it too."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lamina.run.health import merged
+from lamina.run.container.health import healthcheck_of
 
 if TYPE_CHECKING:
     from lamina.run.options import ContainerOptions
@@ -18,7 +18,6 @@ def container_config(
     wanted: ContainerOptions, container: Container, config: ImageConfig | None, ports: Mapping[str, Any]
 ) -> dict[str, Any]:
     """``config``: of the image; None if it can't be read. ``ports``: ``ExposedPorts``."""
-    image = _section(config)
     streams = {word.lower() for word in wanted.attach} or {"stdout", "stderr"}
     found: dict[str, Any] = {
         "Hostname": hostname(wanted, container),
@@ -41,7 +40,7 @@ def container_config(
     }
     more = {
         "ExposedPorts": dict(ports),
-        "Healthcheck": merged(wanted.health, image.get("Healthcheck")),
+        "Healthcheck": healthcheck_of(config, wanted),
         "StopSignal": container.stop_signal or (config.stop_signal if config else ""),
         "StopTimeout": container.stop_timeout,
         "Annotations": dict(sorted(wanted.annotations)),
@@ -52,11 +51,6 @@ def container_config(
 def hostname(wanted: ContainerOptions, container: Container) -> str:
     is_hosts = wanted.network == "host" or wanted.uts == "host"
     return wanted.hostname or (os.uname().nodename if is_hosts else container.id[:12])
-
-
-def _section(config: ImageConfig | None) -> Mapping[str, Any]:
-    found = config.json.get("config") if config else None
-    return found if isinstance(found, dict) else {}
 
 
 def _environment(wanted: ContainerOptions, config: ImageConfig | None) -> list[str]:

@@ -9,26 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
 from lamina.run import writable
-from lamina.run.container.record import stack_of, wanted_of
+from lamina.run.container.health import health_of
+from lamina.run.container.record import asked, stack_of
 from lamina.run.container.running import first_process
-from lamina.run.health import health_json, merged, read_health
+from lamina.run.health import health_json
 from lamina.run.inspection.config import container_config
 from lamina.run.inspection.host_config import host_config
 from lamina.run.inspection.mounts import mounts_of
 from lamina.run.inspection.networks import network_settings
 from lamina.run.logs.drivers import DEFAULT, log_path
-from lamina.run.options import ContainerOptions
 from lamina.run.runtime import EXECUTED
-from lamina.spec.json import read_own
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
 
 if TYPE_CHECKING:
-    from lamina.spec.image_config import ImageConfig
+    from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
 _NEVER = "0001-01-01T00:00:00Z"
-_MAX_FILE = 16 << 20
 
 
 def describe(store: Store, container: Container) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "Created": _time(container.created),
         "Path": words[0] if words else "",
         "Args": words[1:],
-        "State": _state(store, container, state, wanted, config),
+        "State": _state(store, container, state),
         "Image": str(config.descriptor.digest) if config else "",
         "ImageDigest": container.manifest,
         "ImageName": container.image,
@@ -66,19 +64,9 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
     }
 
 
-def asked(container: Container) -> ContainerOptions:
-    """The options of the container; of a container of another lamina, or one with a damaged record, as far as its
-    record tells them."""
-    with suppress(LaminaError):
-        return wanted_of(container)
-    return ContainerOptions(
-        command=container.command, entrypoint="", name=container.name, labels=dict(container.labels)
-    )
-
-
 def sizes(store: Store, container: Container) -> dict[str, int]:
     """The size of the container's changes, and with its image, in bytes. Raises SystemFailure."""
-    from lamina.run.container import listing
+    from lamina.run.inspection import listing
 
     written, image = listing.sizes(store, container)
     return {"SizeRw": written, "SizeRootFs": written + image}
@@ -93,9 +81,7 @@ def _time(seconds: float | None) -> str:
         return _NEVER
 
 
-def _state(
-    store: Store, container: Container, state: str, wanted: ContainerOptions, config: ImageConfig | None
-) -> dict[str, Any]:
+def _state(store: Store, container: Container, state: str) -> dict[str, Any]:
     is_alive = state in (RUNNING, PAUSED)
     started = container.since or (container.created if state not in (CREATED, DAMAGED) else None)
     found = {
@@ -111,21 +97,8 @@ def _state(
         "StartedAt": _time(started),
         "FinishedAt": _time(container.finished),
     }
-    section = config.json.get("config") if config else None
-    of_image = section.get("Healthcheck") if isinstance(section, dict) else None
-    check = merged(wanted.health, of_image)
-    if state != CREATED and check and check["Test"] != ["NONE"]:
-        found["Health"] = health_json(read_health(_json(store.containers.path(container.id, "health.json"))))
-    return found
-
-
-def _json(path: str) -> Any:
-    """The content of a file of a container; None if there is none, or it is damaged."""
-    try:
-        with open(path, "rb") as file:
-            return read_own(file.read(_MAX_FILE).decode())
-    except (OSError, ValueError):
-        return None
+    health = health_of(store, container)
+    return found | ({"Health": health_json(health)} if health else {})
 
 
 def _files(store: Store, container: Container, wanted: ContainerOptions) -> dict[str, str]:

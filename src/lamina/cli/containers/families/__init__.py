@@ -7,12 +7,13 @@ must not open a store or ask the host.
 
 from __future__ import annotations
 
-from lamina.cli.containers.families import health, lifecycle, logging, together, volumes
+from lamina.cli.containers.families import health, lifecycle, logging, networking, together, volumes
 
 FAMILIES = (
     lifecycle,
     health,
     logging,
     together,
+    networking,
     volumes,
 )

@@ -1,0 +1,91 @@
+"""Interfaces, routes and rules where the bridges are: what netavark does not tell or does not remove."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Network, IPv6Network
+from struct import pack, unpack_from
+
+from lamina.light import TYPE_CHECKING
+from lamina.run.networks.programs import run_in
+from lamina.run.runtime import find_program
+
+if TYPE_CHECKING:
+    from lamina.run.networks.addresses import Range
+    from lamina.run.networks.place import Place
+    from lamina.run.networks.record import Network
+
+_REMOVE_LINK, _REQUEST, _ACKNOWLEDGE, _INTERFACE_NAME = 17, 1, 4, 3  # rtnetlink(7)
+
+
+def routes(directory: str, *, default: bool = False) -> list[tuple[str, Range]]:
+    """The subnets that interfaces reach directly or through a router, with the interfaces. ``default``: also
+    default routes. ``directory``: of /proc, with the files route and ipv6_route (proc(5))."""
+    found: list[tuple[str, Range]] = []
+    for line in _lines(os.path.join(directory, "route"))[1:]:
+        words = line.split()
+        if len(words) > 7:
+            first, mask = (int.from_bytes(bytes.fromhex(word)[::-1], "big") for word in (words[1], words[7]))
+            if mask or default:
+                found.append((words[0], IPv4Network((first, mask.bit_count()))))
+    for line in _lines(os.path.join(directory, "ipv6_route")):
+        words = line.split()
+        if len(words) > 9 and words[9] != "lo" and 0 < int(words[1], 16) < 128:
+            net = IPv6Network((int(words[0], 16), int(words[1], 16)), strict=False)
+            if not (net.is_link_local or net.is_multicast):
+                found.append((words[9], net))
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def interfaces(directory: str) -> list[str]:
+    """The names of all interfaces. ``directory``: of /proc."""
+    return [line.partition(":")[0].strip() for line in _lines(os.path.join(directory, "dev"))[2:]]
+
+
+def remove_link(name: str) -> None:
+    """Remove an interface of this process's network; nothing happens if there is none. Raises OSError."""
+    import errno
+    import socket
+
+    value = name.encode() + b"\0"
+    attribute = pack("HH", 4 + len(value), _INTERFACE_NAME) + value
+    body = pack("BxHiII", 0, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
+    head = pack("IHHII", 16 + len(body), _REMOVE_LINK, _REQUEST | _ACKNOWLEDGE, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:  # type: ignore[attr-defined,unused-ignore]
+        link.sendto(head + body, (0, 0))
+        answer = link.recv(4096)
+    number = -unpack_from("i", answer, 16)[0]
+    if number not in (0, errno.ENODEV):
+        raise OSError(number, os.strerror(number), name)
+
+
+def guard_rules(network: Network) -> list[list[str]]:
+    """The rules of iptables that close an internal bridge to every other interface, and for each the program (pure).
+    netavark only closes the way out."""
+    versions = {"iptables" if ":" not in one.subnet else "ip6tables" for one in network.subnets}
+    mark = ["-m", "comment", "--comment", "lamina: internal network"]
+    return [
+        [program, "-w", "FORWARD", first, network.interface, "!", second, network.interface, *mark, "-j", "DROP"]
+        for program in sorted(versions)
+        for first, second in (("-i", "-o"), ("-o", "-i"))
+    ]
+
+
+def guard(place: Place, network: Network, *, closed: bool) -> None:
+    """Close an internal bridge, or remove these rules with the bridge. Does nothing where there is no iptables:
+    netavark then has rules of its own."""
+    for program, wait, chain, *rule in guard_rules(network):
+        path = find_program(program)
+        if not path:
+            continue
+        there = run_in(place, [path, wait, "-C", chain, *rule])[0] == 0
+        if there != closed:
+            run_in(place, [path, wait, "-I" if closed else "-D", chain, *rule])
