@@ -129,6 +129,14 @@ def test_wait_tells_the_exit_code_of_a_container_that_is_removed(root: Path) -> 
     assert told(root, "ps", "-a", "-q") == ""
 
 
+def test_wait_tells_the_exit_code_of_a_container_that_is_removed_by_force(root: Path) -> None:
+    behind(root)
+    waiting = lamina_behind(root, "wait", "c")
+    until(lambda: connections(record(root)["pid"]) > 0)
+    told(root, "rm", "-f", "c")
+    assert waiting() == "137"
+
+
 def lamina_behind(root: Path, *words: str) -> Callable[[], str]:
     """Start a command; what it has printed at its end."""
     future = ThreadPoolExecutor(1).submit(told, root, *words)
@@ -181,3 +189,18 @@ def test_a_terminal_in_the_background_needs_none_in_front(root: Path) -> None:
     told(root, "run", "-dit", "--network", "none", "--name", "c", "app", "sh", "-c", "test -t 0 && echo a terminal")
     told(root, "wait", "c")
     assert told(root, "logs", "c") == "a terminal"
+
+
+def test_a_paused_container_is_not_started(root: Path) -> None:
+    behind(root)
+    told(root, "pause", "c")
+    done = lamina("start", "c", root=root)
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert b"the container c is paused" in done.stderr
+
+
+def test_detach_and_attach_exclude_each_other(root: Path) -> None:
+    done = lamina("run", "-d", "-a", "stdout", "app", "true", root=root)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"--detach and --attach exclude each other" in done.stderr
+    assert told(root, "ps", "-a", "-q") == ""

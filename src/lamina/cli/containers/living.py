@@ -82,8 +82,14 @@ def start(
         return _start_attached(session, store.containers.get(names[0]), interactive, detach_keys, sig_proxy)
 
     def start_one(one: Container) -> None:
-        if not store.containers.is_running(one):
-            _start(session, one)
+        if one.paused and store.containers.is_running(one):
+            raise Conflict(f"the container {one.name} is paused", hint=f"run `lamina unpause {one.name}`")
+        try:
+            if not store.containers.is_running(one):
+                _start(session, one)
+        except Conflict:
+            if not store.containers.is_running(one):  # else another command has started it meanwhile
+                raise
         write(one.name)
 
     if all_:

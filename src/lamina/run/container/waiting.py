@@ -35,9 +35,7 @@ def wait_end(store: Store, container: Container) -> Container:
 
 def _told_end(store: Store, container: Container) -> int | None:
     """Wait until the monitor ends; the last exit code that it tells. None: it told none, or there is no monitor that
-    can be asked. A container with ``--rm`` has no record after its end."""
-    if not container.remove:
-        return None
+    can be asked. A container that is removed has no record after its end."""
     import _socket
 
     from lamina.run.monitor.client import connect
