@@ -52,6 +52,7 @@ _VARIABLES = {
     "view": ("LAMINA_VIEW",),
     "runtime": ("LAMINA_RUNTIME",),
     "log_driver": ("LAMINA_LOG_DRIVER",),
+    "publish_address": ("LAMINA_PUBLISH_ADDRESS",),
 }
 _TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
 _MEANING = {
@@ -68,6 +69,7 @@ _MEANING = {
     "runtime": "program that runs containers: crun, runc, bwrap, or a path; empty: the first installed",
     "log_driver": "how to keep the output of containers: local, json-file, k8s-file, journald or none",
     "login_hosts": "REGISTRY=HOST, ...: other hosts that may get the login of a registry",
+    "publish_address": "address of this host for published ports that name none; empty: all addresses",
     "upper_dir": "directory for writable layers of containers; empty: in the store, else in memory",
 }
 
@@ -139,6 +141,10 @@ class Settings(Value):
     @property
     def log_driver(self) -> str:
         return str(self.values["log_driver"].value)
+
+    @property
+    def publish_address(self) -> str:
+        return str(self.values["publish_address"].value)
 
     @property
     def upper_dir(self) -> str | None:
@@ -218,6 +224,7 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
         "view": "",
         "runtime": "",
         "log_driver": LOG_DRIVERS[0],
+        "publish_address": "",
     }
 
 
@@ -286,6 +293,13 @@ def _value(name: str, raw: object) -> Any:
         raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(_COMPRESSIONS))
     if name == "login_hosts":
         _pairs(text)
+    if name == "publish_address" and text:
+        import ipaddress
+
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            raise UsageError(f"{text!r:.60} is not an address", hint="write it like 127.0.0.1") from None
     if name == "keep" and text not in KEEPS:
         raise UsageError(f"unknown value {text!r:.60}", hint="use " + ", ".join(KEEPS))
     if name == "log_driver" and text not in LOG_DRIVERS:

@@ -374,6 +374,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "cert_dir": ("", "default"),
         "keep": ("blob+tar", "default"),
         "login_hosts": ("", "default"),
+        "publish_address": ("", "default"),
         "upper_dir": ("", "default"),
         "view": ("", "default"),
         "runtime": ("", "default"),

@@ -161,7 +161,6 @@ ABSENT: dict[str, str] = {
     "node": "there is no cluster",
     "play": "there are no pods",
     "plugin": "there are no plugins",
-    "port": "ports are not published; `lamina run --network host` uses the ports of this host",
     "restore": _DETACHED,
     "scout": "use `lamina packages` to list what is installed, or to make an SBOM",
     "secret": "use `lamina run -v FILE:/run/secrets/NAME:ro` to pass a file",

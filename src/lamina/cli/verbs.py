@@ -63,6 +63,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pause": ("containers.changing", "pause", "Freeze all programs of containers."),
     "plan": ("move.pull_push", "plan", "Show what a pull would fetch, without fetching it."),
     "pod": ("containers.pods", "pod", "Group containers that belong together."),
+    "port": ("containers.ports", "port", "Show where the ports of a container are published."),
     "prune": ("store.space", "prune", "Delete untagged images and everything that no image needs."),
     "ps": ("containers.ps", "ps", "List containers."),
     "pull": ("move.pull_push", "pull", "Pull images from a registry into the store."),

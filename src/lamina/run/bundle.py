@@ -8,7 +8,7 @@ from contextlib import suppress
 from lamina.errors import Conflict, NotFound, UsageError
 from lamina.host import privileges
 from lamina.host.files import reported
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run import network
 from lamina.run.capability import EVERY
 from lamina.run.granted_user import Caller, find_user, granted_user
@@ -16,6 +16,7 @@ from lamina.run.mount_targets import VisibleFiles, prepare_targets
 from lamina.run.runtime import find_program
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import (
+    SHM_SIZE,
     HostResources,
     capabilities_of,
     environment,
@@ -30,7 +31,7 @@ from lamina.view import kernel
 from lamina.view.overlay.lower import MAPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from lamina.run.network import ContainerNetwork
@@ -39,8 +40,22 @@ if TYPE_CHECKING:
     from lamina.run.sandbox import Sandbox
     from lamina.spec.image_config import ImageConfig
 
+SHM = f"{MAPPED}shm"
+"""The name of the directory in a bundle where a container that shares its IPC namespace has its /dev/shm. ``unmap``
+unmounts what has this prefix."""
 _ELF_HEAD = 20  # bytes: up to e_machine
 _INITS = ("tini", "docker-init", "tini-static", "catatonit", "dumb-init")
+
+
+class Joined(Value):
+    """What a container shares with others. ``namespaces``: paths of namespaces by kind (pid, ipc, uts). ``files``:
+    paths of files of this host, by their name in /etc. ``hostname``: of the other container, "" for this one's own.
+    ``shm``: the directory for /dev/shm."""
+
+    namespaces: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    shm: str = ""
 
 
 class Task(Value):
@@ -56,11 +71,16 @@ class Task(Value):
     mounts: Sequence[Mount] = ()
     caller: Caller = None
     files: tuple[str, ...] = ("hosts", "hostname", "resolv.conf")
+    joined: Joined = Joined()
 
     @property
     def hostname(self) -> str:
         is_hosts = self.network.kind == "host" or self.wanted.uts == "host"
-        return self.wanted.hostname or (os.uname().nodename if is_hosts else self.sandbox.identity[:12])
+        return (
+            self.wanted.hostname
+            or self.joined.hostname
+            or (os.uname().nodename if is_hosts else self.sandbox.identity[:12])
+        )
 
     @property
     def path(self) -> str:
@@ -137,6 +157,8 @@ def _host_resources(task: Task, tables: dict[str, bytes]) -> HostResources:
         tty_group=owners.has(0, 5) and privileges.has_id(owners.outside(0, 5)[1], group=True),
         nodes=nodes,
         bind_nodes=bound,
+        namespaces=task.joined.namespaces,
+        shm=task.joined.shm or (_shared_memory(task) if wanted.ipc == "shareable" else ""),
     )
 
 
@@ -237,11 +259,28 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
         file = os.path.join(task.path, name)
         _write(file, text, task.sandbox.owners.root)
         found[f"/etc/{name}"] = file
+    for name, path in task.joined.files.items():
+        if not (name == "hosts" and wanted.no_hosts):
+            found[f"/etc/{name}"] = path
     return found
 
 
 def _of_host(task: Task) -> Iterator[str]:
-    return (name for name in task.files if not (name == "hosts" and task.wanted.no_hosts))
+    without = {*task.joined.files, *(["hosts"] if task.wanted.no_hosts else [])}
+    return (name for name in task.files if name not in without)
+
+
+def _shared_memory(task: Task) -> str:
+    """Mount a /dev/shm in the bundle, where the mounts of other containers reach it. Raises SystemFailure."""
+    place = os.path.join(task.path, SHM)
+    with reported(place):
+        os.makedirs(place, mode=0o700, exist_ok=True)
+    size = task.wanted.shm_size or SHM_SIZE
+    uid, gid = task.sandbox.owners.root
+    options = [("mode", "1777"), ("size", str(size)), ("uid", str(uid)), ("gid", str(gid))]
+    attributes = kernel.NO_SETUID | kernel.NO_DEVICES | kernel.NO_PROGRAMS
+    kernel.mount("tmpfs", options, place, attributes=attributes)
+    return place
 
 
 def _write(path: str, text: bytes, owner: tuple[int, int]) -> None:

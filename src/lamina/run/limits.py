@@ -119,11 +119,11 @@ def check_sysctls(wanted: ContainerOptions, network: str) -> None:
     for name, _ in wanted.sysctls:
         dotted = name.replace("/", ".")
         if dotted.startswith("net."):
-            shared = "--network host" if network == "host" else ""
+            shared = _shared("network", network)
         elif dotted in _IPC_SYSCTLS or dotted.startswith(("kernel.shm", "fs.mqueue.")):
-            shared = "--ipc host" if wanted.ipc == "host" else ""
+            shared = _shared("ipc", wanted.ipc)
         elif dotted in ("kernel.domainname", "kernel.hostname"):
-            shared = "--uts host" if wanted.uts == "host" else ""
+            shared = _shared("uts", wanted.uts)
             if dotted == "kernel.hostname":
                 raise UsageError("kernel.hostname is set by --hostname", hint="use --hostname")
         else:
@@ -132,4 +132,11 @@ def check_sysctls(wanted: ContainerOptions, network: str) -> None:
                 hint="choose one of net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.*",
             )
         if shared:
-            raise UsageError(f"{name} can't be set with {shared}: it belongs to the host", hint="leave one out")
+            raise UsageError(
+                f"{name} can't be set with {shared}: the namespace is not the container's own", hint="leave one out"
+            )
+
+
+def _shared(kind: str, word: str) -> str:
+    """The flag by which the container shares a namespace; "" if it has its own."""
+    return f"--{kind} {word:.40}" if word == "host" or word.startswith(("container:", "ns:")) else ""

@@ -10,12 +10,12 @@ from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.host.files import reported
 from lamina.light import Value, signal
 from lamina.run.child import output_of
-from lamina.run.options import NETWORKS, OWN_NETWORK
+from lamina.run.options import CONTAINER, FILE, NETWORKS, OWN_NETWORK
 from lamina.run.runtime import find_program
 from lamina.text import clean
 
-NAMED = "named"
-"""The kind of the networks that have names."""
+NAMED, SHARED = "named", "shared"
+"""The kinds of networks that have names, and of a network namespace that exists already."""
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
@@ -34,13 +34,15 @@ ff02::2\tip6-allrouters
 
 
 def choose(wanted: str, on_warning: Callable[[str], object] = lambda text: None) -> str:
-    """One of NETWORKS: ``wanted`` or, for a name of OWN_NETWORK, pasta where it works, else none, with a warning.
-    Raises UsageError, NotFound."""
+    """One of NETWORKS, or SHARED: ``wanted`` or, for a name of OWN_NETWORK, pasta where it works, else none, with a
+    warning. Raises UsageError, NotFound."""
     if wanted in OWN_NETWORK:
         reason = refusal()
         if reason:
             on_warning(f"the container has no network: {reason}")
         return "none" if reason else "pasta"
+    if wanted.startswith((CONTAINER, FILE)):
+        return SHARED
     if wanted not in NETWORKS:
         raise UsageError(f"unknown network {wanted!r:.60}", hint=f"choose one of {', '.join(NETWORKS)}")
     if wanted == "pasta" and (reason := refusal()):
@@ -140,6 +142,11 @@ def connect(kind: str, resolver: Resolver, directory: str) -> ContainerNetwork:
     return ContainerNetwork(kind, namespace, resolver.text)
 
 
+def shared(namespace: str, on_warning: Callable[[str], object]) -> ContainerNetwork:
+    """A network namespace that exists already. Without files of another container, its names are this host's."""
+    return ContainerNetwork(SHARED, namespace, host_resolver(SHARED, on_warning).text)
+
+
 class NetworkNamespace:
     """A new network namespace as a file, which keeps it without a process. ``close`` ends it."""
 
@@ -172,8 +179,10 @@ class NetworkNamespace:
     def close_left(directory: str) -> None:
         """Remove what a killed process has left in ``directory``, if anything. pasta ends when the namespace's
         file is unmounted."""
+        from lamina.run.published import forwarder
         from lamina.view import kernel
 
+        forwarder.close_left(directory)
         path, pid = os.path.join(directory, "netns"), os.path.join(directory, "pasta.pid")
         try:
             with open(pid, encoding="utf-8") as file:

@@ -135,12 +135,14 @@ class Edits(Value):
 
 class Port(Value):
     """A port of the container that is published on this host. ``address``: of this host, "" for all. ``host_port``: 0
-    for any free one. ``protocol``: tcp, udp or sctp."""
+    for any free one. ``protocol``: tcp, udp or sctp. ``host_last``: the first free port from ``host_port`` to this
+    one is taken; 0: only ``host_port``."""
 
     port: int
     host_port: int = 0
     address: str = ""
     protocol: str = "tcp"
+    host_last: int = 0
 
 
 class NetworkEndpoint(Value):
@@ -179,12 +181,14 @@ class ContainerOptions(Value):
     """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
     ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
     ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
-    namespace of its own, or "host"; with ``ipc`` "none" there is no /dev/shm. ``edits``: from CDI devices.
-    ``dns_search`` ".": no search domain. ``network``: a kind (NETWORKS, "" for the default), or container:ID;
-    ``networks``: the networks with names, if any. ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the
-    containers that are started before it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own.
-    ``attach``: the streams that `start --attach` connects; empty: stdout and stderr. A new field needs a default: the
-    records of containers hold these (``run.container.record``)."""
+    namespace of its own, "host", or but for cgroupns container:ID or ns:PATH; with ``ipc`` "none" there is no
+    /dev/shm, with "shareable" others may share it. ``edits``: from CDI devices. ``dns_search`` ".": no
+    search domain. ``network``: a kind (NETWORKS, "" for the default), container:ID or ns:PATH; ``networks``: the
+    networks with names, if any. ``publish_address``: the address of this host for ports without one, "" for all.
+    ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are started before
+    it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the streams that `start
+    --attach` connects; empty: stdout and stderr. A new field needs a default: the records of containers hold these
+    (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -244,6 +248,7 @@ class ContainerOptions(Value):
     log_options: tuple[tuple[str, str], ...] = ()
     ports: tuple[Port, ...] = ()
     publish_all: bool = False
+    publish_address: str = ""
     expose: tuple[str, ...] = ()
     networks: tuple[NetworkEndpoint, ...] = ()
     volumes_from: tuple[str, ...] = ()
@@ -425,22 +430,34 @@ def parse_label_file(text: str) -> dict[str, str]:
 
 _NAMESPACES = {
     "pid": ("", "host"),
-    "ipc": ("", "host", "none"),
+    "ipc": ("", "host", "none", "shareable"),
     "uts": ("", "host"),
     "cgroupns": ("", "host"),
 }
+CONTAINER, FILE = "container:", "ns:"
+"""How the options of SHARED_KINDS name another container, or the file of a namespace."""
+SHARED_KINDS = ("network", "pid", "ipc", "uts")
 
 
 def parse_namespace(word: str, kind: str) -> str:
     """``kind``: pid, ipc, uts or cgroupns. Returns "" for a namespace of the container's own. Raises UsageError."""
-    found = "" if word == "private" or (kind == "ipc" and word == "shareable") else word
+    found = "" if word == "private" else word
+    if kind in SHARED_KINDS and any(word.startswith(prefix) and word != prefix for prefix in (CONTAINER, FILE)):
+        return word
     if found not in _NAMESPACES[kind]:
-        if word.startswith(("container:", "ns:", "pod")):
-            raise UsageError(
-                f"--{kind} {word!r:.80}: containers can't share namespaces yet", hint="choose private or host"
-            )
         raise UsageError(f"unknown value for --{kind}: {word!r:.60}", hint="choose private or host")
     return found
+
+
+def publishes(wanted: ContainerOptions) -> bool:
+    """Whether ports are to be published."""
+    return bool(wanted.ports) or wanted.publish_all
+
+
+def other_container(wanted: ContainerOptions, kind: str) -> str:
+    """The container whose namespace this one shares; "" for none. ``kind``: of SHARED_KINDS."""
+    word: str = getattr(wanted, kind)
+    return word.removeprefix(CONTAINER) if word.startswith(CONTAINER) else ""
 
 
 def parse_workdir(word: str) -> str:

@@ -34,7 +34,7 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 INIT = "/run/lamina-init"
 _PERIOD = 100_000  # microseconds
-_SHM_SIZE = "65536k"
+SHM_SIZE = 64 << 20  # bytes of /dev/shm, as docker
 _OPPOSITES = (("noexec", "exec"), ("nodev", "dev"), ("nosuid", "suid"))
 _BIND_OPTIONS = ("nosuid", "nodev", "noexec", "rro")
 
@@ -45,7 +45,9 @@ class HostResources(Value):
     the host's devices. ``owners``: the ids of the container's user namespace, if it has one. ``network``: "" for a
     new namespace, "host", or the path of one. ``plain``: for a plain user. ``tty_group``: the group of terminals,
     5, exists. ``capabilities``: the bits of those that can be given away. ``nodes``: the devices that were asked
-    for; with ``bind_nodes`` the host's device files are bind-mounted, because this user can't make device files."""
+    for; with ``bind_nodes`` the host's device files are bind-mounted, because this user can't make device files.
+    ``namespaces``: paths of namespaces that others have too, by kind (pid, ipc, uts). ``shm``: the directory that is
+    shared as /dev/shm."""
 
     rootfs: str
     hostname: str
@@ -62,6 +64,8 @@ class HostResources(Value):
     capabilities: int = EVERY
     nodes: Sequence[Node] = ()
     bind_nodes: bool = False
+    namespaces: Mapping[str, str] = field(default_factory=dict)
+    shm: str = ""
 
 
 def check_words(image: str, words: Iterable[str]) -> None:
@@ -162,7 +166,7 @@ def runtime_spec(
         "mounts": _mounts(wanted, host),
         "linux": _linux(wanted, host),
     }
-    if wanted.uts == "host":
+    if wanted.uts == "host" or "uts" in host.namespaces:
         del found["hostname"]  # the host's is used
     if wanted.edits.hooks:
         found["hooks"] = _hooks(wanted)
@@ -195,7 +199,7 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
         _proc(wanted, host),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount("/dev/pts", "devpts", "devpts", [*pts, "gid=5"] if host.tty_group else pts),
-        *_shared(wanted, quiet),
+        *_shared(wanted, host, quiet),
         _sys(wanted, host),
     ]
     if host.cgroups:
@@ -242,13 +246,15 @@ def _proc(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     return _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"])
 
 
-def _shared(wanted: ContainerOptions, quiet: list[str]) -> list[dict[str, Any]]:
+def _shared(wanted: ContainerOptions, host: HostResources, quiet: list[str]) -> list[dict[str, Any]]:
     """The mounts for shared memory and message queues."""
     if wanted.ipc == "host":
         return [_mount(path, "bind", path, ["rbind", *quiet]) for path in ("/dev/shm", "/dev/mqueue")]
     found = [_mount("/dev/mqueue", "mqueue", "mqueue", quiet)]
-    if wanted.ipc != "none":
-        size = _SHM_SIZE if wanted.shm_size is None else str(wanted.shm_size)
+    if host.shm:
+        found.insert(0, _mount("/dev/shm", "bind", host.shm, ["rbind", "rw", *quiet]))
+    elif wanted.ipc != "none":
+        size = "65536k" if wanted.shm_size is None else str(wanted.shm_size)
         found.insert(0, _mount("/dev/shm", "tmpfs", "shm", [*quiet, "mode=1777", f"size={size}"]))
     return found
 
@@ -269,7 +275,9 @@ def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str,
 def _linux(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     shared = {kind for kind in ("pid", "ipc", "uts") if getattr(wanted, kind) == "host"}
     namespaces: list[dict[str, str]] = [
-        {"type": kind} for kind in ("pid", "ipc", "uts", "mount") if kind not in shared
+        {"type": kind, **({"path": host.namespaces[kind]} if kind in host.namespaces else {})}
+        for kind in ("pid", "ipc", "uts", "mount")
+        if kind not in shared
     ]
     if host.network != "host":
         namespaces.append({"type": "network", **({"path": host.network} if host.network else {})})

@@ -7,7 +7,7 @@ import os
 from lamina.errors import Unsupported, UsageError
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.run.options import ContainerOptions
+from lamina.run.options import CONTAINER, FILE, SHARED_KINDS, ContainerOptions
 
 if TYPE_CHECKING:
     from lamina.run.runtime import Runtime
@@ -23,7 +23,7 @@ def check_flags(wanted: ContainerOptions) -> None:
     """Refuse flags that contradict each other or the host. Raises UsageError."""
     if wanted.uts == "host" and (wanted.hostname or wanted.domainname):
         raise UsageError("--hostname can't be combined with --uts host", hint="leave one of them out")
-    if wanted.ipc in ("host", "none") and wanted.shm_size is not None:
+    if wanted.ipc not in ("", "shareable") and wanted.shm_size is not None:
         raise UsageError(f"--shm-size can't be combined with --ipc {wanted.ipc}", hint="leave one of them out")
     for flag, word, kind in (
         ("--cpuset-cpus", wanted.cpuset_cpus, "cpu"),
@@ -35,6 +35,40 @@ def check_flags(wanted: ContainerOptions) -> None:
         raise UsageError("--memory-reservation is more than --memory", hint="give less than --memory")
     if wanted.pid == "host" and wanted.userns.kind == "auto":
         raise UsageError("--pid host can't be combined with --userns auto", hint="leave one of them out")
+    for kind in SHARED_KINDS:
+        if getattr(wanted, kind).startswith((CONTAINER, FILE)):
+            _check_shared(wanted, kind)
+
+
+def _check_shared(wanted: ContainerOptions, kind: str) -> None:
+    """Refuse what belongs to the namespace that the container shares with another one (pure). Raises UsageError."""
+    flag = f"--{kind} {getattr(wanted, kind):.40}"
+    if wanted.userns.kind and kind in ("pid", "ipc"):
+        raise UsageError(
+            f"{flag} can't be combined with --userns {wanted.userns.kind}: the namespace belongs to another user "
+            "namespace",
+            hint="leave --userns out",
+        )
+    given: dict[str, object] = {}
+    if kind == "uts":
+        given = {"--hostname": wanted.hostname, "--domainname": wanted.domainname}
+    if kind == "network" and wanted.network.startswith(CONTAINER):
+        given = {
+            "--hostname": wanted.hostname,
+            "--publish": wanted.ports,
+            "--publish-all": wanted.publish_all,
+            "--expose": wanted.expose,
+            "--dns": wanted.dns,
+            "--dns-search": wanted.dns_search,
+            "--dns-option": wanted.dns_options,
+            "--add-host": wanted.add_hosts,
+        }
+    for name, value in given.items():
+        if value:
+            raise UsageError(
+                f"{name} can't be combined with {flag}: the other container's is used",
+                hint=f"leave it out, or give {name} to the other container",
+            )
 
 
 def _check_set(flag: str, word: str, online: str) -> None:
@@ -102,6 +136,7 @@ def first_unsupported(wanted: ContainerOptions) -> str:
     """The first flag that bubblewrap has no option for, "" if there is none (pure)."""
     asked = {
         "--pid host": wanted.pid == "host",
+        "--pid container:": wanted.pid.startswith((CONTAINER, FILE)),
         "--sysctl": wanted.sysctls,
         "--domainname": wanted.domainname,
         "--cgroupns host": wanted.cgroupns == "host",

@@ -136,9 +136,10 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
     (parse_memory, ["", "-1", "1e30", "8388608t", "9" * 400, "9" * 400 + "t", "٣"]),
     (parse_port, ["", "x", "0", "65536", "80/http", "2-1", "1-2-3"]),
     (lambda word: parse_labels([word]), ["", "=x", "a=\0"]),
-    (lambda word: parse_namespace(word, "pid"), ["container:web", "none", "moon"]),
-    (lambda word: parse_namespace(word, "ipc"), ["container:web", "moon"]),
+    (lambda word: parse_namespace(word, "pid"), ["container:", "ns:", "none", "moon"]),
+    (lambda word: parse_namespace(word, "ipc"), ["container:", "moon"]),
     (lambda word: parse_namespace(word, "uts"), ["shareable"]),
+    (lambda word: parse_namespace(word, "cgroupns"), ["container:web", "ns:/x"]),
     (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "db:host-gateway", "#:1.2.3.4"]),
 ]  # fmt: skip
 
@@ -183,12 +184,8 @@ def test_valid_values_are_parsed() -> None:
     assert parse_labels(["a=b=c", "d", "a=e"]) == {"a": "e", "d": ""}
     assert parse_label_file("\ufeffa=1\r\n# no\n\n b=2") == {"a": "1", "b": "2"}
     assert parse_env_file("\ufeffA=1\nB=\ufeff2", {}) == [("A", "1"), ("B", "\ufeff2")]
-    assert [parse_namespace(word, "ipc") for word in ("", "private", "shareable", "host", "none")] == [
-        "", "", "", "host", "none",
-    ]  # fmt: skip
-    assert parse_host("db=10.0.0.5") == ("db", "10.0.0.5")
-    assert parse_host("db=[fd00::1]") == ("db", "fd00::1")
-    assert parse_host("here:host-gateway", "host") == ("here", "127.0.0.1")
+    words = ("", "private", "shareable", "host", "none", "container:web", "ns:/x")
+    assert [parse_namespace(word, "ipc") for word in words] == ["", "", *words[2:]]
 
 
 @pytest.mark.parametrize(

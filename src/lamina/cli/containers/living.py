@@ -104,12 +104,12 @@ def start(
 
 def _start(session: Session, one: Container) -> None:
     from lamina.run.container.background import start
-    from lamina.run.container.record import stack_of
-    from lamina.run.container.user_namespace import enter
+    from lamina.run.container.record import stack_of, wanted_of
+    from lamina.run.container.user_namespace import enter_for
 
     store = session.store
     stack = stack_of(store, one)
-    enter(store)
+    enter_for(store, wanted_of(one))
     start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 
@@ -120,7 +120,7 @@ def _runtime(session: Session, one: Container) -> str:
 def _start_attached(session: Session, one: Container, interactive: bool, keys: str, forward: str) -> int:
     from lamina.cli.containers import monitored
     from lamina.run.container.record import stack_of, wanted_of
-    from lamina.run.container.user_namespace import enter
+    from lamina.run.container.user_namespace import enter_for
 
     store = session.store
     if store.containers.is_running(one):
@@ -129,7 +129,7 @@ def _start_attached(session: Session, one: Container, interactive: bool, keys: s
     wanted = replace(wanted, interactive=wanted.interactive and interactive, detach_keys=keys or wanted.detach_keys)
     run_command.check_terminal({"tty": wanted.tty, "interactive": wanted.interactive})
     stack = stack_of(store, one)
-    enter(store)
+    enter_for(store, wanted)
     return monitored.run_in_front(store, stack, one, _runtime(session, one), wanted, forward=forward)
 
 

@@ -98,8 +98,6 @@ OPTIONS = (
     Option(("--dns",), "dns", "Use this name server instead of those of this host.", "ADDRESS", MANY),
     Option(("--dns-search",), "dns_search", "Use this search domain; . means none.", "DOMAIN", MANY),
     Option(("--dns-option", "--dns-opt"), "dns_option", "Add an option to resolv.conf.", "OPTION", MANY),
-    Option(("-p", "--publish"), "publish", "Works only with --network host, where every port is open.", "PORT", MANY),
-    Option(("--expose",), "expose", "Document that the container uses a port; opens nothing.", "PORT", MANY),
     Option(("--userns",), "userns", _USERNS, "host|auto|keep-id"),
     Option(("--pid",), "pid", "PID namespace.", "private|host"),
     Option(("--ipc",), "ipc", "IPC namespace; none: without /dev/shm.", "private|host|none"),
@@ -210,8 +208,8 @@ def _created(
     session: Session, image: str, words: tuple[str, ...], given: dict[str, Any], *, running: bool
 ) -> tuple[Container, Stack, ContainerOptions, str]:
     """A new container, its image, its options and its runtime."""
-    from lamina.run.container.life import check, create
-    from lamina.run.container.user_namespace import enter
+    from lamina.run.container.life import check, create, resolved
+    from lamina.run.container.user_namespace import enter_for
 
     image = str(parse_stored(image))
     wanted = container_options(words, given)
@@ -219,6 +217,8 @@ def _created(
         from lamina.run.logs.drivers import chosen
 
         wanted = chosen(wanted, session.settings.log_driver)
+    if wanted.ports or wanted.publish_all:
+        wanted = replace(wanted, publish_address=session.settings.publish_address)
     runtime = given["runtime"] or session.settings.runtime
     check(wanted, runtime=runtime)
     stack = replace(image_of(session, image, given["pulling"], quiet=given["quiet"]), name=image)
@@ -226,7 +226,8 @@ def _created(
         warn(PRIVILEGED)
     store = session.writable_store
     with identity_file(given["cidfile"]) as note:
-        enter(store)
+        wanted = resolved(store, wanted)
+        enter_for(store, wanted)
         if given["replace"] and wanted.name:
             replace_container(store, wanted.name)
         made = create(
@@ -360,7 +361,6 @@ def container_options(words: tuple[str, ...], given: dict[str, Any]) -> Containe
 
     security = _security(given["security_opt"])
     network = given["network"][-1] if given["network"] else ""
-    _check_ports(given["publish"], given["expose"], network)
     return options.ContainerOptions(
         **_program(given["entrypoint"], words),
         env=environment(given),
@@ -431,22 +431,6 @@ def _more(given: dict[str, Any]) -> dict[str, Any]:
     from lamina.cli.containers.run_flags import fields
 
     return fields(given, warn)
-
-
-def _check_ports(published: tuple[str, ...], exposed: tuple[str, ...], network: str) -> None:
-    if exposed:
-        from lamina.run.options import parse_port
-
-        for word in exposed:
-            parse_port(word)
-    if not published:
-        return
-    if network != "host":
-        raise UsageError(
-            "--publish is not supported yet",
-            hint="use --network host: the container then uses the ports of this host",
-        )
-    warn("--publish has no effect with --network host: the container uses the ports of this host")
 
 
 def environment(given: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -24,9 +24,6 @@ class UnsupportedOption(NamedTuple):
 
 
 UNSUPPORTED_BY_RUN = (
-    UnsupportedOption(
-        ("-P", "--publish-all"), "publishing ports is not supported yet", "use --network host", flag=True
-    ),
     UnsupportedOption(("--link",), "links are not supported", "use --network NAME, where names are resolved"),
     UnsupportedOption(("--volume-driver",), "volume drivers are not supported", _WITHOUT, ("local",)),
     UnsupportedOption(("--storage-opt",), "a limit for the writable layer is not supported yet"),

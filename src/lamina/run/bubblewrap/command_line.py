@@ -29,7 +29,7 @@ def arguments(
     process = spec["process"]
     words = [word for option, number in given.items() for word in (option, str(number))]
     words += ["--die-with-parent", *([] if init else ["--as-pid-1"])]
-    kinds = {one["type"] for one in spec["linux"]["namespaces"]}
+    kinds = {one["type"] for one in spec["linux"]["namespaces"] if "path" not in one}
     words += [f"--unshare-{kind}" for kind in ("pid", "ipc", "uts") if kind in kinds]
     words.append("--unshare-cgroup-try")
     if "hostname" in spec:

@@ -35,7 +35,7 @@ from lamina.run.bubblewrap.namespace import (
     become,
     become_first_process,
     enter,
-    enter_network,
+    enter_namespace,
     new_mounts,
     new_network,
     user_namespace_of,
@@ -251,8 +251,11 @@ def _preparation(
         for one in limits:
             os.write(one, b"0")
         _show(*shown)
+        for one in launch.spec["linux"]["namespaces"]:
+            if "path" in one and one["type"] in _SHARED:
+                enter_namespace(one["path"], _SHARED[one["type"]])
         if network and "path" in network:  # it belongs to the user namespace that this process is in
-            enter_network(network["path"])
+            enter_namespace(network["path"], _KINDS["net"])
             _own_sysfs(launch.sysfs, launch.spec, on_warning)
         enter(above)
         if network and "path" not in network:
@@ -333,6 +336,7 @@ _KINDS = {
     "net": 0x40000000,
 }
 """The kinds of namespaces: names in /proc/PID/ns, and flags of setns(2)."""
+_SHARED = {kind: _KINDS[kind] for kind in ("ipc", "uts")}
 
 
 @contextmanager

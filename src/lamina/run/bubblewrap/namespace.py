@@ -95,11 +95,11 @@ def become_first_process(record: str, parent: int) -> None:
         os._exit(CANNOT_RUN)
 
 
-def enter_network(path: str) -> None:
-    """Enter the network namespace at ``path``. For good. Raises OSError."""
+def enter_namespace(path: str, kind: int) -> None:
+    """Enter the namespace at ``path``. ``kind``: as setns(2) takes it. For good. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _set(descriptor, _NETWORK)
+        _set(descriptor, kind)
     finally:
         os.close(descriptor)
 

@@ -18,6 +18,7 @@ from lamina.run.container.ending import clear, remove, settle
 from lamina.run.container.mount import mounted
 from lamina.run.container.preparing import Preparation
 from lamina.run.container.record import new_record
+from lamina.run.options import SHARED_KINDS, other_container
 from lamina.run.runtime import find_runtime
 from lamina.run.supported import check_supported, limits_as_flags
 from lamina.store.containers import Container, Use
@@ -44,11 +45,8 @@ def create(
 ) -> Container:
     """Make a container of the whole image, which the record calls ``stack.name``. ``running``: this process is about
     to run it. ``runtime``: what is to run it, "" for the default. ``upper_dir``: where its writable layer is kept, by
-    default in the store. Raises Conflict (the name is taken), UsageError, NotFound, Unsupported, SystemFailure."""
-    if wanted.pod or wanted.requires:
-        from lamina.run.container.pods import resolved
-
-        wanted = resolved(store, wanted)
+    default in the store. ``wanted``: ``resolved``. Raises Conflict (the name is taken), UsageError, NotFound,
+    Unsupported, SystemFailure."""
     identity = os.urandom(32).hex()
     mounts = _points(store, wanted, stack.config.volumes)
     top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
@@ -97,6 +95,20 @@ def _make_volumes(store: Store, container: Container, mounts: Sequence[Mount]) -
     except BaseException:
         remove(store, container, volumes=True)
         raise
+
+
+def resolved(store: Store, wanted: ContainerOptions) -> ContainerOptions:
+    """The options of a new container with IDs in the place of names of other containers and pods. ``--pod new:NAME``
+    makes a pod. Raises NotFound, Conflict, UsageError, StoreDamaged, SystemFailure."""
+    if any(other_container(wanted, kind) for kind in SHARED_KINDS):
+        from lamina.run.container import joining
+
+        wanted = joining.resolved(store, wanted)
+    if wanted.pod or wanted.requires:
+        from lamina.run.container import pods
+
+        wanted = pods.resolved(store, wanted)
+    return wanted
 
 
 def check(wanted: ContainerOptions, *, runtime: str = "") -> None:

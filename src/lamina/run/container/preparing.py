@@ -6,9 +6,10 @@ from lamina.errors import Unsupported
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import network
-from lamina.run.bundle import Task, check_architecture, prepare_spec
+from lamina.run.bundle import Joined, Task, check_architecture, prepare_spec
 from lamina.run.container.ending import release_networks
 from lamina.run.container.record import sandbox_of, wanted_of
+from lamina.run.options import SHARED_KINDS, publishes
 from lamina.run.rootfs import Inside
 from lamina.run.spec import check_words
 from lamina.run.supported import check_supported
@@ -42,6 +43,7 @@ class Preparation:
         owners, self._caller = _owners(container, self.wanted, runtime)
         self.container = replace(container, users=owners.users, groups=owners.groups)
         self.sandbox = sandbox_of(store, self.container, runtime)
+        self._joined = Joined()
 
     def note_mount(self, view: str) -> None:
         """The union is mounted, in this ``view``."""
@@ -55,15 +57,34 @@ class Preparation:
         words = (*container.command, *config.env, *config.volumes, config.working_dir, config.user)
         check_words(container.image, words)
         named = self.wanted.networks
+        shared = self._shared()
         kind = network.NAMED if named else network.choose(self.wanted.network, self._on_warning)
         with Inside(self.sandbox.directories.rootfs) as inside:
             check_architecture(self._task(network.ContainerNetwork(kind)), inside)
+        if kind == network.SHARED:
+            return network.shared(shared, self._on_warning)
         if named:
             from lamina.run.container import networking
 
-            return networking.connect(self.store, container, self.wanted, self._on_warning)
-        resolver = network.host_resolver(kind, self._on_warning)
-        return network.connect(kind, resolver, self.sandbox.directories.bundle)
+            found = networking.connect(self.store, container, self.wanted, self._on_warning)
+        else:
+            resolver = network.host_resolver(kind, self._on_warning)
+            found = network.connect(kind, resolver, self.sandbox.directories.bundle)
+        if found.namespace and (config.exposed_ports or self.wanted.expose or publishes(self.wanted)):
+            from lamina.run.container import ports
+
+            ports.publish(self.store, container, self.wanted, config.exposed_ports, found.namespace)
+        return found
+
+    def _shared(self) -> str:
+        """Find what the container shares with others; the path of the network namespace, "" for its own."""
+        if not any(":" in getattr(self.wanted, kind) for kind in SHARED_KINDS):
+            return ""
+        from lamina.run.container.joining import shared
+
+        found = shared(self.store, self.wanted)
+        self._joined = found.joined
+        return found.network
 
     def disconnect(self) -> None:
         """Undo ``connect``. Raises SystemFailure."""
@@ -87,7 +108,8 @@ class Preparation:
         self.store.containers.write(self.container, lasting=not self.container.remove)
 
     def _task(self, net: ContainerNetwork) -> Task:
-        return Task(self.sandbox, self.wanted, self.stack.config, self.container.command, net, caller=self._caller)
+        config, command = self.stack.config, self.container.command
+        return Task(self.sandbox, self.wanted, config, command, net, caller=self._caller, joined=self._joined)
 
     def _mounts(self, inside: Inside) -> Sequence[Mount]:
         if not self.wanted.mounts:

@@ -7,26 +7,40 @@ import os
 from lamina.errors import SystemFailure
 from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
+from lamina.run.options import SHARED_KINDS, other_container
 from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
+    from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
 
-def enter(store: Store | None = None, container: Container | None = None) -> None:
+def enter(store: Store | None = None, container: Container | None = None, *, mounts: bool = True) -> None:
     """Get the privileges to work with containers, for good: a plain user becomes root of a user namespace: that of
-    the running ``container`` with its mounts; that of the ``store``'s networks, if a container is on one; or a new
-    one. Raises as ``privileges.become_root``."""
+    the running ``container`` with its mounts (without ``mounts``: a copy of this process's); that of the ``store``'s
+    networks, if a container is on one; or a new one. Raises as ``privileges.become_root``."""
     if privileges.may_mount():
         return
     if container is not None and start_time(container.pid) == container.started is not None:
-        privileges.join(container.pid)
+        privileges.join(container.pid, mounts=mounts)
     elif container is not None and store is not None and store.containers.is_running(container):
         # its lamina was killed: the program is in the same user namespace, but has other mounts
         privileges.join(_program(store, container), mounts=False)
     elif store is None or not _enter_networks(store):
         privileges.become_root()
+
+
+def enter_for(store: Store, wanted: ContainerOptions) -> None:
+    """As ``enter``, for a container with these options that is to start: where it shares a namespace of another
+    container that runs, it is in the same user namespace. Raises as ``enter``, and NotFound."""
+    if not privileges.may_mount():
+        for kind in ("ipc", *SHARED_KINDS):  # the shared memory is among the mounts of the other one
+            name = other_container(wanted, kind)
+            if name and store.containers.is_running(other := store.containers.get(name)):
+                enter(store, other, mounts=kind == "ipc")
+                return
+    enter(store)
 
 
 def _enter_networks(store: Store) -> bool:

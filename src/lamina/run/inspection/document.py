@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.errors import LaminaError
 from lamina.run import writable
 from lamina.run.container.health import health_of
+from lamina.run.container.ports import ports_of
 from lamina.run.container.record import asked, stack_of
 from lamina.run.container.running import first_process
 from lamina.run.health import health_json
@@ -18,6 +19,8 @@ from lamina.run.inspection.host_config import host_config
 from lamina.run.inspection.mounts import mounts_of
 from lamina.run.inspection.networks import network_settings
 from lamina.run.logs.drivers import DEFAULT, log_path
+from lamina.run.networks.state import networks_in
+from lamina.run.published.shown import exposed_ports, port_bindings
 from lamina.run.runtime import EXECUTED
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
 
@@ -37,6 +40,8 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
     wanted = asked(container)
     words = list(container.command)
     state = store.containers.state(container)
+    exposed = config.exposed_ports if config else ()
+    networks = networks_in(store.containers.path(container.id)) if container.may_run else {}
     return {
         "Id": container.id,
         "Created": _time(container.created),
@@ -56,11 +61,11 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": wanted.apparmor,
         "ExecIDs": _executed(store, container) or None,
-        "HostConfig": host_config(wanted, container, {}, wanted.log_driver or DEFAULT),
+        "HostConfig": host_config(wanted, container, port_bindings(wanted), wanted.log_driver or DEFAULT),
         "GraphDriver": {"Data": _directories(store, container), "Name": container.view},
         "Mounts": mounts_of(store, container, wanted, config.volumes if config else ()),
-        "Config": container_config(wanted, container, config, {}),
-        "NetworkSettings": network_settings(wanted, {}, {}),
+        "Config": container_config(wanted, container, config, exposed_ports(wanted, exposed)),
+        "NetworkSettings": network_settings(wanted, networks, ports_of(store, container).map),
     }
 
 

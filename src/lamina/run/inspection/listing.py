@@ -14,7 +14,10 @@ from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
 from lamina.run.container.pods import pod_of
+from lamina.run.container.ports import Ports, ports_of
 from lamina.run.container.record import asked, stack_of
+from lamina.run.networks.state import networks_in
+from lamina.run.published.shown import to_json
 from lamina.spec.moment import parse_moment
 from lamina.store.containers import CREATED, EXITED, Container
 
@@ -134,18 +137,25 @@ class Facts:
     @property
     def ports_text(self) -> str:
         """The column PORTS of docker's ps."""
-        return ""
+        return self._ports.cell
+
+    @cached_property
+    def _ports(self) -> Ports:
+        return ports_of(self._store, self._container)
 
     @property
     def ports_json(self) -> list[dict[str, Any]]:
         """The published ports, in podman's form."""
-        return []
+        return [{**one, "range": 1} for one in to_json(self._ports.bindings)]
 
     @cached_property
     def networks(self) -> list[str]:
         from lamina.run.inspection.networks import network_names
 
-        return network_names(self.wanted, {})
+        is_up = self._container.may_run
+        return network_names(
+            self.wanted, networks_in(self._store.containers.path(self._container.id)) if is_up else {}
+        )
 
     @cached_property
     def exposed(self) -> set[tuple[int, str]]:

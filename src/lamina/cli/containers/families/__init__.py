@@ -7,7 +7,7 @@ must not open a store or ask the host.
 
 from __future__ import annotations
 
-from lamina.cli.containers.families import health, lifecycle, logging, networking, together, volumes
+from lamina.cli.containers.families import health, lifecycle, logging, networking, ports, together, volumes
 
 FAMILIES = (
     lifecycle,
@@ -16,4 +16,5 @@ FAMILIES = (
     together,
     networking,
     volumes,
+    ports,
 )
