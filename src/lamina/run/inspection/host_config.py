@@ -21,7 +21,7 @@ def host_config(
 ) -> dict[str, Any]:
     """``ports``: ``PortBindings``. ``log_driver``: the one that writes the log."""
     found: dict[str, Any] = {
-        "Binds": [_bind(mount) for mount in wanted.mounts if mount.kind != "tmpfs" and mount.source] or None,
+        "Binds": [_bind(mount) for mount in wanted.mounts if mount.mode is not None and mount.source] or None,
         "ContainerIDFile": "",
         "LogConfig": {"Type": log_driver, "Config": dict(sorted(wanted.log_options))},
         "NetworkMode": network_mode(wanted),
@@ -56,8 +56,9 @@ def host_config(
         **_resources(wanted),
         **_masks(wanted),
     }
-    tmpfs = {mount.target: ",".join(mount.options) for mount in wanted.mounts if mount.kind == "tmpfs"}
+    tmpfs = {mount.target: mount.mode for mount in wanted.mounts if mount.kind == "tmpfs" and mount.mode is not None}
     for key, value in (
+        ("Mounts", [_mount(mount) for mount in wanted.mounts if mount.mode is None]),
         ("Tmpfs", dict(sorted(tmpfs.items()))),
         ("Sysctls", dict(sorted(wanted.sysctls))),
         ("Annotations", dict(sorted(wanted.annotations))),
@@ -76,8 +77,19 @@ def network_mode(wanted: ContainerOptions) -> str:
 
 
 def _bind(mount: Mount) -> str:
-    options = ",".join(mount.options)
-    return f"{mount.source}:{mount.target}" + (f":{options}" if options else "")
+    return f"{mount.source}:{mount.target}" + (f":{mount.mode}" if mount.mode else "")
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    """What --mount has asked for, in docker's form."""
+    found: dict[str, Any] = {"Type": mount.kind, "Source": mount.source, "Target": mount.target}
+    found["ReadOnly"] = mount.read_only
+    if mount.kind == "bind" and mount.propagation != "rprivate":
+        found["BindOptions"] = {"Propagation": mount.propagation}
+    if mount.kind == "volume" and (mount.labels or "nocopy" in mount.options or mount.subpath):
+        volume = {"NoCopy": "nocopy" in mount.options, "Labels": dict(mount.labels), "Subpath": mount.subpath}
+        found["VolumeOptions"] = {key: value for key, value in volume.items() if value}
+    return {key: value for key, value in found.items() if value}
 
 
 def _capabilities(names: tuple[str, ...]) -> list[str] | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from lamina.light import replace
 from lamina.run.options import Mount
+from lamina.run.volumes.points import described
+from lamina.run.volumes.points import mounts_of as stated
 
 if TYPE_CHECKING:
     from lamina.run.options import ContainerOptions
@@ -17,32 +20,23 @@ if TYPE_CHECKING:
 def mounts_of(
     store: Store, container: Container, wanted: ContainerOptions, declared: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """``declared``: the volumes of the image."""
-    given = {os.path.normpath(mount.target) for mount in wanted.mounts}
-    mounts = [
-        *wanted.mounts,
-        *(Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given),
-    ]
-    found = [_mount(store, container, number, one) for number, one in enumerate(mounts)]
+    """``declared``: the volumes of the image. Raises StoreDamaged."""
+    if container.mounts is not None:
+        found = stated(store, container)
+    else:
+        found = list(_of_older(store, container, wanted, declared))
     return sorted(found, key=lambda one: str(one["Destination"]))
 
 
-def _mount(store: Store, container: Container, number: int, mount: Mount) -> dict[str, Any]:
-    source: dict[str, Any] = {"Source": mount.source}
-    if mount.kind == "volume":
-        above = (
-            os.path.join(store.paths.root, "volumes")
-            if mount.source
-            else store.containers.path(container.id, "volumes")
-        )
-        name = mount.source or str(number)
-        source = {"Name": name, "Source": os.path.join(above, name)}
-    return {
-        "Type": mount.kind,
-        **source,
-        "Destination": mount.target,
-        **({"Driver": "local"} if mount.kind == "volume" else {}),
-        "Mode": "ro" if mount.read_only else "",
-        "RW": not mount.read_only,
-        "Propagation": mount.propagation if mount.kind == "bind" else "",
-    }
+def _of_older(
+    store: Store, container: Container, wanted: ContainerOptions, declared: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Of a container of an older lamina, with its anonymous volumes in its own directory."""
+    given = {os.path.normpath(mount.target) for mount in wanted.mounts}
+    more = [Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given]
+    for number, mount in enumerate((*wanted.mounts, *more)):
+        if mount.kind == "volume" and not mount.source:
+            place = store.containers.path(container.id, "volumes", str(number))
+            yield described(replace(mount, source=str(number)), place)
+        else:
+            yield described(mount, store.volumes.path(mount.source))

@@ -161,16 +161,16 @@ def _mount(value: Any) -> Mount:
 def mounts_of(store: Store, container: Container) -> list[dict[str, Any]]:
     """The mounts of a container as docker's inspect lists them. Empty for a container of an older lamina. Raises
     StoreDamaged."""
-    return [_described(store, mount) for mount in points_of(container) or ()]
+    return [described(mount, store.volumes.path(mount.source)) for mount in points_of(container) or ()]
 
 
-def _described(store: Store, mount: Mount) -> dict[str, Any]:
+def described(mount: Mount, place: str) -> dict[str, Any]:
+    """A mount as docker's inspect shows it (pure). ``place``: the directory of the volume, if it is one."""
     found: dict[str, Any] = {"Type": mount.kind}
     if mount.kind == "volume":
-        found["Name"] = mount.source
-    found["Source"] = "" if mount.kind == "tmpfs" else mount.source
-    if mount.kind == "volume":
-        found["Source"] = os.path.join(store.volumes.path(mount.source), mount.subpath).rstrip("/")
+        found |= {"Name": mount.source, "Source": os.path.join(place, mount.subpath) if mount.subpath else place}
+    else:
+        found["Source"] = "" if mount.kind == "tmpfs" else mount.source
     found["Destination"] = mount.target
     if mount.kind == "volume":
         found["Driver"] = LOCAL

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lamina.cli.option_table import FLAG, MANY, Option
-from lamina.light import TYPE_CHECKING
+from lamina.light import TYPE_CHECKING, replace
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,7 +33,8 @@ def parsed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def mounts(given: dict[str, Any]) -> list[Mount]:
-    """What --volume, --mount, --tmpfs and --read-only-tmpfs ask for. Raises UsageError, Unsupported."""
+    """What --volume, --mount, --tmpfs and --read-only-tmpfs ask for, with absolute sources of binds. Raises
+    UsageError, Unsupported."""
     import posixpath
 
     from lamina.run import options
@@ -43,6 +44,7 @@ def mounts(given: dict[str, Any]) -> list[Mount]:
         from lamina.run.mount_option import parse_mount
 
         found += [parse_mount(word) for word in given["mount"]]
+    found = [replace(one, source=posixpath.abspath(one.source)) if one.kind == "bind" else one for one in found]
     memory = {posixpath.normpath(one.target): one for one in map(options.parse_tmpfs, given["tmpfs"])}
     found += memory.values()  # of several for one target the last counts, as in docker
     if given["read_only"] and given["read_only_tmpfs"]:
