@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import StoreDamaged, UsageError
+from lamina.run.container.events import note_event
 from lamina.store import journal
-from lamina.store.journal import journal_path, note, note_container, old_path
+from lamina.store.journal import journal_path, note, old_path
 from lamina.store.journal_reading import Event, Filters, Journal, followed, read_line, recorded
 from support import lamina, make_tar, write_layout
 
@@ -339,7 +340,7 @@ def test_an_event_of_a_container_has_its_image_name_and_labels(root: str) -> Non
 
     labels = (("tier", "front"), ("name", "fake"))
     one = Container(_ID, "web", "app:1", "sha256:" + "0" * 64, "", 0, (), 0.0, labels=labels)
-    note_container(root, one, "die", exitCode="137")
+    note_event(root, one, "die", exitCode="137")
     (event,) = recorded(root)
     assert event.attributes == {"tier": "front", "name": "web", "image": "app:1", "exitCode": "137"}
 

@@ -18,8 +18,6 @@ from lamina.spec.json import write_own
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lamina.store.containers import Container
-
 _NAME, _OLD = "events", "events.old"
 MAX_SIZE = 4 << 20  # bytes; then the file is put aside, and the one before it is deleted
 _MAX_LINE = 64 << 10
@@ -49,13 +47,6 @@ def note(root: str, kind: str, action: str, identity: str, attributes: Mapping[s
         line = _line({**event, "action": action[:_SHORT], "id": identity[:_SHORT], "attributes": dict(few)})
     with suppress(OSError):
         _append(root, line)
-
-
-def note_container(root: str, container: Container, action: str, **more: str) -> None:
-    """Append an event of a container, with the attributes that docker gives it: its image, its name, its labels.
-    ``more``: further attributes, like ``exitCode``."""
-    name_of = {"image": container.image, "name": container.name}
-    note(root, "container", action, container.id, {**dict(container.labels), **name_of, **more})
 
 
 def _line(event: Mapping[str, object]) -> bytes:

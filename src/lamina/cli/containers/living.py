@@ -18,6 +18,7 @@ from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import Conflict, ContainerFailure, LaminaError, UsageError
 from lamina.light import replace
+from lamina.run.container.events import note_event
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -158,6 +159,7 @@ def restart(
         with store.containers.owning(one) if one.remove else nullcontext():  # its end does not remove it
             end(session, one, None, seconds)
             _start(session, store.containers.get(one.id))
+        note_event(store.paths.root, one, "restart")
         write(one.name)
 
     if names:
@@ -234,4 +236,5 @@ def attach_to(session: Session, one: Container, *, stdin: bool, keys: str, forwa
         forward=monitored.is_true(forward),
     )
     attached.attach()
-    return monitored.exit_code(attached.run(), one)
+    note_event(store.paths.root, one, "attach")
+    return monitored.exit_code(store, attached.run(), one)

@@ -9,6 +9,7 @@ from lamina.cli.format.output import write
 from lamina.errors import ContainerFailure
 from lamina.light import TYPE_CHECKING
 from lamina.run.container.background import start
+from lamina.run.container.events import note_event
 from lamina.run.monitor import client
 from lamina.run.monitor.streams import letters, parse_keys
 
@@ -43,6 +44,7 @@ def run_in_front(
         forward=is_true(forward),
     )
     one.attach()
+    note_event(store.paths.root, container, "attach")
     try:
         start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=warn)
     except BaseException:
@@ -50,18 +52,21 @@ def run_in_front(
         raise
     finally:
         os.close(theirs)
-    return exit_code(one.run(), container)
+    return exit_code(store, one.run(), container)
 
 
 def is_true(word: str) -> bool:
     return word.lower() not in ("false", "0")
 
 
-def exit_code(code: int, container: Container) -> int:
+def exit_code(store: Store, code: int, container: Container) -> int:
     """What a command returns after ``Client.run``. Raises ContainerFailure."""
     if code == client.UNKNOWN:
         raise ContainerFailure(
             f"the monitor of the container {container.name} has gone: its exit code is not known",
             hint="see `lamina ps -a`",
         )
-    return 0 if code == client.DETACHED else code
+    if code == client.DETACHED:
+        note_event(store.paths.root, container, "detach")
+        return 0
+    return code

@@ -293,6 +293,7 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
     except NotFound as error:
         _copy_from_image(session, source, target, error, is_target=bool(other))
         return
+    from lamina.run.container.events import note_event
     from lamina.run.container.mount import opened
     from lamina.run.container.record import owner_of, stack_of
     from lamina.run.container.user_namespace import enter
@@ -312,6 +313,7 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
         else:
             source = os.path.realpath(source) if follow_link and os.path.islink(source) else source
             copy_in(source, inside, outer, owner=None if archive else owner_of(container))
+    note_event(session.store.paths.root, container, "archive-path" if one else "extract-to-dir")
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from lamina.host.files import failure, reported
 from lamina.host.temporary import SUFFIX
 from lamina.light import TYPE_CHECKING
 from lamina.run import writable
+from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.stopped import note_stop
 from lamina.store.containers import RESTARTING, Container, Use
@@ -74,6 +75,8 @@ def _discard(store: Store, directory: str, container: Container | None, *, volum
     except OSError as error:
         raise failure(error, directory) from error
     point("container.removed")
+    if container is not None:
+        note_event(store.paths.root, container, "destroy")
 
 
 def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) -> list[LaminaError]:
@@ -166,7 +169,9 @@ def _kill(store: Store, container: Container, signal: str) -> None:
     goes on, as in docker: else the signal would not arrive. Raises SystemFailure, UsageError."""
     from lamina.run.signals import parse_signal
 
-    sandbox_of(store, container).signal(parse_signal(signal))
+    number = parse_signal(signal)
+    sandbox_of(store, container).signal(number)
+    note_event(store.paths.root, container, "kill", signal=str(number))
     with suppress(NotFound):  # it has ended, and was removed
         if store.containers.get(container.id, damaged=True).paused:
             from lamina.run.container.pause import resume
@@ -224,6 +229,7 @@ def end(
         stop(store, container, signal, seconds=math.inf if seconds < 0 else seconds)
     except SystemFailure:
         stop(store, container, "KILL")
+    note_event(store.paths.root, container, "stop")
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 
 from lamina.errors import Conflict
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
-from lamina.run.child import Streams
+from lamina.run.child import Program, Streams
+from lamina.run.container.events import note_event
 from lamina.run.container.record import owners_of, sandbox_of
 from lamina.run.container.running import check_running, not_running
 from lamina.run.granted_user import granted_user
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from lamina.run.child import ExitStatus, Program
+    from lamina.run.child import ExitStatus
     from lamina.run.options import ContainerOptions
     from lamina.run.sandbox import Sandbox
     from lamina.store.containers import Container
@@ -36,15 +38,32 @@ def execute(
     of this process. Raises Conflict (the container does not run), NotFound (no such user)."""
     sandbox, process = _process(store, container, wanted)
     streams = streams or Streams(interactive=wanted.interactive, terminal=wanted.tty)
+    identity = _note_begin(store, container, wanted)
     with sandbox.execute(process, streams) as program:
-        yield program
+
+        def wait() -> ExitStatus:
+            ended = program.wait()
+            code = str(ended.code)
+            note_event(store.paths.root, container, "exec_die", execID=identity, exitCode=code)
+            return ended
+
+        yield Program(wait, program.signal)
 
 
 def execute_behind(store: Store, container: Container, wanted: ContainerOptions) -> ExitStatus:
     """As ``execute``, but without streams, and the program is left running. The exit status is not 0 if it can't
     start."""
     sandbox, process = _process(store, container, wanted)
+    _note_begin(store, container, wanted)
     return sandbox.execute_behind(process)
+
+
+def _note_begin(store: Store, container: Container, wanted: ContainerOptions) -> str:
+    """Returns the ID of this exec in the journal."""
+    identity, words = os.urandom(32).hex(), " ".join(wanted.command)
+    for action in ("exec_create", "exec_start"):
+        note_event(store.paths.root, container, f"{action}: {words}", execID=identity)
+    return identity
 
 
 def _process(store: Store, container: Container, wanted: ContainerOptions) -> tuple[Sandbox, dict[str, Any]]:

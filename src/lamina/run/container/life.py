@@ -15,6 +15,7 @@ from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
 from lamina.run.child import CANNOT_RUN, ExitStatus, Streams
 from lamina.run.container.ending import clear, remove, settle
+from lamina.run.container.events import note_event
 from lamina.run.container.mount import mounted
 from lamina.run.container.preparing import Preparation
 from lamina.run.container.record import new_record
@@ -27,6 +28,7 @@ from lamina.store.fault import point
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lamina.run.child import Program
     from lamina.run.options import ContainerOptions, Mount
     from lamina.scan.directory import OnWarning
     from lamina.source.stack import Stack
@@ -68,6 +70,7 @@ def create(
         point("container.top-made")
     if mounts and not running:  # else they are made and filled in one step, when it starts
         _make_volumes(store, container, mounts)
+    note_event(store.paths.root, container, "create")
     return container
 
 
@@ -205,6 +208,13 @@ class _Run:
                 on_warning=self._on_warning,
             )
             with starting as program:
-                return program.wait()
+                return self._waited(program)
         finally:
             made.disconnect()
+
+    def _waited(self, program: Program) -> ExitStatus:
+        root, container = self._preparation.store.paths.root, self._preparation.container
+        note_event(root, container, "start")
+        ended = program.wait()
+        note_event(root, container, "die", exitCode=str(ended.code))
+        return ended

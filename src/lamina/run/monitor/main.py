@@ -388,7 +388,10 @@ class Monitor:
             _complain(str(error))
 
     def _note(self, action: str, **more: str) -> None:
-        note(self.plan.root, "container", action, self.plan.identity, {**dict(self.plan.attributes), **more})
+        known = dict(self.plan.attributes)
+        with suppress(LaminaError):
+            known["name"] = self._containers.get(self.plan.identity).name  # it may have another name by now
+        note(self.plan.root, "container", action, self.plan.identity, {**known, **more})
 
 
 def _write_pid(path: str, pid: int) -> None:
