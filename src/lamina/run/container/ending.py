@@ -164,14 +164,16 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
         raise not_running(container) from None  # it was about to end
 
 
-def _kill(store: Store, container: Container, signal: str) -> None:
+def _kill(store: Store, container: Container, signal: str, *, again: bool = False) -> None:
     """Send a signal to the first process, by number: the runtimes know fewer names than docker. A paused container
-    goes on, as in docker: else the signal would not arrive. Raises SystemFailure, UsageError."""
+    goes on, as in docker: else the signal would not arrive. ``again``: this was tried before. Raises SystemFailure,
+    UsageError."""
     from lamina.run.signals import parse_signal
 
     number = parse_signal(signal)
+    if not again:  # noted before it is sent, so that the journal has the program's end after it
+        note_event(store.paths.root, container, "kill", signal=str(number))
     sandbox_of(store, container).signal(number)
-    note_event(store.paths.root, container, "kill", signal=str(number))
     with suppress(NotFound):  # it has ended, and was removed
         if store.containers.get(container.id, damaged=True).paused:
             from lamina.run.container.pause import resume
@@ -204,7 +206,7 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
             raise refused or SystemFailure(f"{container.name} still runs", hint=f"run `lamina kill {container.name}`")
         time.sleep(_POLL)
         if refused is not None and time.monotonic() - tried > _RETRY_AFTER:
-            refused = _refused(store, container, signal)
+            refused = _refused(store, container, signal, again=True)
             tried = time.monotonic()
 
 
@@ -264,9 +266,9 @@ def stop_signal(container: Container, of_image: str, on_warning: OnWarning) -> s
         return str(TERM)
 
 
-def _refused(store: Store, container: Container, signal: str) -> SystemFailure | None:
+def _refused(store: Store, container: Container, signal: str, *, again: bool = False) -> SystemFailure | None:
     try:
-        _kill(store, container, signal)
+        _kill(store, container, signal, again=again)
     except SystemFailure as error:
         return error
     except LaminaError:
