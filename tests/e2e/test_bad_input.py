@@ -198,7 +198,7 @@ NO_IMAGE = {
     *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
     # archives and containers, below
     *("commit", "cp", "exec", "explore", "import", "kill", "load", "pause", "rename", "rm", "stop", "unpause"),
-    "update",
+    *("stats", "top", "update"),
 }
 GRID = [*LOOK, *EDIT, *WHOLE, *PLACE, *CONTAINER]
 

@@ -65,6 +65,8 @@ LOOKS = {
     "info": 0,
     "version": 0,
     "pod ls": 0,
+    "top box": 5,
+    "stats --no-stream box": 0,
 }
 # What takes something out of the store
 OUT = {
