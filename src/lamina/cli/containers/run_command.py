@@ -171,9 +171,10 @@ RUN_OPTIONS = (
 def run_container(session: Session, image: str, words: tuple[str, ...], /, **given: Any) -> int:
     """Run a container with these options; return its exit code. Raises ContainerFailure, Cancelled, LaminaError (no
     terminal)."""
-    check_terminal(given)
     if given["detach"] and given["attach"]:
         raise ContainerFailure("--detach and --attach exclude each other", hint="leave one of them out")
+    if not given["detach"]:
+        check_terminal(given)
     try:
         return _run_container(session, image, words, given)
     except (Cancelled, ContainerFailure):

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.errors import Conflict, ContainerFailure, LaminaError
+from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
-from lamina.run.child import CANNOT_RUN, ExitStatus
+from lamina.run.child import CANNOT_RUN
 from lamina.run.container.ending import remove, settle, stop_signal
-from lamina.run.container.life import note_end, supervised
+from lamina.run.container.life import supervised
 from lamina.run.container.preparing import Preparation
 from lamina.run.container.record import stack_of
 from lamina.run.container.stopped import forget_stop
 from lamina.run.monitor.plan import Plan
 from lamina.run.monitor.spawn import Monitor
 from lamina.run.runtime import find_runtime
+from lamina.store.containers import CREATED
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -168,6 +169,10 @@ def _give_up(store: Store, container: Container, error: BaseException) -> None:
                 remove(store, container)
             else:
                 code = error.exit_code if isinstance(error, ContainerFailure) else CANNOT_RUN
-                note_end(store, container, ExitStatus(code), error=str(error))
+                with suppress(NotFound), store.containers.changing(container.id) as now:
+                    ended = now.ended(code, error=str(error))
+                    if now.since is None:  # it never ran: docker calls it created
+                        ended = replace(ended, status=CREATED, finished=None)
+                    store.containers.write(ended)
     finally:
         store.containers.stop_supervising(container.id)

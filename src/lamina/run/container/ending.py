@@ -152,7 +152,8 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
 
     parse_signal(signal)
     check_running(store, container)
-    note_stop(store, container)
+    if _ends(container, signal):
+        note_stop(store, container)
     try:
         _kill(store, container, signal)
     except SystemFailure:
@@ -162,6 +163,15 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
                 raise
             time.sleep(_POLL)
         raise not_running(container) from None  # it was about to end
+
+
+def _ends(container: Container, signal: str) -> bool:
+    """Whether a user's signal means that the container is not to be started again, by docker's rule: any does, unless
+    the container has a stop signal of its own; then that one and KILL do."""
+    from lamina.run.signals import KILL, parse_signal
+
+    number = parse_signal(signal)
+    return not container.stop_signal or number in (KILL, parse_signal(container.stop_signal))
 
 
 def _kill(store: Store, container: Container, signal: str, *, again: bool = False) -> None:

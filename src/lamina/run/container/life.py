@@ -144,7 +144,7 @@ def run(
             if container.remove and not stays:
                 remove(store, container)
             else:
-                note_end(store, container, ended)
+                _note_end(store, container, ended)
         finally:
             store.containers.stop_supervising(container.id)
     return ended
@@ -167,10 +167,9 @@ def supervised(store: Store, container: Container) -> Container:
     return container
 
 
-def note_end(store: Store, container: Container, ended: ExitStatus, error: str = "") -> None:
-    """Write the end into the record. ``error``: why the program could not be started."""
+def _note_end(store: Store, container: Container, ended: ExitStatus) -> None:
     with suppress(NotFound), store.containers.changing(container.id) as now:  # else another process has removed it
-        store.containers.write(now.ended(ended.code, error=error), lasting=not now.remove)
+        store.containers.write(now.ended(ended.code), lasting=not now.remove)
 
 
 class _Run:

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def note_stop(store: Store, container: Container) -> None:
-    """Raises SystemFailure."""
+    """Note it, and tell the monitor, if there is one. Raises SystemFailure."""
+    from lamina.run.monitor.client import wake
+
     path = _path(store, container)
     with suppress(FileNotFoundError), reported(path):  # else the container was removed
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        wake(store.containers.path(container.id))
 
 
 def forget_stop(store: Store, container: Container) -> None:

@@ -6,9 +6,10 @@ import os
 import select
 from contextlib import suppress
 
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, NotFound, StoreDamaged, SystemFailure
 from lamina.host.lock import release, share
-from lamina.light import TYPE_CHECKING
+from lamina.light import TYPE_CHECKING, replace
+from lamina.run.monitor import client
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
 
 
 def wait_end(store: Store, container: Container) -> Container:
-    """Wait until the container does not run; its record then. It may have been removed by then: the record is the
-    last one that was seen, with the exit code that its monitor told. Raises SystemFailure."""
-    told = None
+    """Wait until the container's program ends; the record then. If the container was removed by then, it is the last
+    record that was seen, with the exit code. A program that its monitor starts again has ended too, as with docker.
+    Raises SystemFailure."""
     while True:
         if store.containers.is_supervised(container):
-            told = _told_end(store, container)
+            code = _code_from_monitor(store, container)
+            if code is not None:
+                container = container.ended(code)
+                with suppress(NotFound, StoreDamaged):
+                    container = replace(store.containers.get(container.id), exit_code=code)
+                return container
             _wait_for_lock(store, container)
         elif container.is_program_alive:
             _wait_for_process(container.program)
@@ -30,28 +36,16 @@ def wait_end(store: Store, container: Container) -> Container:
         try:
             container = store.containers.get(container.id)
         except NotFound:
-            return container if told is None else container.ended(told)
+            return container
 
 
-def _told_end(store: Store, container: Container) -> int | None:
-    """Wait until the monitor ends; the last exit code that it tells. None: it told none, or there is no monitor that
-    can be asked. A container that is removed has no record after its end."""
-    import _socket
-
-    from lamina.run.monitor.client import connect
-    from lamina.run.monitor.packets import EXIT
-
-    told = None
-    with suppress(Conflict, OSError):
-        connection = _socket.socket(fileno=connect(store.containers.path(container.id), container.name))
-        try:
-            connection.setblocking(True)
-            while packet := connection.recv(64):
-                if packet[:1] == EXIT and packet[1:].isdigit():
-                    told = int(packet[1:])
-        finally:
-            connection.close()
-    return told
+def _code_from_monitor(store: Store, container: Container) -> int | None:
+    """Wait for the monitor to tell the exit code, and to go; None if there is no monitor, or it was killed."""
+    try:
+        connection = client.connect(store.containers.path(container.id), container.name)
+    except (Conflict, SystemFailure):
+        return None
+    return client.exit_code_from(connection)
 
 
 def _wait_for_lock(store: Store, container: Container) -> None:

@@ -70,6 +70,23 @@ def wake(directory: str) -> None:
         connection.close()
 
 
+def exit_code_from(connection: int) -> int | None:
+    """Wait until the monitor tells the program's exit code, and goes; None if it goes without. The socket is
+    closed."""
+    one = _socket.socket(fileno=connection)
+    code = None
+    try:
+        one.send(ATTACH)
+        while packet := one.recv(PIECE + 1):
+            if packet[:1] == EXIT:
+                code = int(packet[1:])
+    except OSError:
+        pass
+    finally:
+        one.close()
+    return code
+
+
 class Client:
     """One attached command. Its socket is closed by ``run``."""
 

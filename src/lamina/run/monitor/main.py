@@ -12,11 +12,13 @@ from contextlib import suppress
 from lamina.errors import LaminaError, NotFound
 from lamina.host.files import write_all
 from lamina.light import TYPE_CHECKING, replace, signal
+from lamina.run.cgroups import cgroups_of
 from lamina.run.child import CANNOT_RUN, ExitStatus
 from lamina.run.logs.writer import open_writer
 from lamina.run.monitor import program
 from lamina.run.monitor.attached import Commands, Requests
 from lamina.run.monitor.plan import from_json
+from lamina.run.oom import oom_kills
 from lamina.run.options import RestartPolicy
 from lamina.run.restart import next_wait, restarts
 from lamina.spec.json import write_own
@@ -28,6 +30,7 @@ from lamina.store.roots import boot_id, start_time
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.run.cgroups import Cgroups
     from lamina.run.logs.writer import Writer
     from lamina.run.monitor.health_job import HealthJob
     from lamina.run.monitor.plan import Plan
@@ -92,6 +95,7 @@ class Monitor:
         self._wait, self._again_at = 0.0, 0.0
         self._restarts = 0
         self._health = self._health_job() if plan.health else None
+        self._cgroups: Cgroups | None = None
 
     def __enter__(self) -> Monitor:
         return self
@@ -130,6 +134,7 @@ class Monitor:
         self._running, self._code = started, None
         self._outputs = dict(started.outputs)
         self._started = time.monotonic()
+        self._cgroups = cgroups_of(started.pid, self.plan.identity)
         self._change(
             status=RUNNING,
             pid=os.getpid(),
@@ -163,7 +168,7 @@ class Monitor:
             self._close_outputs()
         assert self._code is not None
         if not self._again_at:
-            self._note("die", exitCode=str(self._code))
+            self._note_end()
             stopped = self._is_stopped()
             unhealthy = bool(self._health and self._health.restarts) and not stopped
             if not unhealthy and not restarts(self._policy(), self._code, done=self._restarts, stopped=stopped):
@@ -187,6 +192,14 @@ class Monitor:
             self._change(error=failed.reason or failed.message)
             return True
         return False
+
+    def _note_end(self) -> None:
+        """Before the runtime deletes the container's cgroups."""
+        assert self._code is not None
+        if oom_kills(self._cgroups):
+            self._change(oom=True)
+            self._note("oom")
+        self._note("die", exitCode=str(self._code))
 
     def _policy(self) -> RestartPolicy:
         """As the record says now: `update` may have changed it."""
