@@ -42,6 +42,16 @@ POINTS = (
 )
 KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
 """Points that are passed only if not everything of a layer is kept."""
+MONITOR_POINTS = (
+    "monitor.ready",
+    "monitor.program-started",
+    "monitor.start-noted",
+    "monitor.start-told",
+    "monitor.program-ended",
+    "monitor.settled",
+    "monitor.end-noted",
+)
+"""Points that a container's monitor passes."""
 RUN_POINTS = (
     "container.directory-made",
     "container.lock-written",

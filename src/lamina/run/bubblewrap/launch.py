@@ -390,6 +390,8 @@ def execute_behind(bundle: str, identity: str, process: Mapping[str, Any]) -> Ex
             os.setsid()
             os.close(ended)
             null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):  # the caller's may be pipes that somebody waits for
+                os.dup2(null, number)
             with execute(bundle, identity, process, Streams(null, null, null, interactive=False)) as program:
                 os.write(said, str(program.wait().code).encode())
         finally:

@@ -20,6 +20,7 @@ def finish(plan: Plan, lock: int, code: int) -> None:
     """Take everything of the run down, and write how it ended into the record; or remove the container, if that was
     asked for. ``lock``: a descriptor of the container's lock. Raises SystemFailure."""
     from lamina.run.container.ending import remove, settle
+    from lamina.store.fault import point
     from lamina.store.store import Store
 
     store = Store.open(plan.root, create=False)
@@ -29,10 +30,12 @@ def finish(plan: Plan, lock: int, code: int) -> None:
             container = store.containers.get(plan.identity)
             with store.containers.using(container):
                 settle(store, container)
+            point("monitor.settled")
             if container.remove and not store.containers.is_owned(container):
                 remove(store, container)
             else:
                 with store.containers.changing(plan.identity) as now:
                     store.containers.write(now.ended(code))
+            point("monitor.end-noted")
     finally:
         store.containers.stop_supervising(plan.identity)

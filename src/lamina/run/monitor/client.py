@@ -266,7 +266,7 @@ class Client:
 
         before = termios.tcgetattr(0)
         try:
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSANOW)  # what was typed ahead stays
             yield
         finally:
             with suppress(termios.error):

@@ -23,6 +23,7 @@ from lamina.run.options import RestartPolicy
 from lamina.run.restart import next_wait, restarts
 from lamina.spec.json import write_own
 from lamina.store.containers import RESTARTING, RUNNING, Containers
+from lamina.store.fault import point
 from lamina.store.journal import note
 from lamina.store.paths import Paths
 from lamina.store.roots import boot_id, start_time
@@ -63,6 +64,7 @@ def main(finish: Finish) -> None:
     with Monitor(plan, ready) as monitor:
         if attached >= 0:
             monitor.commands.add(attached)
+        point("monitor.ready")
         code = monitor.run()
     if code is not None:
         finish(plan, lock, code)
@@ -116,6 +118,7 @@ class Monitor:
             self._tell_start({"program": 0, "code": failed.code, "reason": failed.reason or failed.message})
             return None  # the command clears up
         self._tell_start({"program": self.program})
+        point("monitor.start-told")
         while self._code is None or not self._is_over():
             self._once()
         self.commands.tell_end(self._code)
@@ -131,6 +134,7 @@ class Monitor:
             started = ExitStatus(CANNOT_RUN, reason=str(error))
         if isinstance(started, ExitStatus):
             return started
+        point("monitor.program-started")
         self._running, self._code = started, None
         self._outputs = dict(started.outputs)
         self._started = time.monotonic()
@@ -148,6 +152,7 @@ class Monitor:
             oom=False,
             paused=False,
         )
+        point("monitor.start-noted")
         if self.plan.pidfile:
             _write_pid(self.plan.pidfile, started.pid)
         self._note("start")
@@ -367,6 +372,7 @@ class Monitor:
                 self._ended(code)
 
     def _ended(self, code: int) -> None:
+        point("monitor.program-ended")
         self._code = code
         if self._health:
             self._health.end()
