@@ -330,3 +330,13 @@ def test_exec_in_the_background(root: Path) -> None:
         done = lamina("exec", "-d", runtime, "nosuch", root=root)
         assert done.returncode == 127
         assert b"nosuch" in done.stderr
+
+
+def test_a_monitor_holds_nothing_of_the_caller(root: Path) -> None:
+    reading, writing = os.pipe()
+    words = [sys.executable, "-m", "lamina", "--root", str(root), "run", "-d", "--network", "none", "app", *HOLD]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, pass_fds=[writing])
+    os.close(writing)
+    assert select.select([reading], [], [], 20)[0]  # its end, while the container runs
+    assert os.read(reading, 1) == b""
+    os.close(reading)

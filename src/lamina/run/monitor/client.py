@@ -51,6 +51,7 @@ def connect(directory: str, name: str) -> int:
     connection.settimeout(_PATIENCE)  # a monitor that was stopped takes no more connections at some time
     try:
         connection.connect(f"/proc/self/fd/{place}/control")
+        connection.setblocking(True)
         return connection.detach()
     except OSError:
         raise Conflict(

@@ -106,6 +106,7 @@ def _spawn(directory: str, name: str, files: tuple[int, ...]) -> None:
         for number in files:
             if number >= 0:
                 os.set_inheritable(number, True)
+        _close_others({*files, log})
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -114,6 +115,14 @@ def _spawn(directory: str, name: str, files: tuple[int, ...]) -> None:
         os.execv(command[0], command)
     finally:
         os._exit(CANNOT_RUN)
+
+
+def _close_others(kept: set[int]) -> None:
+    """What the command has inherited from its caller (a lock, a pipe that somebody reads) ends with the command."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in kept:
+            with suppress(OSError):  # the descriptor of this listing
+                os.close(number)
 
 
 _LOG = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
