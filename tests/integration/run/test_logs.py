@@ -186,7 +186,7 @@ def test_a_container_that_was_never_started_has_an_empty_log(store: Store) -> No
 
 def test_a_container_that_ran_in_front_has_no_log(store: Store) -> None:
     one = container(store)
-    store.containers.write(replace(one, since=None))
+    store.containers.write(replace(one, since=None, remove=True))
     done = lamina("logs", "c", root=root_of(store))
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == (

@@ -16,10 +16,11 @@ from lamina.cli import EXIT_INTERRUPTED, EXIT_UNREAD, warn
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import NotFound, UsageError
+from lamina.run.logs.pieces import Piece
 
 if TYPE_CHECKING:
     from lamina.run.container.log import Log
-    from lamina.run.logs.pieces import Piece, Span
+    from lamina.run.logs.pieces import Span
     from lamina.store.containers import Container
 
 _COPY = 1 << 20
@@ -133,7 +134,7 @@ def _show(opened: Sequence[Log], heads: Sequence[bytes], form: _Form, follow: bo
     from lamina.run.container.log import Waiter
 
     output = _Output()
-    if len(opened) == 1 and opened[0].has_spans and not form.is_needed:
+    if len(opened) == 1 and not form.is_needed:
         shown: list[_Lines] = []
     else:
         shown = [_Lines(output, head, form, whole=len(opened) > 1) for head in heads]
@@ -141,7 +142,7 @@ def _show(opened: Sequence[Log], heads: Sequence[bytes], form: _Form, follow: bo
         while True:
             for number, log in enumerate(opened):
                 if not shown:
-                    output.copy(log.spans())
+                    output.copy(log.bulk())
                 elif not (log.is_over and shown[number].is_closed):
                     shown[number].show(log.available())
                     if log.is_over:
@@ -163,6 +164,7 @@ class _Form:
         return self.timestamps or self.details
 
     def head(self, piece: Piece) -> bytes:
+        """What each line of a piece begins with."""
         head = b""
         if self.timestamps:
             from lamina.run.logs.stamp import fixed
@@ -184,13 +186,23 @@ class _Lines:
         self.is_closed = False
 
     def show(self, pieces: Iterator[Piece]) -> None:
+        """Write the lines of these pieces, many at once."""
+        held: list[bytes] = []
+        stream, size = 1, 0
         for piece in pieces:
-            data, stream = self._with_heads(piece), piece.stream
-            if self._whole:
-                whole, newline, rest = (self._held[stream] + data).rpartition(b"\n")
-                self._held[stream] = rest
-                data = whole + newline
-            self._output.write(stream, data)
+            if piece.stream != stream or size > _COPY:
+                self._write(stream, b"".join(held))
+                held, stream, size = [], piece.stream, 0
+            held.append(self._with_heads(piece))
+            size += len(held[-1])
+        self._write(stream, b"".join(held))
+
+    def _write(self, stream: int, data: bytes) -> None:
+        if self._whole:
+            whole, newline, rest = (self._held[stream] + data).rpartition(b"\n")
+            self._held[stream] = rest
+            data = whole + newline
+        self._output.write(stream, data)
 
     def close(self) -> None:
         self.is_closed = True
@@ -231,17 +243,28 @@ class _Output:
             except BlockingIOError:
                 _until_writable(self._descriptors[stream])
 
-    def copy(self, spans: Iterator[Span]) -> None:
-        for span in spans:
-            at = span.start
-            if span.stream not in self._plain:
-                at = self._copied(span)
-            while at < span.end:
-                data = os.pread(span.descriptor, min(_COPY, span.end - at), at)
-                if not data:
-                    break
-                self.write(span.stream, data)
-                at += len(data)
+    def copy(self, parts: Iterator[Span | Piece]) -> None:
+        held: list[bytes] = []  # small pieces are written together
+        stream, size = 1, 0
+        for part in parts:
+            if isinstance(part, Piece):
+                if part.stream != stream or size > _COPY:
+                    self.write(stream, b"".join(held))
+                    stream, held, size = part.stream, [], 0
+                held.append(part.data)
+                size += len(part.data)
+            else:
+                self._copy_span(part)
+        self.write(stream, b"".join(held))
+
+    def _copy_span(self, span: Span) -> None:
+        at = span.start if span.stream in self._plain else self._copied(span)
+        while at < span.end:
+            data = os.pread(span.descriptor, min(_COPY, span.end - at), at)
+            if not data:
+                break
+            self.write(span.stream, data)
+            at += len(data)
 
     def _copied(self, span: Span) -> int:
         """Let the kernel copy as much as it can; returns where that ends."""

@@ -15,7 +15,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.run.container.record import wanted_of
 from lamina.run.logs.drivers import DEFAULT, log_path, parse_driver
 from lamina.run.logs.local_source import LocalSource
-from lamina.run.logs.pieces import Choice, Piece, Source, Span, starts_of_tail
+from lamina.run.logs.pieces import Choice, Piece, Source, Span, starts_of_tail, wanted_pieces
 from lamina.store.containers import CREATED
 from lamina.store.roots import start_time
 from lamina.text import counted
@@ -88,11 +88,8 @@ class Log:
             if tail is not None:
                 end = self._source.end()
                 starts = starts_of_tail(self._source.backward() if tail else (), tail, end)
+                self._source.seek(min(position for position, _ in starts.values()))
         self._choice = Choice(since, until, starts)
-
-    @property
-    def has_spans(self) -> bool:
-        return isinstance(self._source, LocalSource)
 
     @property
     def is_over(self) -> bool:
@@ -105,22 +102,15 @@ class Log:
         """What there is now and was not read before. Raises SystemFailure."""
         self._look()
         with reported(self._directory):
-            for position, piece in self._source.forward():
-                skipped = self._choice.skipped(position, piece.time_ns, piece.stream, len(piece.data))
-                if self._choice.over:
-                    break
-                if not skipped:
-                    yield piece
-                elif skipped < len(piece.data):
-                    yield piece._replace(data=piece.data[skipped:])
+            yield from wanted_pieces(self._source, self._choice)
         self._report()
 
-    def spans(self) -> Iterator[Span]:
-        """The same as ranges of files, for a log that ``has_spans``. Raises SystemFailure."""
+    def bulk(self) -> Iterator[Span | Piece]:
+        """The same without the times: in large pieces, or as ranges of files. Raises SystemFailure."""
         self._look()
-        assert isinstance(self._source, LocalSource)
         with reported(self._directory):
-            yield from self._source.spans(self._choice)
+            yield from self._source.bulk(self._choice)
+        self._report()
 
     def close(self) -> None:
         self._source.close()
@@ -195,12 +185,12 @@ class Log:
             )
         if driver == "local":
             return LocalSource(self._directory, complete=complete)
-        from lamina.run.logs.text_source import TextSource, decode_cri, decode_json
+        from lamina.run.logs.text_source import CRI, JSON, TextSource
 
-        decode = decode_json if driver == "json-file" else decode_cri
+        form = JSON if driver == "json-file" else CRI
         path = log_path(self._directory, driver, wanted.log_options, one.id)
         with reported(path):
-            return TextSource(path, decode, complete=complete, on_damage=self._note_damage)
+            return TextSource(path, form, complete=complete, on_damage=self._note_damage)
 
 
 class Waiter:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from lamina.errors import Unsupported
 from lamina.run.logs.export_format import parse_export
-from lamina.run.logs.pieces import Piece, Position
+from lamina.run.logs.pieces import Choice, Piece, Position, wanted_pieces
 
 _DIRECTORIES = ("/run/log/journal/*", "/var/log/journal/*")
 
@@ -27,6 +27,9 @@ class JournalSource:
             self._read += 1
             yield (0, self._read), piece
 
+    def bulk(self, choice: Choice) -> Iterator[Piece]:
+        return wanted_pieces(self, choice)
+
     def backward(self) -> Iterator[tuple[Position, Piece]]:
         every = [piece for _, piece in self._entries()]
         for number in reversed(range(len(every))):
@@ -34,6 +37,9 @@ class JournalSource:
 
     def end(self) -> Position:
         return 0, sum(1 for _ in self._entries()) + 1
+
+    def seek(self, position: Position) -> None:
+        pass  # what comes before is left out by the caller
 
     def watched(self) -> list[str]:
         return [path for pattern in _DIRECTORIES for path in glob.glob(pattern)]

@@ -41,8 +41,7 @@ class LocalSource:
                 yield position, Piece(time_ns, stream, os.pread(block.data, end - start, start))
         yield from self._unrecorded()
 
-    def spans(self, choice: Choice) -> Iterator[Span]:
-        """What ``forward`` gives and ``choice`` wants, as ranges of files."""
+    def bulk(self, choice: Choice) -> Iterator[Span]:
         for block in self._blocks():
             streams = block.records[7::RECORD]
             if choice.is_all and streams.count(streams[:1]) == len(streams):
@@ -92,6 +91,17 @@ class LocalSource:
                     os.close(data)
                     os.close(index)
         return 0, 0
+
+    def seek(self, position: Position) -> None:
+        part, first = position
+        self.close()
+        try:
+            self._data, self._index = _opened(self._directory, part)
+        except FileNotFoundError:
+            self._part = part - 1  # go on with the next part that exists
+            return
+        self._part, self._next = part, first
+        self._at = _end(os.pread(self._index, 8, (first - 1) * RECORD), 0) if first else 0
 
     def watched(self) -> list[str]:
         return [self._directory]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 Position = tuple[int, int]
@@ -36,11 +36,18 @@ class Source(Protocol):
     def forward(self) -> Iterable[tuple[Position, Piece]]:
         """What was not read yet, up to the end that the log has now. Raises OSError."""
 
+    def bulk(self, choice: Choice) -> Iterable[Span | Piece]:
+        """What ``forward`` gives and ``choice`` wants, without the times: in large pieces, or as ranges of files.
+        Raises OSError."""
+
     def backward(self) -> Iterable[tuple[Position, Piece]]:
         """The newest first. Raises OSError."""
 
     def end(self) -> Position:
         """Where the next piece will be. Raises OSError."""
+
+    def seek(self, position: Position) -> None:
+        """Read on from here."""
 
     def watched(self) -> list[str]:
         """Paths that change when the log grows."""
@@ -81,6 +88,17 @@ class Choice:
             if position == start:
                 return offset
         return 0
+
+
+def wanted_pieces(source: Source, choice: Choice) -> Iterator[Piece]:
+    """What can be read and ``choice`` wants. Raises OSError."""
+    for position, piece in source.forward():
+        size = len(piece.data)
+        skipped = choice.skipped(position, piece.time_ns, piece.stream, size)
+        if choice.over:
+            return
+        if skipped < size:
+            yield piece._replace(data=piece.data[skipped:]) if skipped else piece
 
 
 def starts_of_tail(

@@ -6,6 +6,7 @@ import time
 
 _SECOND = 10**9
 _last = (-1, "")
+_last_parsed = ("", 0)
 
 
 def whole(now: int) -> str:
@@ -31,11 +32,17 @@ def short(now: int) -> str:
 
 
 def parse(text: str) -> int:
-    """Nanoseconds since 1970 of a time in RFC 3339. Raises ValueError."""
-    try:
-        return _parsed_time(text)
-    except ValueError:
-        raise ValueError(f"{text!r:.60} is not a time") from None
+    """Nanoseconds since 1970 of a time in RFC 3339. The last answer is kept: many lines have the same time. Raises
+    ValueError."""
+    global _last_parsed
+    known, found = _last_parsed
+    if known != text:
+        try:
+            found = _parsed_time(text)
+        except ValueError:
+            raise ValueError(f"{text!r:.60} is not a time") from None
+        _last_parsed = (text, found)
+    return found
 
 
 def _parsed_time(text: str) -> int:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from lamina.run.logs import stamp
-from lamina.run.logs.pieces import Piece, Position
+from lamina.run.logs.pieces import Choice, Piece, Position, wanted_pieces
 from lamina.run.logs.text_file import rotated
 
 Decoder = Callable[[Sequence[bytes]], list[Piece | None]]
+Stripper = Callable[[bytes], bytes | None]
+"""From lines that are all of stdout to what the program wrote; None: the decoder must look at each."""
+Form = tuple[Decoder, Stripper]
+_CRI_START = re.compile(rb"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d stdout F ")
 _BLOCK = 1 << 20
 _LONGEST = 1 << 26
 _MOST_FILES = 100_000
@@ -19,27 +26,48 @@ _MOST_FILES = 100_000
 class TextSource:
     """``on_damage``: called with a number of lines that can't be read."""
 
-    def __init__(
-        self, path: str, decode: Decoder, *, complete: bool = True, on_damage: Callable[[int], object]
-    ) -> None:
-        self._path, self._decode, self._on_damage = path, decode, on_damage
+    def __init__(self, path: str, form: Form, *, complete: bool = True, on_damage: Callable[[int], object]) -> None:
+        self._path, self._on_damage = path, on_damage
+        self._decode, self._strip = form
         self.complete = complete
         self._files: list[int] = []  # descriptors, the oldest first
         self._current = self._at = 0
         self._look()
 
     def forward(self) -> Iterator[tuple[Position, Piece]]:
+        for number, start, block in self._blocks():
+            for offset, piece in self._decoded(block.split(b"\n")[:-1], start, self._on_damage):
+                yield (number, offset), piece
+
+    def bulk(self, choice: Choice) -> Iterator[Piece]:
+        if not choice.is_all:
+            yield from wanted_pieces(self, choice)
+            return
+        for _, start, block in self._blocks():
+            data = self._strip(block)
+            if data is not None:
+                yield Piece(0, 1, data)
+                continue
+            found = self._decoded(block.split(b"\n")[:-1], start, self._on_damage)
+            for stream, pieces in groupby((piece for _, piece in found), key=itemgetter(1)):
+                yield Piece(0, stream, b"".join([piece.data for piece in pieces]))
+
+    def seek(self, position: Position) -> None:
+        self._current, self._at = position
+
+    def _blocks(self) -> Iterator[tuple[int, int, bytes]]:
+        """Whole lines that were not read yet, with their place: the file, and the first byte."""
         while True:
             self._look()
             if self._current >= len(self._files):
                 return
             is_last = self._current == len(self._files) - 1
-            yield from self._forward_in_file()
+            yield from self._blocks_in_file()
             if is_last:
                 return
             self._current, self._at = self._current + 1, 0
 
-    def _forward_in_file(self) -> Iterator[tuple[Position, Piece]]:
+    def _blocks_in_file(self) -> Iterator[tuple[int, int, bytes]]:
         file, size = self._files[self._current], _BLOCK
         if os.fstat(file).st_size < self._at:
             self._at = 0  # another program has emptied it
@@ -54,10 +82,8 @@ class TextSource:
                     self._at += len(block)
                 size = min(size * 2, _LONGEST)
                 continue
-            lines = block[:cut].split(b"\n")[:-1]
             start, self._at, size = self._at, self._at + cut, _BLOCK
-            for offset, piece in self._decoded(lines, start, self._on_damage):
-                yield (self._current, offset), piece
+            yield self._current, start, block[:cut]
 
     def backward(self) -> Iterator[tuple[Position, Piece]]:
         for number in reversed(range(len(self._files))):
@@ -158,10 +184,28 @@ def decode_json(lines: Sequence[bytes]) -> list[Piece | None]:
 def _of_json(value: Any) -> Piece | None:
     try:
         log, stream, moment = value["log"], value["stream"], value["time"]
-        details = ",".join(f"{key}={item}" for key, item in (value.get("attrs") or {}).items())
+        attributes = value.get("attrs")
+        details = ",".join(f"{key}={item}" for key, item in attributes.items()) if attributes else ""
         data = log.encode("utf-8", "replace")
         return Piece(stamp.parse(moment), 2 if stream == "stderr" else 1, data, details)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+        return None
+
+
+def strip_json(block: bytes) -> bytes | None:
+    """(pure) A quote in a text is escaped, so the marks that are counted are those of the lines."""
+    from json import loads
+
+    lines = block.count(b"\n")
+    if block.count(b'"stream":"stdout"') != lines or block.count(b'{"log":"') != lines:
+        return None
+    try:
+        values = loads(b"[" + block[:-1].replace(b"\n", b",") + b"]")
+        if len(values) != lines:
+            return None
+        text: str = "".join([value["log"] for value in values])
+        return text.encode("utf-8", "replace")
+    except (ValueError, TypeError, LookupError, RecursionError):
         return None
 
 
@@ -179,3 +223,13 @@ def _of_cri(line: bytes) -> Piece | None:
         return Piece(stamp.parse(moment.decode("ascii")), 2 if stream == b"stderr" else 1, data)
     except (ValueError, OverflowError):
         return None
+
+
+def strip_cri(block: bytes) -> bytes | None:
+    """(pure)"""
+    data, count = _CRI_START.subn(b"", block)
+    return data if count == block.count(b"\n") else None
+
+
+JSON: Form = (decode_json, strip_json)
+CRI: Form = (decode_cri, strip_cri)

@@ -19,7 +19,7 @@ from lamina.run.logs.k8s_file import CriEncoder
 from lamina.run.logs.local import LocalWriter
 from lamina.run.logs.local_source import LocalSource
 from lamina.run.logs.pieces import Choice, Piece, Source, starts_of_tail
-from lamina.run.logs.text_source import TextSource, decode_cri, decode_json
+from lamina.run.logs.text_source import CRI, JSON, TextSource, decode_cri, decode_json, strip_json
 from lamina.run.logs.writer import open_writer
 
 CONTAINER = {"id": "a" * 64, "name": "web", "image": "nginx"}
@@ -43,9 +43,9 @@ def options_of(driver: str, words: Sequence[str]) -> tuple[tuple[str, str], ...]
 def source(directory: Path, driver: str, *, complete: bool = True) -> Source:
     if driver == "local":
         return LocalSource(str(directory), complete=complete)
-    decode = decode_json if driver == "json-file" else decode_cri
+    form = JSON if driver == "json-file" else CRI
     path = drivers.log_path(str(directory), driver, (), CONTAINER["id"])
-    return TextSource(path, decode, complete=complete, on_damage=lambda count: pytest.fail(f"{count} damaged lines"))
+    return TextSource(path, form, complete=complete, on_damage=lambda count: pytest.fail(f"{count} damaged lines"))
 
 
 def pieces(directory: Path, driver: str) -> list[Piece]:
@@ -186,13 +186,24 @@ def test_tail_and_times_choose_as_a_list_in_memory(
         got[piece.stream] += piece.data[skipped:]
     assert got == expected
     opened.close()
-    if driver == "local":
-        again = LocalSource(str(directory))
-        copied = {1: b"", 2: b""}
-        for span in again.spans(choice(again)):
-            copied[span.stream] += os.pread(span.descriptor, span.end - span.start, span.start)
-        assert copied == expected
-        again.close()
+    again = source(directory, driver)
+    assert copied(again, choice(again)) == expected
+    again.close()
+    if tail:
+        later = source(directory, driver)
+        later_choice = choice(later)
+        assert later_choice.starts is not None
+        later.seek(min(position for position, _ in later_choice.starts.values()))
+        assert copied(later, later_choice) == expected
+        later.close()
+
+
+def copied(opened: Source, choice: Choice) -> dict[int, bytes]:
+    found = {1: b"", 2: b""}
+    for part in opened.bulk(choice):
+        data = part.data if isinstance(part, Piece) else os.pread(part.descriptor, part.end - part.start, part.start)
+        found[part.stream] += data
+    return found
 
 
 @settings(max_examples=40, deadline=None)
@@ -393,7 +404,7 @@ def test_no_index_breaks_a_reader(
     assert sum(len(piece.data) for _, piece in opened.forward()) <= len(data)
     opened.close()
     again = LocalSource(str(directory))
-    assert sum(span.end - span.start for span in again.spans(Choice())) <= len(data)
+    assert sum(span.end - span.start for span in again.bulk(Choice())) <= len(data)
     again.close()
     assert b"".join(continued(directory)).endswith(b"more\n")
 
@@ -428,11 +439,25 @@ def test_a_damaged_line_hides_no_other_one(decode: object, good: bytes, bad: byt
     assert [piece and piece.data for piece in found] == [b"x\n", None, b"x\n"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"log":"a\\n","stream":"stdout","time":"x"}\n',
+        b'{"log":"\\"stream\\":\\"stdout\\"\\n","stream":"stderr","time":"2023-11-14T22:13:20Z"}\n',
+        b'{"log":1,"stream":"stdout","time":"2023-11-14T22:13:20Z"}\n',
+        b'{"log":"a","stream":"stdout"},{"log":"b","stream":"stdout"}\n\n',
+    ],
+)
+def test_lines_of_json_are_only_taken_together_if_all_are_of_stdout(text: bytes) -> None:
+    assert strip_json(text) in (None, b"a\n")
+    assert strip_json(text) is None or text.count(b"stdout") == 1
+
+
 def test_damaged_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "x-json.log"
     path.write_bytes(b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}\nnonsense\n' * 3)
     counts: list[int] = []
-    opened = TextSource(str(path), decode_json, on_damage=counts.append)
+    opened = TextSource(str(path), JSON, on_damage=counts.append)
     assert [piece.data for _, piece in opened.forward()] == [b"x\n"] * 3
     assert sum(counts) == 3
     opened.close()
