@@ -19,6 +19,7 @@ from lamina.run.container.life import create
 from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.store import Store
+from lamina.store.volumes import new_volume
 from support import Member, lamina, require_tool, write_layout
 from unruly import Unruly
 
@@ -45,6 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_layout(top / "l", name, [LAYER])
     assert lamina("load", "-i", str(top / "l"), root=top / "s").returncode == 0
     store = Store.open(str(top / "s"))
+    for name in ("data", "cache"):
+        store.volumes.make(new_volume(name))
     for name in ("web", "worker"):
         create(store, store.stack("zoo", Platform.host()), ContainerOptions(name=name))
     return top / "s"
@@ -113,6 +116,13 @@ CASES = [
     ("lamina mount zoo ", ["#dir"]),
     ("lamina images --no-tr", ["--no-trunc "]),
     ("lamina nonsense x", []),
+    ("lamina volume rm da", ["data "]),
+    ("lamina volume inspect data c", ["cache "]),
+    ("lamina volume ls --filter dang", ["dangling="]),
+    ("lamina volume ls --filter dangling=t", ["true "]),
+    ("lamina volume ls -f name=c", ["cache "]),
+    ("lamina run --volumes-from wo", ["worker "]),
+    ("lamina run -v ca", ["cache:"]),
     ("lamina logs ", []),
 ]
 

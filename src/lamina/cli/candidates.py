@@ -39,6 +39,8 @@ def verbs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
 def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     verb = ctx.command.name or ""
+    if ctx.parent is not None and ctx.parent.command.name == "volume":
+        verb = f"volume {verb}"
     name, metavar = parameter.name or "", parameter.metavar or ""
     if isinstance(parameter, click.Option):
         for option in parameter.opts:
@@ -50,6 +52,8 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
         return _copied(ctx, incomplete)
     elif verb == "help":
         return [item.value for item in verbs(ctx, incomplete)]
+    elif "VOLUME" in metavar:
+        return [name for name in volumes(ctx) if name.startswith(incomplete)]
     elif "CONTAINER" in metavar or (verb, name) in _CONTAINERS:
         return list(containers(ctx, incomplete, running=verb in _RUNNING))
     elif name in ("path", "paths") or (verb == "run" and name == "words" and incomplete.startswith("/")):
@@ -217,16 +221,32 @@ def _networks(ctx: click.Context, incomplete: str) -> Iterator[str]:
     yield from sorted(name.removesuffix(".json") for name in known if name.endswith(".json"))
 
 
+def volumes(ctx: click.Context) -> list[str]:
+    """Return the names of the volumes."""
+    try:
+        store = session_of(ctx).store_if_any
+        return [one.name for one in store.volumes.every()] if store else []
+    except LaminaError:
+        return []  # a damaged store must not break completion
+
+
 def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
     """Yield sources for -v: names of volumes, and directories of this host."""
     if not incomplete.startswith(("/", ".")):
-        try:
-            store = session_of(ctx).store_if_any
-            known = sorted(os.listdir(os.path.join(store.paths.root, "volumes"))) if store else []
-        except (LaminaError, OSError):
-            known = []
-        yield from (f"{name}:" for name in known)
+        yield from (f"{name}:" for name in volumes(ctx))
     yield from _local(incomplete)
+
+
+def _volume_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    key, equals, value = incomplete.partition("=")
+    if not equals:
+        yield from ("anonymous=", "dangling=", "driver=", "label=", "name=", "until=")
+    elif key in ("anonymous", "dangling"):
+        yield from (f"{key}=false", f"{key}=true")
+    elif key == "name":
+        yield from (f"{key}={name}" for name in volumes(ctx) if name.startswith(value))
+    elif key == "driver":
+        yield "driver=local"
 
 
 def _outputs(ctx: click.Context, incomplete: str) -> Iterator[str]:
@@ -292,5 +312,8 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("", "--signal"): ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
     ("", "--tls-verify"): ("false", "true"),
     ("", "--userns"): ("auto", "host", "keep-id"),
+    ("create", "--volume"): _volumes,
     ("run", "--volume"): _volumes,
+    ("", "--volumes-from"): containers,
+    ("volume ls", "--filter"): _volume_filters,
 }
