@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from types import EllipsisType
     from typing import IO, Any, Self
 
+    from lamina.container import Container
     from lamina.edit.changes import Change
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
@@ -58,13 +59,14 @@ if TYPE_CHECKING:
     from lamina.insight.packages import Inventory
     from lamina.insight.side import Side
     from lamina.layer.entry import Entry
+    from lamina.run.library.jobs import StoreLocation
     from lamina.run.library.runs import Finished, Input, Output
+    from lamina.run.library.start_options import Health, Ports
     from lamina.settings import Settings
     from lamina.source.protocols import LayerHandle, Reader, Writer
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
-    from lamina.store.containers import Container
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Tree, Union
@@ -97,6 +99,52 @@ def open_with(name: str, settings: Settings, network: RegistryAccess | None = No
     """Open an image like ``open``, with these settings. ``network``: access to registries (default: as in the
     settings)."""
     return Image(open_named(name, settings, network), settings)
+
+
+def containers(
+    *,
+    all: bool = True,
+    filters: Sequence[str] = (),
+    root: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+) -> list[Container]:
+    """List the containers in the store, newest first; [] if there is no store. ``all``: also those that do not run.
+    ``filters``: as for `lamina ps`, like "label=job" or "status=exited". ``root``, ``settings``: as in ``open``.
+    Raises UsageError, SystemFailure."""
+    from lamina.container import Container
+    from lamina.run.container.listing import Filters, listed
+
+    settings = settings or settings_of(root, None)
+    chosen = Filters.parse(filters)
+    try:
+        store = open_store(settings, create=False)
+    except NoStore:
+        return []
+    location = _location(store)
+    found = [one for one, _ in listed(store, chosen, all_=all) if not one.is_damaged]
+    return [Container(location, one, _committed(settings)) for one in found]
+
+
+def container(
+    name: str, *, root: str | os.PathLike[str] | None = None, settings: Settings | None = None
+) -> Container:
+    """Find a container by its name, or by the first digits of its ID. The other arguments are as in ``open``. Raises
+    NotFound, Conflict (several match), StoreDamaged, SystemFailure."""
+    from lamina.container import Container
+
+    settings = settings or settings_of(root, None)
+    store = open_store(settings, create=False)
+    return Container(_location(store), store.containers.get(name), _committed(settings))
+
+
+def _committed(settings: Settings) -> Callable[[str, Descriptor], Image]:
+    """The image of a commit, by its name and manifest."""
+
+    def as_image(name: str, made: Descriptor) -> Image:
+        store = open_store(settings, create=False)
+        return Image(store.stack_at(made, settings.wanted_platform(), name or str(made.digest)), settings)
+
+    return as_image
 
 
 def images(
@@ -310,12 +358,12 @@ class Image:
         NotFound, Conflict, Unsupported, SystemFailure.
         """
         from lamina.run.library import runs
-        from lamina.run.library.jobs import RunRequest, StoreLocation
+        from lamina.run.library.jobs import RunRequest
 
         store = self._store_of_image()
         settings = self._settings or load_settings()
         request = RunRequest(
-            StoreLocation(store.paths.root, store.max_layer, store.keep, store.view),
+            _location(store),
             self.manifest.descriptor,
             self.name,
             runs.container_options(
@@ -357,6 +405,113 @@ class Image:
             error.stdout, error.stderr = result.stdout, result.stderr
             raise error
         return result
+
+    def start(
+        self,
+        command: Sequence[str] = (),
+        *,
+        entrypoint: str | None = None,
+        env: Mapping[str, str] | Sequence[str] = (),
+        mounts: Mapping[str, str | os.PathLike[str]] | Sequence[str] = (),
+        tmpfs: Sequence[str] = (),
+        workdir: str = "",
+        user: str = "",
+        network: str = "",
+        networks: Sequence[str] = (),
+        ports: Ports = (),
+        hostname: str = "",
+        labels: Mapping[str, str] | None = None,
+        restart: str = "",
+        health: Health = None,
+        read_only: bool = False,
+        memory: int | str | None = None,
+        cpus: float | None = None,
+        pids: int | None = None,
+        cap_add: Sequence[str] = (),
+        cap_drop: Sequence[str] = (),
+        init: bool = False,
+        tty: bool = False,
+        log_driver: str = "",
+        log_options: Mapping[str, str] | None = None,
+        pod: str = "",
+        stop_signal: str = "",
+        stop_timeout: int | None = None,
+        runtime: str = "",
+        name: str = "",
+        remove: bool = False,
+    ) -> Container:
+        """Start a program in a new container of the image, and return while it runs: `lamina run -d`. The container
+        lives on when this process ends. As a context manager the returned ``Container`` is killed and removed at the
+        end of the block. Thread-safe; needs no root rights.
+
+        The options are those of ``run``, and these:
+
+        - ``ports``: a port of this host for each port of the container: {80: 8080, "53/udp": ("127.0.0.1", 53),
+          443: None}, None for any free port; or words as for -p. ``Container.ports`` says which.
+        - ``networks``: words as for --network, like "front" or "front:alias=db".
+        - ``restart``: no, on-failure, on-failure:N, always or unless-stopped.
+        - ``health``: a command that checks the health: a text for the shell, or words; or a mapping with ``test``,
+          ``interval``, ``timeout``, ``start_period``, ``start_interval`` (seconds) and ``retries``. False: without
+          the check of the image.
+        - ``log_driver``, ``log_options``: as --log-driver and --log-opt.
+        - ``remove``: remove the container at its end, whoever ends it.
+
+        Raises ContainerFailure (the program can't be started; the container is removed), UsageError, NotFound,
+        Conflict, Unsupported, SystemFailure.
+        """
+        from lamina.container import Container
+        from lamina.run.library import runs
+        from lamina.run.library.living import StartRequest
+        from lamina.run.library.start_options import living
+
+        store = self._store_of_image()
+        settings = self._settings or load_settings()
+        wanted = runs.container_options(
+            command,
+            entrypoint=entrypoint,
+            env=env,
+            mounts=mounts,
+            tmpfs=tmpfs,
+            workdir=workdir,
+            user=user,
+            network=network,
+            hostname=hostname,
+            read_only=read_only,
+            memory=memory,
+            cpus=cpus,
+            pids=pids,
+            cap_add=cap_add,
+            cap_drop=cap_drop,
+            init=init,
+            interactive=False,
+            name=name,
+            remove=remove,
+        )
+        wanted = living(
+            wanted,
+            ports=ports,
+            networks=networks,
+            labels=labels or {},
+            restart=restart,
+            health=health,
+            tty=tty,
+            log_driver=log_driver or settings.log_driver,
+            log_options=log_options or {},
+            pod=pod,
+            stop_signal=stop_signal,
+            stop_timeout=stop_timeout,
+        )
+        location = _location(store)
+        request = StartRequest(
+            self.manifest.descriptor,
+            self.name,
+            wanted,
+            runtime or settings.runtime,
+            settings.upper_dir or "",
+        )
+        identity, warnings = runs.call(location, "living.start", request)
+        record = store.containers.get(identity)
+        return Container(location, record, self._new, runtime=request.runtime, warnings=warnings)
 
     def _store_of_image(self) -> Store:
         """Return the store if it has the whole image. Raises NotFound, UsageError (a range of layers)."""
@@ -554,7 +709,6 @@ class Image:
         return compare(Side.of(self.stack), after, to_bytes(path), ignore=ignored, renames=renames)
 
     def _side(self, other: Container | str | os.PathLike[str], on_warning: Callable[[str], object]) -> Side:
-        from lamina.store.containers import Container
 
         if isinstance(other, Container):
             from lamina.run.container.side import container_side
@@ -955,6 +1109,12 @@ class RunResult:
     def __repr__(self) -> str:
         words = " ".join(self.command) or "the image's program"
         return f"<lamina.RunResult {self.exit_code} of {words!r:.100} in {self.image.name}>"
+
+
+def _location(store: Store) -> StoreLocation:
+    from lamina.run.library import jobs
+
+    return jobs.StoreLocation(store.paths.root, store.max_layer, store.keep, store.view)
 
 
 def _layer_of(stack: Stack, number: int) -> Layer:

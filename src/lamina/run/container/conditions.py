@@ -11,7 +11,7 @@ from lamina.run.health import HEALTHY, UNHEALTHY
 from lamina.store.containers import CREATED, EXITED, PAUSED, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lamina.store.containers import Container
     from lamina.store.store import Store
@@ -41,9 +41,16 @@ def parse_condition(word: str) -> str:
     return word
 
 
-def wait_for(store: Store, container: Container, conditions: Iterable[str], interval: float = INTERVAL) -> Container:
+def wait_for(
+    store: Store,
+    container: Container,
+    conditions: Iterable[str],
+    interval: float = INTERVAL,
+    *,
+    on_look: Callable[[], object] = lambda: None,
+) -> Container:
     """Wait until one of the conditions (CONDITIONS) holds; the record then. ``interval``: seconds between two looks.
-    Raises NotFound (the container was removed, and that is none of the conditions), Conflict (it has no health check,
+    ``on_look``: called after each; what it raises ends the wait. Raises NotFound (the container was removed, and that is none of the conditions), Conflict (it has no health check,
     or has ended for good before its health was as asked), SystemFailure."""
     wanted = tuple(conditions)
     states = {state for word in wanted for state in _STATES.get(word, ())}
@@ -53,6 +60,7 @@ def wait_for(store: Store, container: Container, conditions: Iterable[str], inte
             return container
         if healths == set(wanted):
             _check_comes(store, container)
+        on_look()
         time.sleep(interval)
         try:
             container = store.containers.get(container.id)

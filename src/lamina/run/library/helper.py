@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError, SystemFailure, Unsupported
@@ -51,8 +52,9 @@ class Helper:
         return self._maker == _identity()
 
     def start(self, job: str, arguments: Sequence[object], root: str, files: Sequence[int] = ()) -> socket.socket:
-        """Start a process for the job; its answers come through the returned socket. ``root``: the store that it
-        works in. ``files``: its standard input, output and error. Raises SystemFailure (the helper has ended)."""
+        """Start a process for the job; its answers come through the returned socket. ``job``: a function of ``jobs``,
+        or of another module of this package: "module.function". ``root``: the store that it works in. ``files``: its
+        standard input, output and error. Raises SystemFailure (the helper has ended)."""
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -107,7 +109,6 @@ def _started() -> socket.socket:
 def main(number: int) -> NoReturn:
     """The main function of the helper. ``number``: the descriptor of its socket."""
     import gc
-    from importlib import import_module
 
     os.setsid()
     os.chdir("/")
@@ -168,9 +169,9 @@ def _work(connection: socket.socket) -> NoReturn:
             for number, file in enumerate(files):
                 os.dup2(file, number)
                 os.close(file)
-            from lamina.run.library import jobs
-
-            answer = DONE, getattr(jobs, job)(Caller(connection), *arguments)
+            module, _, name = job.rpartition(".")
+            jobs = import_module(f"lamina.run.library.{module or 'jobs'}")
+            answer = DONE, getattr(jobs, name)(Caller(connection), *arguments)
         except LaminaError as error:
             answer = FAILED, error
         except Exception as error:  # noqa: BLE001  (a forked child: it must end here)
