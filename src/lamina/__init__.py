@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from lamina.builds import Build
     from lamina.errors import LaminaError
-    from lamina.image import Image, Layer, RunResult, images, open
+    from lamina.image import Image, Layer, RunResult, container, containers, images, open
     from lamina.insight.compare import Diff
+    from lamina.living import Container, ExecResult, LogLine
     from lamina.places import open_store
     from lamina.registry import Registry, pull, push
     from lamina.version import __version__
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Build",
+    "Container",
     "Diff",
+    "ExecResult",
     "Image",
     "ImagePath",
     "LaminaError",
     "Layer",
+    "LogLine",
     "Registry",
     "RunResult",
     "__version__",
+    "container",
+    "containers",
     "images",
     "open",
     "open_store",
@@ -41,6 +47,10 @@ _HOMES = {
     "Build": "lamina.builds",
     "open": "lamina.image",
     "images": "lamina.image",
+    "Container": "lamina.living",
+    "ExecResult": "lamina.living",
+    "LogLine": "lamina.living",
+    "containers": "lamina.image",
     "RunResult": "lamina.image",
     "open_store": "lamina.places",
     "Image": "lamina.image",

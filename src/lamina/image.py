@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from types import EllipsisType
     from typing import IO, Any, Self
 
-    from lamina.container import Container
     from lamina.edit.changes import Change
     from lamina.edit.publish import Packing
     from lamina.edit.rebase import RebasePlan
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from lamina.insight.packages import Inventory
     from lamina.insight.side import Side
     from lamina.layer.entry import Entry
+    from lamina.living import Container
     from lamina.run.library.jobs import StoreLocation
     from lamina.run.library.runs import Finished, Input, Output
     from lamina.run.library.start_options import Health, Ports
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.image_config import Changes, ImageConfig
     from lamina.spec.manifest import Manifest
+    from lamina.store.containers import Container as ContainerRecord
     from lamina.store.store import Store
     from lamina.transfer.connect import RegistryAccess
     from lamina.union.tree import Tree, Union
@@ -111,8 +112,8 @@ def containers(
     """List the containers in the store, newest first; [] if there is no store. ``all``: also those that do not run.
     ``filters``: as for `lamina ps`, like "label=job" or "status=exited". ``root``, ``settings``: as in ``open``.
     Raises UsageError, SystemFailure."""
-    from lamina.container import Container
-    from lamina.run.container.listing import Filters, listed
+    from lamina.living import Container
+    from lamina.run.inspection.listing import Filters, listed
 
     settings = settings or settings_of(root, None)
     chosen = Filters.parse(filters)
@@ -130,7 +131,7 @@ def container(
 ) -> Container:
     """Find a container by its name, or by the first digits of its ID. The other arguments are as in ``open``. Raises
     NotFound, Conflict (several match), StoreDamaged, SystemFailure."""
-    from lamina.container import Container
+    from lamina.living import Container
 
     settings = settings or settings_of(root, None)
     store = open_store(settings, create=False)
@@ -459,7 +460,7 @@ class Image:
         Raises ContainerFailure (the program can't be started; the container is removed), UsageError, NotFound,
         Conflict, Unsupported, SystemFailure.
         """
-        from lamina.container import Container
+        from lamina.living import Container
         from lamina.run.library import runs
         from lamina.run.library.living import StartRequest
         from lamina.run.library.start_options import living
@@ -474,7 +475,7 @@ class Image:
             tmpfs=tmpfs,
             workdir=workdir,
             user=user,
-            network=network,
+            network="",
             hostname=hostname,
             read_only=read_only,
             memory=memory,
@@ -490,12 +491,13 @@ class Image:
         wanted = living(
             wanted,
             ports=ports,
-            networks=networks,
+            networks=(*([network] if network else ()), *networks),
             labels=labels or {},
             restart=restart,
             health=health,
             tty=tty,
-            log_driver=log_driver or settings.log_driver,
+            log_driver=log_driver,
+            default_log_driver=settings.log_driver,
             log_options=log_options or {},
             pod=pod,
             stop_signal=stop_signal,
@@ -682,7 +684,7 @@ class Image:
 
     def diff(
         self,
-        other: Image | RunResult | Container | str | os.PathLike[str],
+        other: Image | RunResult | Container | ContainerRecord | str | os.PathLike[str],
         path: str = "/",
         *,
         ignore: Sequence[str] = (),
@@ -691,11 +693,10 @@ class Image:
     ) -> Diff:
         """Compare this image with ``other``, file by file; nothing is unpacked.
 
-        ``other``: an image, a result of ``run``, a container (``store.containers.get``), or the path of a directory
-        of this host. ``path``: compare only files at and below it. ``ignore``: names of
-        ``insight.compare.ASPECTS``, like "time". ``renames``: report a renamed file as one change. ``on_warning`` is
-        called with a message for files of a directory that an image can't have. Raises PathNotFound, NotFound,
-        UsageError, InvalidContent, SystemFailure.
+        ``other``: an image, a container, a result of ``run``, or the path of a directory of this host. ``path``:
+        compare only files at and below it. ``ignore``: names of ``insight.compare.ASPECTS``, like "time".
+        ``renames``: report a renamed file as one change. ``on_warning`` is called with a message for files of a
+        directory that an image can't have. Raises PathNotFound, NotFound, UsageError, InvalidContent, SystemFailure.
         """
         from lamina.insight.compare import ASPECTS, compare
         from lamina.insight.diff import parse_fields
@@ -703,14 +704,25 @@ class Image:
 
         _refuse_text("ignore", ignore)
         ignored = parse_fields(",".join(ignore), ASPECTS)
-        if isinstance(other, RunResult):
-            other = self._store().containers.get(other.container)
+        if not isinstance(other, (Image, str)):
+            other = self._compared(other)
         after = Side.of(other.stack) if isinstance(other, Image) else self._side(other, on_warning)
         return compare(Side.of(self.stack), after, to_bytes(path), ignore=ignored, renames=renames)
 
-    def _side(self, other: Container | str | os.PathLike[str], on_warning: Callable[[str], object]) -> Side:
+    def _compared(
+        self, other: RunResult | Container | ContainerRecord | os.PathLike[str]
+    ) -> ContainerRecord | os.PathLike[str]:
+        """``other`` with the record in the place of a container."""
+        from lamina import living
 
-        if isinstance(other, Container):
+        if isinstance(other, (RunResult, living.Container)):
+            return self._store().containers.get(other.container if isinstance(other, RunResult) else other.id)
+        return other
+
+    def _side(self, other: ContainerRecord | str | os.PathLike[str], on_warning: Callable[[str], object]) -> Side:
+        from lamina.store import containers as records
+
+        if isinstance(other, records.Container):
             from lamina.run.container.side import container_side
 
             return container_side(self._store(), other, on_warning=on_warning)

@@ -50,8 +50,9 @@ def wait_for(
     on_look: Callable[[], object] = lambda: None,
 ) -> Container:
     """Wait until one of the conditions (CONDITIONS) holds; the record then. ``interval``: seconds between two looks.
-    ``on_look``: called after each; what it raises ends the wait. Raises NotFound (the container was removed, and that is none of the conditions), Conflict (it has no health check,
-    or has ended for good before its health was as asked), SystemFailure."""
+    ``on_look``: called after each; what it raises ends the wait. Raises NotFound (the
+    container was removed, and that is none of the conditions), Conflict (it has no health check, or has ended for
+    good before its health was as asked), SystemFailure."""
     wanted = tuple(conditions)
     states = {state for word in wanted for state in _STATES.get(word, ())}
     healths = {word for word in wanted if word not in _STATES}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Ports = Mapping[int | str, "int | str | tuple[str, int] | None"] | Sequence[str | int]
 Health = str | Sequence[str] | Mapping[str, Any] | bool | None
+"""True: no other check than the image's."""
 _HEALTH_TIMES = ("interval", "timeout", "start_period", "start_interval")
 
 
@@ -26,6 +27,7 @@ class LivingArguments(TypedDict):
     labels: Mapping[str, str]
     tty: bool
     log_driver: str
+    default_log_driver: str
     log_options: Mapping[str, str]
     pod: str
     stop_signal: str
@@ -35,31 +37,36 @@ class LivingArguments(TypedDict):
 def living(wanted: ContainerOptions, **given: Unpack[LivingArguments]) -> ContainerOptions:
     """``wanted`` with these options too. Raises UsageError."""
     from lamina.run import options
+    from lamina.run.logs.drivers import chosen, parse_driver, parse_options
     from lamina.run.restart import parse_policy
 
     labels = [f"{name}={value}" for name, value in given["labels"].items()]
-    return replace(
-        wanted,
-        restart=parse_policy(given["restart"], removed=wanted.remove),
-        health=_health(given["health"]) if given["health"] not in (None, True) else wanted.health,
-        labels=options.parse_labels(labels),
-        tty=given["tty"],
-        pod=given["pod"],
-        **_log(given["log_driver"], given["log_options"]),
-        **_ports(given["ports"]),
-        **_networks(given["networks"], wanted.network),
-        **_end(given["stop_signal"], given["stop_timeout"]),
+    return chosen(
+        replace(
+            wanted,
+            restart=parse_policy(given["restart"], removed=wanted.remove),
+            health=wanted.health if given["health"] is None else _health(given["health"]),
+            labels=options.parse_labels(labels),
+            tty=given["tty"],
+            pod=given["pod"],
+            log_driver=parse_driver(given["log_driver"]) if given["log_driver"] else "",
+            log_options=parse_options(f"{name}={value}" for name, value in given["log_options"].items()),
+            **_ports(given["ports"]),
+            **_networks(given["networks"]),
+            **_end(given["stop_signal"], given["stop_timeout"]),
+        ),
+        given["default_log_driver"],
     )
 
 
-def _health(given: Health) -> HealthCheck:
-    """``False``: no check, also if the image has one. A text is for the shell, a list is a command; a mapping has such
-    a ``test``, times in seconds, and ``retries``."""
+def _health(given: str | Sequence[str] | Mapping[str, Any] | bool) -> HealthCheck:
+    """``False``: no check, also if the image has one. A text is for the shell, a list is a command; a mapping has
+    such a ``test``, times in seconds, and ``retries``."""
     from lamina.run.health import NONE, parse_test
     from lamina.run.options import HealthCheck
 
-    if given is False:
-        return HealthCheck(test=NONE)
+    if isinstance(given, bool):
+        return HealthCheck() if given else HealthCheck(test=NONE)
     if not isinstance(given, Mapping):
         given = {"test": given}
     unknown = set(given) - {"test", "retries", *_HEALTH_TIMES}
@@ -67,7 +74,7 @@ def _health(given: Health) -> HealthCheck:
         hint = f"use test, retries, {', '.join(_HEALTH_TIMES)}"
         raise UsageError(f"unknown field of a health check: {min(map(str, unknown))!r:.60}", hint=hint)
     test = given.get("test", ())
-    times: dict[str, float | None] = {name: _seconds(given.get(name), name) for name in _HEALTH_TIMES}
+    times: dict[str, Any] = {name: _seconds(given.get(name), name) for name in _HEALTH_TIMES}
     retries = given.get("retries")
     if retries is not None and (not isinstance(retries, int) or retries < 0):
         raise UsageError(f"{retries!r:.60} is not a number of retries", hint="give a number like 3")
@@ -81,16 +88,6 @@ def _seconds(given: object, name: str) -> float | None:
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1e9:
         raise UsageError(f"{name}: {given!r:.60} is not a time", hint="give a number of seconds")
     return float(given) or None
-
-
-def _log(driver: str, given: Mapping[str, str]) -> dict[str, Any]:
-    if not driver and not given:
-        return {}
-    from lamina.run.logs.drivers import DEFAULT, parse_driver, parse_options
-
-    driver = parse_driver(driver) if driver else ""
-    words = [f"{name}={value}" for name, value in given.items()]
-    return {"log_driver": driver, "log_options": parse_options(driver or DEFAULT, words)}
 
 
 def _ports(given: Ports) -> dict[str, Any]:
@@ -118,16 +115,14 @@ def _published(inside: object, outside: object) -> str:
     return f"{outside}:{inside}"
 
 
-def _networks(given: Sequence[str], network: str) -> dict[str, Any]:
+def _networks(given: Sequence[str]) -> dict[str, Any]:
     if not given:
         return {}
     if isinstance(given, (str, bytes)):
         raise UsageError(f"networks is a string, not a list: {given!r:.100}", hint='give a list, like ["front"]')
-    if network:
-        raise UsageError("a container has network or networks, not both", hint="leave one out")
     from lamina.run.networks.syntax import parse_networks
 
-    kind, networks = parse_networks(tuple(given), (), "", "", "")
+    kind, networks = parse_networks(given)
     return {"network": kind, "networks": networks}
 
 

@@ -301,10 +301,6 @@ class Container:
         revision: Revision = Revision(comment=comment, changes=changes, packing=Packing(epoch=epoch))
         return self._as_image(name, self._call("commit", name, revision))
 
-    def stats(self) -> ContainerStats:
-        """What it uses now. Raises Conflict (it does not run), Unsupported (it has no cgroup), NotFound."""
-        return stats_of(self._store(), self.reload()._record)
-
     def _store(self) -> Store:
         return self._location.open()
 
