@@ -50,6 +50,7 @@ _HOMES = {
     "Container": "lamina.living",
     "ExecResult": "lamina.living",
     "LogLine": "lamina.living",
+    "container": "lamina.image",
     "containers": "lamina.image",
     "RunResult": "lamina.image",
     "open_store": "lamina.places",

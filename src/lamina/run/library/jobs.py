@@ -6,6 +6,8 @@ user namespace. The library's process must do neither.
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 CREATED, ENDED = "created", "ended"
+_REST = 1.0  # seconds from a program's death until its runtime is killed too
 
 
 class StoreLocation(Value):
@@ -114,8 +117,16 @@ def execute(say: Caller, request: ExecRequest) -> None:
     from lamina.run.container.exec import execute as execute_in
 
     store, one, _ = _entered(request.location, request.identity)
+    os.setpgid(0, 0)
     with execute_in(store, one, request.wanted) as program:
-        say.when_gone(lambda: program.signal(signal.SIGKILL))
+
+        def kill() -> None:
+            with suppress(LaminaError):
+                program.signal(signal.SIGKILL)
+            time.sleep(_REST)
+            os.killpg(0, signal.SIGKILL)  # the runtime, which waits as long as anybody has the output open
+
+        say.when_gone(kill)
         ended = program.wait()
     _check_started(request.name, ended)
     say((ENDED, {"code": ended.code, "warnings": (), "changes": None}))

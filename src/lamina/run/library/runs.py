@@ -55,6 +55,7 @@ class RunArguments(TypedDict):
 Input = bytes | str | int | IO[Any] | None
 Output = int | IO[Any] | Callable[[bytes], object]
 _PIECE = 1 << 16
+_KILLED = 137  # the exit code of a program that SIGKILL has ended
 _starting = threading.Lock()
 _helper: Helper | None = None
 
@@ -232,6 +233,9 @@ class _Work:
     """A job that runs a program, from its start to its end."""
 
     job = ""
+    rest: float | None = None
+    """Seconds without output after the program's end, after which the output that its children still hold is given
+    up; None: wait for them."""
 
     def __init__(
         self,
@@ -289,7 +293,10 @@ class _Work:
                     late, self._until = True, None
                     self._kill()
                     continue
-                for key, _ in self._waiting.select(left):
+                ready = self._waiting.select(left if self._ended is None else self.rest)
+                if not ready and self._ended is not None:
+                    break
+                for key, _ in ready:
                     key.data()
         except BaseException:
             self._give_up()
@@ -374,6 +381,8 @@ class _Execution(_Work):
     """One program in a running container."""
 
     job = "execute"
+    rest = 1.0
+    _killed = False
 
     def finished(self) -> Executed:
         code = self._waited()["code"]
@@ -382,8 +391,18 @@ class _Execution(_Work):
     def _kill(self) -> None:
         import socket
 
+        self._killed = True
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
+
+    def _hear(self) -> None:
+        try:
+            super()._hear()
+        except SystemFailure:
+            if not self._killed:
+                raise
+            self._ended = {"code": _KILLED}
+            self._waiting.unregister(self._connection)
 
     def _give_up(self) -> None:
         self._connection.close()
