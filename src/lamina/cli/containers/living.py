@@ -87,7 +87,7 @@ def start(
             raise Conflict(f"the container {one.name} is paused", hint=f"run `lamina unpause {one.name}`")
         try:
             if not store.containers.is_running(one):
-                _start(session, one)
+                start_behind(session, one)
         except Conflict:
             if not store.containers.is_running(one):  # else another command has started it meanwhile
                 raise
@@ -103,7 +103,8 @@ def start(
     return 0
 
 
-def _start(session: Session, one: Container) -> None:
+def start_behind(session: Session, one: Container) -> None:
+    """Start a container in the background."""
     from lamina.run.container.background import start
     from lamina.run.container.record import stack_of, wanted_of
     from lamina.run.container.user_namespace import enter_for
@@ -158,7 +159,7 @@ def restart(
     def restart_one(one: Container) -> None:
         with store.containers.owning(one) if one.remove else nullcontext():  # its end does not remove it
             end(session, one, None, seconds)
-            _start(session, store.containers.get(one.id))
+            start_behind(session, store.containers.get(one.id))
         note_event(store.paths.root, one, "restart")
         write(one.name)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli import warn
-from lamina.cli.format.output import emit, emit_json, emit_template, write
+from lamina.cli.containers.verbs import end, time_option
+from lamina.cli.format.output import ask, emit, emit_json, emit_template, write
 from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import ago, clean
 from lamina.cli.option_table import MANY
@@ -18,6 +19,7 @@ from lamina.cli.options import Switch, format_option, no_trunc_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, Command
 from lamina.errors import LaminaError, NotFound, UsageError
+from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.pods import Pod, Pods
 
 if TYPE_CHECKING:
@@ -225,6 +227,172 @@ def _each(
         say(str(other))
     if failed:
         raise failed[0]
+
+
+def _on_containers(
+    session: Session,
+    names: tuple[str, ...],
+    all_: bool,
+    work: Callable[[Container], object],
+    *,
+    backwards: bool = False,
+    ignore: bool = False,
+) -> None:
+    """Call ``work`` with each container of each pod, in the order in which they were made, or ``backwards``; then
+    print the ID of the pod, as podman does."""
+    from lamina.cli.containers.several import each
+    from lamina.run.container.pods import members
+
+    def on_pod(store: Store, one: Pod) -> None:
+        mine = members(store, one)
+        each(mine[::-1] if backwards else mine, work)
+        write(one.id)
+
+    _each(session, names, all_, on_pod, ignore=ignore)
+
+
+@pod.command("start", cls=Command)
+@_names
+@_all
+@click.pass_obj
+def start(session: Session, names: tuple[str, ...], all_: bool) -> None:
+    """Start the containers of pods that do not run.
+
+    \b
+    Example:
+      lamina pod start site
+    """
+    from lamina.cli.containers.living import start_behind
+
+    def start_one(one: Container) -> None:
+        if not session.store.containers.is_running(one):
+            start_behind(session, one)
+
+    _on_containers(session, names, all_, start_one)
+
+
+@pod.command("stop", cls=Command)
+@_names
+@_all
+@_ignore
+@time_option
+@click.pass_obj
+def stop(session: Session, names: tuple[str, ...], all_: bool, ignore: bool, seconds: float | None) -> None:
+    """Stop the containers of pods.
+
+    \b
+    Example:
+      lamina pod stop --time 2 site
+    """
+    _on_containers(session, names, all_, lambda one: end(session, one, None, seconds), backwards=True, ignore=ignore)
+
+
+@pod.command("kill", cls=Command)
+@_names
+@_all
+@click.option("-s", "--signal", default="KILL", help="Signal to send (default: KILL).")
+@click.pass_obj
+def kill(session: Session, names: tuple[str, ...], all_: bool, signal: str) -> None:
+    """Send a signal to the containers of pods that run.
+
+    \b
+    Example:
+      lamina pod kill --signal HUP site
+    """
+    from lamina.run.container.ending import signal_container
+
+    def kill_one(one: Container) -> None:
+        if session.store.containers.is_running(one):
+            signal_container(session.store, one, signal)
+
+    _on_containers(session, names, all_, kill_one)
+
+
+@pod.command("restart", cls=Command)
+@_names
+@_all
+@click.pass_obj
+def restart(session: Session, names: tuple[str, ...], all_: bool) -> None:
+    """Stop the containers of pods, and start them again.
+
+    \b
+    Example:
+      lamina pod restart site
+    """
+    from lamina.cli.containers.living import start_behind
+    from lamina.run.container.pods import members
+
+    def restart_all(store: Store, one: Pod) -> None:
+        mine = members(store, one)
+        for each in reversed(mine):
+            end(session, each, None, None)
+        for each in mine:
+            now = store.containers.get(each.id)
+            if not store.containers.is_running(now):  # else another one has required it
+                start_behind(session, now)
+        write(one.id)
+
+    _each(session, names, all_, restart_all)
+
+
+@pod.command("pause", cls=Command)
+@_names
+@_all
+@click.pass_obj
+def pause(session: Session, names: tuple[str, ...], all_: bool) -> None:
+    """Freeze all programs of pods.
+
+    \b
+    Example:
+      lamina pod pause site
+    """
+    from lamina.run.container.pause import pause as freeze
+
+    _on_containers(session, names, all_, lambda one: _if_state(session, one, RUNNING, freeze))
+
+
+@pod.command("unpause", cls=Command)
+@_names
+@_all
+@click.pass_obj
+def unpause(session: Session, names: tuple[str, ...], all_: bool) -> None:
+    """Let the programs of paused pods go on.
+
+    \b
+    Example:
+      lamina pod unpause site
+    """
+    from lamina.run.container.pause import unpause as release
+
+    _on_containers(session, names, all_, lambda one: _if_state(session, one, PAUSED, release))
+
+
+def _if_state(session: Session, one: Container, state: str, work: Callable[[Store, Container], object]) -> None:
+    if session.store.containers.state(one) == state:
+        work(session.store, one)
+
+
+@pod.command("prune", cls=Command)
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.pass_obj
+def prune(session: Session, force: bool) -> None:
+    """Remove the pods without running containers, with their containers.
+
+    \b
+    Example:
+      lamina pod prune --force
+    """
+    from lamina.run.container.pods import members
+
+    store = session.store_if_any
+    if store is None:
+        return
+    if not force:
+        ask("Remove all pods without running containers?")
+    for one in Pods(store.paths):
+        if not any(map(store.containers.is_running, members(store, one))):
+            _remove(store, one, force=False)
+            write(one.id)
 
 
 _COLUMNS = [

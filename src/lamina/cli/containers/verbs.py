@@ -201,6 +201,7 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts\nlamina exec -d web backup")
 @options_of(run_command.PROCESS_OPTIONS)
 @click.option("-d", "--detach", is_flag=True, help="Leave the program running, without streams.")
+@click.option("--privileged", is_flag=True, help="Give the program all capabilities of this user.")
 @unsupported_options(UNSUPPORTED_BY_EXEC)
 @click.argument("name", metavar="CONTAINER")
 @click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
@@ -220,6 +221,7 @@ def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) 
         user=given["user"],
         tty=given["tty"] and not given["detach"],
         interactive=given["interactive"],
+        privileged=given["privileged"],
     )
     container = session.store.containers.get(name)
     enter(session.store, container)

@@ -109,9 +109,10 @@ def create(
     help="Show only matching ones: dangling, driver, label, name, anonymous, until.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show names only.")
+@click.option("-n", "--noheading", is_flag=True, help="Leave the headings out.")
 @format_option
 @click.pass_obj
-def ls(session: Session, filters: tuple[str, ...], quiet: bool, format: str | None) -> None:
+def ls(session: Session, filters: tuple[str, ...], quiet: bool, noheading: bool, format: str | None) -> None:
     """List volumes.
 
     \b
@@ -133,7 +134,8 @@ def ls(session: Session, filters: tuple[str, ...], quiet: bool, format: str | No
         emit_json([_described(store, one) for one in found] if store else [])
         return
     rows = [_row(store, one) for one in found] if store else []
-    emit(rows, [("Driver", "DRIVER"), ("Name", "VOLUME NAME")], format, headings=_HEADINGS)
+    columns = [("Driver", "DRIVER"), ("Name", "VOLUME NAME")]
+    emit(rows, columns, format, header=not noheading, headings=_HEADINGS)
 
 
 def _chosen(store: Store, filters: Any) -> list[Volume]:

@@ -151,12 +151,12 @@ def emit(
             right=[number for number, (field, _) in enumerate(columns) if field in flush],
         )
         return
-    emit_template(rows, {**(headings or {}), **dict(columns)}, format)
+    emit_template(rows, {**(headings or {}), **dict(columns)}, format, header=header)
 
 
-def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str) -> None:
-    """Print each row with a Go template. With the prefix ``table``, align the columns and print headings: those of
-    ``headings``, else made from the names of the fields."""
+def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str, *, header: bool = True) -> None:
+    """Print each row with a Go template. With the prefix ``table``, align the columns and, with ``header``, print
+    headings: those of ``headings``, else made from the names of the fields."""
     from lamina.cli.format.template import Template
 
     tabular, text = table_template(format)
@@ -167,8 +167,8 @@ def emit_template(rows: Iterable[Any], headings: Mapping[str, str], format: str)
             parts = "\n".join(lines[start : start + _PIECE]).split("\n")
             write("\n".join(["\t".join(map(clean, part.split("\t"))) for part in parts]))
         return
-    cells = [line.split("\t") for line in [template.heading(headings), *lines]]
-    width = max(map(len, cells))
+    cells = [line.split("\t") for line in [*([template.heading(headings)] if header else ()), *lines]]
+    width = max(map(len, cells), default=0)
     table([[*row, *[""] * (width - len(row))] for row in cells])
 
 

@@ -49,6 +49,7 @@ _HOST_MAY_LACK: dict[str, Any] = {
 )
 @image_argument("names", nargs=-1, required=True, metavar="IMAGE|CONTAINER...")
 @click.option(
+    "-t",
     "--type",
     "kind",
     type=click.Choice([IMAGE, CONTAINER]),

@@ -23,7 +23,7 @@ from lamina.cli.options import (
 from lamina.cli.place_names import all_named, source_of, whole
 from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, Command, command
-from lamina.errors import UsageError
+from lamina.errors import AccessDenied, BlobNotFound, NotFound, ReferenceNotFound, RemoteFailure, UsageError
 from lamina.events import Event, OnEvent, ignore
 from lamina.source.abilities import lists_names
 from lamina.spec.name import ImageName, parse_name
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     from lamina.transfer.connect import RegistryAccess
     from lamina.transfer.copy import Copied
     from lamina.view.overlay.unpack_ahead import UnpackAhead
+
+
+def _is_here(session: Session, name: str, *, must: bool) -> bool:
+    """Whether the store has the image. ``must``: raise NotFound if it has not."""
+    try:
+        session.stack(name)
+    except (ReferenceNotFound, BlobNotFound):
+        if must:
+            raise
+        return False
+    return True
 
 
 def _registry_name(text: str) -> str:
@@ -52,6 +63,12 @@ def _registry_name(text: str) -> str:
 @click.argument("images", nargs=-1, required=True, metavar="REF...")
 @click.option("-a", "--all-tags", is_flag=True, help="Pull every tag of the repository.")
 @click.option("--all-platforms", is_flag=True, help="Pull every platform of a multi-platform image.")
+@click.option(
+    "--policy",
+    type=click.Choice(["always", "missing", "newer", "never"]),
+    default="always",
+    help="When to pull (default: always). missing: not if the store has it. newer: use that if the pull fails.",
+)
 @click.option("--unpack", is_flag=True, help="Also unpack the layers for the view `overlay`, during the download.")
 @keep_option
 @referrers_option
@@ -66,6 +83,7 @@ def pull(
     images: tuple[str, ...],
     all_tags: bool,
     all_platforms: bool,
+    policy: str,
     unpack: bool,
     referrers: bool,
     quiet: bool,
@@ -99,17 +117,23 @@ def pull(
                     session, name, network, on_event, all_platforms=all_platforms, referrers=referrers
                 )
                 continue
-            done += fetch(
-                name.name,
-                session.writable_store,
-                network,
-                platform=session.settings.asked_platform(),
-                all_platforms=all_platforms,
-                all_tags=all_tags,
-                referrers=referrers,
-                on_event=on_event,
-                cancel=session.cancel,
-            )
+            if policy in ("missing", "never") and _is_here(session, name.name, must=policy == "never"):
+                continue
+            try:
+                done += fetch(
+                    name.name,
+                    session.writable_store,
+                    network,
+                    platform=session.settings.asked_platform(),
+                    all_platforms=all_platforms,
+                    all_tags=all_tags,
+                    referrers=referrers,
+                    on_event=on_event,
+                    cancel=session.cancel,
+                )
+            except (RemoteFailure, AccessDenied, NotFound):
+                if policy != "newer" or not _is_here(session, name.name, must=False):
+                    raise
     if unpack:
         _unpack(session, [image.name or str(image.descriptor.digest) for image in done])
     if quiet and format is None:

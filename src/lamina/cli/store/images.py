@@ -19,7 +19,7 @@ from lamina.cli.options import (
 )
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import LaminaError, UsageError
+from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ SORTS = ("created", "id", "repository", "size", "tag")
     help="Show only matching images: reference, dangling, label, before, since, until.",
 )
 @click.option("--sort", type=click.Choice(SORTS), default="created", help="Sort by this (default: created).")
+@click.option("-n", "--noheading", is_flag=True, help="Leave the headings out; sizes have a blank, as in podman.")
 @no_trunc_option
 @platform_option
 @format_option
@@ -54,6 +55,7 @@ def images(
     digests: bool,
     filters: tuple[str, ...],
     sort: str,
+    noheading: bool,
     no_trunc: bool,
     format: str | None,
 ) -> None:
@@ -70,11 +72,21 @@ def images(
         return
     now = time.time()
     rows = [image_record(image, now, no_trunc=no_trunc) for image in found]
+    if noheading:  # podman-compose expects two words
+        for row in rows:
+            row["Size"] = _spaced(row["Size"])
     columns = [("Repository", "REPOSITORY"), ("Tag", "TAG")]
     if digests:
         columns.append(("Digest", "DIGEST"))
     columns += [("ID", "IMAGE ID"), ("CreatedSince", "CREATED"), ("Size", "SIZE")]
-    emit(rows, columns, format, json_rows=[_image_json(image) for image in found], headings=IMAGE_HEADINGS)
+    json_rows = [_image_json(image) for image in found]
+    emit(rows, columns, format, json_rows=json_rows, header=not noheading, headings=IMAGE_HEADINGS)
+
+
+def _spaced(size: str) -> str:
+    """``36.5MB`` as ``36.5 MB`` (pure)."""
+    number = size.rstrip("BkKMGTPE")
+    return f"{number} {size.removeprefix(number)}"
 
 
 def _image_json(image: ImageSummary) -> dict[str, Any]:
@@ -177,17 +189,32 @@ def tag(session: Session, source: str, targets: tuple[str, ...]) -> None:
         give_name(store, name, descriptor)
 
 
+def _exists(session: Session, name: str) -> bool:
+    try:
+        session.store.resolve(name)
+    except NotFound:
+        return False
+    return True
+
+
 @command("rmi", "lamina rmi my/app:1\nlamina rmi --dry-run my/app:1")
 @image_argument("names", nargs=-1, required=True)
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be removed and how many bytes that frees.")
 @click.option(
     "-f", "--force", is_flag=True, help="Remove an ID that has several names. Do not fail if an image does not exist."
 )
+@click.option("-i", "--ignore", is_flag=True, help="Do not fail if an image does not exist; remove the others.")
 @click.option("--no-prune", is_flag=True, help="Remove only the name; keep the image and its layers.")
 @report_option
 @click.pass_obj
 def rmi(
-    session: Session, names: tuple[str, ...], dry_run: bool, force: bool, no_prune: bool, format: str | None
+    session: Session,
+    names: tuple[str, ...],
+    dry_run: bool,
+    force: bool,
+    ignore: bool,
+    no_prune: bool,
+    format: str | None,
 ) -> None:
     """Remove images from the store: the name; and with the last name the image, and the layers that no other image
     uses."""
@@ -195,6 +222,10 @@ def rmi(
     from lamina.store.remove import remove_images
 
     names = tuple(str(parse_stored(name)) if name.startswith("docker://") else name for name in names)
+    if ignore:
+        names = tuple(name for name in names if _exists(session, name))
+        if not names:
+            return
     try:
         done = remove_images(session.writable_store, names, dry_run=dry_run, force=force, keep_untagged=no_prune)
     except LaminaError as error:

@@ -6,8 +6,10 @@ import os
 from contextlib import contextmanager
 
 from lamina.errors import Conflict
+from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
+from lamina.run.capability import EVERY, capabilities
 from lamina.run.child import Program, Streams
 from lamina.run.container.events import note_event
 from lamina.run.container.record import owners_of, sandbox_of
@@ -88,6 +90,11 @@ def _process(store: Store, container: Container, wanted: ContainerOptions) -> tu
         process["user"] = user_json(user)
         mine = process["capabilities"]["bounding"] if user.uid == 0 else []
         process["capabilities"] |= {"effective": mine, "permitted": mine}
+    if wanted.privileged:
+        here = EVERY if sandbox.is_bubblewrap or container.users else privileges.capabilities("CapBnd")
+        every = list(capabilities(("ALL",), (), here))
+        mine = every if process["user"]["uid"] == 0 else []
+        process["capabilities"] |= {"bounding": every, "effective": mine, "permitted": mine}
     if wanted.workdir:
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
