@@ -207,7 +207,6 @@ def test_what_can_t_start_is_not_left(image: library.Image) -> None:
         {"log_driver": "nope"},
         {"log_options": {"max-size": "x"}},
         {"stop_signal": "NOPE"},
-        {"mounts": ["/nowhere/at/all:/x"]},
         {"pod": "nope"},
         {"name": "a/b"},
         {"env": "A=1"},
