@@ -36,18 +36,19 @@ def start(say: Caller, location: StoreLocation, request: StartRequest) -> tuple[
     ContainerFailure, and as ``run.container.life.create``."""
     from lamina.run.container.background import start as start_behind
     from lamina.run.container.ending import remove
-    from lamina.run.container.life import check, create
+    from lamina.run.container.life import check, create, resolved
     from lamina.run.container.user_namespace import enter
 
-    check(request.wanted, runtime=request.runtime)
     store = location.open()
+    wanted = resolved(store, request.wanted)
+    check(wanted, runtime=request.runtime)
     stack = store.stack_at(request.image, Platform.host(), request.name)
     enter()
     warnings: list[str] = []
     made = create(
         store,
         stack,
-        request.wanted,
+        wanted,
         running=True,
         runtime=request.runtime,
         upper_dir=request.upper_dir,
