@@ -203,7 +203,7 @@ class Sandbox:
         if self.is_bubblewrap:
             from lamina.run.bubblewrap import process
 
-            process.kill(self.directories.bundle, str(number))
+            process.kill(self.directories.bundle, number)
         else:
             runtime.command_for(self.runtime, self._states(), "kill", self.identity, str(number))
 

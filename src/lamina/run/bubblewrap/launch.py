@@ -16,7 +16,6 @@ own file that is read-only for everyone.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import stat
@@ -34,13 +33,14 @@ from lamina.run.bubblewrap.host_view import Exposed, expose, make_mount_points, 
 from lamina.run.bubblewrap.namespace import (
     become,
     become_first_process,
+    become_orphan,
     enter,
     enter_namespace,
     new_mounts,
     new_network,
     user_namespace_of,
 )
-from lamina.run.bubblewrap.process import child_of, held_process, kill, pid_file
+from lamina.run.bubblewrap.process import child_of, held_process, kill, pid_file, status_file, was_started
 from lamina.run.child import (
     CANNOT_RUN,
     NOT_EXECUTABLE,
@@ -121,14 +121,17 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
         return
     check_targets(launch.spec["mounts"], inside)
     with ExitStack() as opened:
-        command, inherited, prepare = _prepared(launch, files, opened, on_warning, os.getpid())
+        ours = os.getpid()
+        command, inherited, prepare = _prepared(
+            launch, files, opened, on_warning, lambda: become_first_process(pid_file(launch.bundle), ours)
+        )
         with spawned(command, launch.streams, inherited, prepare) as child:
 
             def on_signal(number: int, by_terminal: bool) -> None:
                 if by_terminal and launch.process["terminal"]:
                     return  # the program has received it too
                 with suppress(SystemFailure):  # the program has not started, or has ended
-                    kill(launch.bundle, str(number))
+                    kill(launch.bundle, number)
 
             def wait() -> ExitStatus:
                 code = child.wait(on_signal)
@@ -137,20 +140,25 @@ def start(launch: Launch, inside: Inside, on_warning: Callable[[str], object]) -
                 reason = f"bubblewrap could not start {program_name(launch.process)!r:.200}"
                 return ExitStatus(_unstarted(launch.process, inside), reason=reason)
 
-            yield Program(wait, lambda number: kill(launch.bundle, str(number)))
+            yield Program(wait, lambda number: kill(launch.bundle, number))
 
 
-def become_container(launch: Launch, inside: Inside, terminal: str, on_ready: Callable[[], object]) -> ExitStatus:
-    """Run the container in this process, a forked child, for good. ``terminal``: the path of the program's terminal,
-    "" for none. ``on_ready`` is called before that. Returns why not, if the program can't be started. Raises
-    SystemFailure, NotFound, Unsupported."""
+def become_container(
+    launch: Launch, inside: Inside, terminal: str, go: int, on_ready: Callable[[], object]
+) -> ExitStatus:
+    """Run the container in this process's stead, a child of a subreaper, for good (``become_orphan``). ``terminal``:
+    the path of the program's terminal, "" for none. ``on_ready`` is called before that. Returns why not, if the
+    program can't be started. Raises SystemFailure, NotFound, Unsupported."""
     files = VisibleFiles(inside, launch.spec["mounts"])
     refused = _refused(launch.process, files)
     if refused is None:
         check_targets(launch.spec["mounts"], inside)
         warnings: list[str] = []
         opened = ExitStack()  # what it holds is closed by exec
-        command, inherited, prepare = _prepared(launch, files, opened, warnings.append, parent=os.getppid())
+        parent = os.getppid()
+        command, inherited, prepare = _prepared(
+            launch, files, opened, warnings.append, lambda: become_orphan(pid_file(launch.bundle), parent, go)
+        )
         on_ready()
         become_command(command, launch.streams, inherited, (), prepare, terminal)
     return refused
@@ -166,10 +174,10 @@ def _prepared(
     files: VisibleFiles,
     opened: ExitStack,
     on_warning: Callable[[str], object],
-    parent: int,
+    separate: Callable[[], None],
 ) -> tuple[list[str], list[int], Callable[[], None]]:
     """The command, the descriptors that it inherits, and what to call in its process first. ``opened`` closes the
-    descriptors. ``parent``: of that process, with which it ends."""
+    descriptors. ``separate`` is called in that process: it continues as the first of a new pid namespace."""
 
     def keep(descriptor: int) -> int:
         opened.callback(os.close, descriptor)
@@ -193,7 +201,7 @@ def _prepared(
     # not as words of the command, which every user of this host may read: the environment holds secrets
     words = keep(in_memory(packed(arguments(exposing, kind_of, given, launch.sysfs, init=launch.init))))
     command = [program, "--args", str(words), "--", *launch.process["args"]]
-    prepare = _preparation(launch, above, shown, exposed, limits, on_warning, parent)
+    prepare = _preparation(launch, above, shown, exposed, limits, on_warning, separate)
     return command, [*given.values(), words], prepare
 
 
@@ -201,7 +209,7 @@ def _options(
     launch: Launch, above: int, keep: Callable[[int], int], on_warning: Callable[[str], object]
 ) -> dict[str, int]:
     """bubblewrap's options whose values are descriptors. ``above``: the user namespace."""
-    status = keep(os.open(_status(launch.bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    status = keep(os.open(status_file(launch.bundle), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     given = {"--json-status-fd": status}
     if not launch.is_root:
         user = launch.process["user"]
@@ -237,7 +245,7 @@ def _preparation(
     exposed: Sequence[Exposed],
     limits: Sequence[int],
     on_warning: Callable[[str], object],
-    parent: int,
+    separate: Callable[[], None],
 ) -> Callable[[], None]:
     """What bubblewrap's process does before it runs bubblewrap: enter its namespaces, make its mounts, take its
     limits and its user. ``shown`` as ``_show`` takes it."""
@@ -246,7 +254,7 @@ def _preparation(
     soon, late = divided_limits(launch.process)
 
     def prepare() -> None:
-        become_first_process(pid_file(launch.bundle), parent)
+        separate()
         apply_limits(soon)
         for one in limits:
             os.write(one, b"0")
@@ -300,12 +308,6 @@ def _show(source: str, target: str) -> None:
     ``kernel.bind``, and OSError."""
     new_mounts()
     kernel.bind(source, target, attributes=kernel.READ_ONLY | kernel.NO_SETUID)
-
-
-def was_started(bundle: str) -> bool:
-    """Whether bubblewrap reports an exit code of the program, not its own."""
-    with open(_status(bundle), encoding="utf-8") as file:
-        return any("exit-code" in json.loads(line) for line in file)
 
 
 def _unstarted(process: Mapping[str, Any], inside: Inside) -> int:
@@ -488,10 +490,6 @@ def _filter(wanted: Mapping[str, Any] | None, must: bool, on_warning: Callable[[
 
 def _kind_of(path: str) -> str:
     return "directory" if os.path.isdir(path) else "file" if os.path.exists(path) else ""
-
-
-def _status(bundle: str) -> str:
-    return os.path.join(bundle, "bubblewrap.json")
 
 
 def _filter_of(bundle: str) -> str:

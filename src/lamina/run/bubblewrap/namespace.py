@@ -95,6 +95,29 @@ def become_first_process(record: str, parent: int) -> None:
         os._exit(CANNOT_RUN)
 
 
+def become_orphan(record: str, parent: int, go: int) -> None:
+    """As ``become_first_process``, but this process ends at once, so that the child becomes its ``parent``'s, which
+    is a subreaper: no Python stays between the two. The child continues when a byte comes from the descriptor ``go``,
+    which the parent writes when this process has ended; it is killed with the parent."""
+    libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(CANNOT_RUN)  # it was killed before
+    if libc().unshare(_PROCESSES) != 0:
+        raise failed()
+    child = os.fork()
+    if child:
+        try:
+            with open(record, "w", encoding="ascii") as file:
+                file.write(str(child))
+            os._exit(0)
+        finally:
+            os._exit(CANNOT_RUN)
+    if not os.read(go, 1):
+        os._exit(CANNOT_RUN)
+    os.close(go)
+    libc().prctl(_DEATH_SIGNAL, int(signal.SIGKILL))
+
+
 def enter_namespace(path: str, kind: int) -> None:
     """Enter the namespace at ``path``. ``kind``: as setns(2) takes it. For good. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

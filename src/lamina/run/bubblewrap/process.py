@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from contextlib import suppress
 
-from lamina.errors import SystemFailure, UsageError
+from lamina.errors import SystemFailure
+from lamina.light import signal
+from lamina.spec.json import read_own
 
 _POLL, _PATIENCE = 0.005, 1.0  # seconds
 
 
-def kill(bundle: str, word: str) -> None:
-    """Send a signal, a name or a number, to the container's program. Raises UsageError, SystemFailure."""
-    try:
-        number = int(word) if word.isdecimal() else signal.Signals[f"SIG{word.upper().removeprefix('SIG')}"].value
-    except KeyError:
-        raise UsageError(f"unknown signal {word!r:.60}", hint="give a name like TERM, or a number") from None
+def kill(bundle: str, number: int) -> None:
+    """Send a signal to the container's program. Raises SystemFailure."""
     _, held = held_process(bundle)
     try:
         signal.pidfd_send_signal(held, number)
@@ -83,6 +80,17 @@ def _started_from(pid: int) -> tuple[int, int, bytes]:
 def pid_file(bundle: str) -> str:
     """The file with the pid of the process that starts bubblewrap."""
     return os.path.join(bundle, "pid")
+
+
+def status_file(bundle: str) -> str:
+    """The file into which bubblewrap writes what becomes of the program."""
+    return os.path.join(bundle, "bubblewrap.json")
+
+
+def was_started(bundle: str) -> bool:
+    """Whether bubblewrap reports an exit code of the program, not its own. Raises OSError, ValueError."""
+    with open(status_file(bundle), encoding="utf-8") as file:
+        return any("exit-code" in read_own(line) for line in file)
 
 
 def child_of(pid: int) -> int:

@@ -350,7 +350,7 @@ class Monitor:
             from lamina.run.bubblewrap.process import kill
 
             with suppress(LaminaError):
-                kill(os.path.join(self.plan.directory, "bundle"), str(number))
+                kill(os.path.join(self.plan.directory, "bundle"), number)
         else:
             with suppress(OSError):
                 os.kill(self.program, number)

@@ -43,7 +43,7 @@ def has_failed(plan: Plan, code: int) -> bool:
     """Whether the exit code is bubblewrap's own: it could not start the program."""
     if not plan.runtime.is_bubblewrap or not 0 < code < _KILLED:
         return False
-    from lamina.run.bubblewrap.launch import was_started
+    from lamina.run.bubblewrap.process import was_started
 
     return not was_started(os.path.join(plan.directory, "bundle"))
 
@@ -68,34 +68,45 @@ def _by_runtime(plan: Plan, bundle: str) -> Running | ExitStatus:
 
 
 def _in_bubblewrap(plan: Plan, bundle: str) -> Running | ExitStatus:
+    """A forked child makes everything ready; bubblewrap, its child, becomes this subreaper's."""
     with _Ends(plan) as ends:
         terminal = ends.open_terminal() if plan.terminal else ""
-        reading, writing = os.pipe()
+        refused, refusing = os.pipe()
+        waiting, go = os.pipe()
         child = os.fork()
         if child == 0:
-            _become_container(plan, bundle, ends.theirs, terminal, writing)
-        os.close(writing)
-        with open(reading, "rb") as file:
+            _become_container(plan, bundle, ends.theirs, terminal, refusing, waiting)
+        os.close(refusing)
+        os.close(waiting)
+        with open(refused, "rb") as file:
             said = file.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        number = 0 if code else _number_in(os.path.join(bundle, "pid"))
+        with open(go, "wb", buffering=0) as file:
+            if number:
+                with suppress(BrokenPipeError):
+                    file.write(b"1")
         if said:
-            os.waitpid(child, 0)
-            number, _, reason = said.decode("utf-8", "replace").partition(" ")
-            return ExitStatus(int(number), reason=reason)
-        if not _is_up(bundle, child):
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            stated, _, reason = said.decode("utf-8", "replace").partition(" ")
+            return ExitStatus(int(stated), reason=reason)
+        if not number or not _is_up(bundle, number):
+            if number:
+                code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
             reason = _last_line(ends.said()) or "bubblewrap could not start the program"
             return ExitStatus(code if code >= CANNOT_RUN else CANNOT_RUN, reason=reason)
-        return ends.keep(child, ends.master)
+        return ends.keep(number, ends.master)
 
 
-def _become_container(plan: Plan, bundle: str, streams: tuple[int, int, int], terminal: str, refusal: int) -> None:
-    """In a forked child, for good. A refusal goes to that pipe, as the exit code and the reason."""
+def _become_container(
+    plan: Plan, bundle: str, streams: tuple[int, int, int], terminal: str, refusal: int, go: int
+) -> None:
+    """In a forked child, for good. A refusal goes to that pipe, as the exit code and the reason. ``go`` as
+    ``become_orphan`` takes it."""
     try:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        # bubblewrap's parent, which stays, is a fork of this process: it must hold nothing of the monitor
-        kept = {0, 1, 2, *streams, refusal}
+        kept = {0, 1, 2, *streams, refusal, go}  # nothing of the monitor
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor not in kept:
                 with suppress(OSError):  # the descriptor of this listing
@@ -118,7 +129,7 @@ def _become_container(plan: Plan, bundle: str, streams: tuple[int, int, int], te
             must_filter=plan.must_filter,
         )
         with Inside(os.path.join(plan.directory, "rootfs")) as inside:
-            refused = launch.become_container(what, inside, terminal, lambda: os.close(refusal))
+            refused = launch.become_container(what, inside, terminal, go, lambda: os.close(refusal))
         os.write(refusal, f"{refused.code} {refused.message or refused.reason}".encode())
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
         with suppress(OSError):
@@ -129,8 +140,7 @@ def _become_container(plan: Plan, bundle: str, streams: tuple[int, int, int], te
 
 def _is_up(bundle: str, child: int) -> bool:
     """Wait until bubblewrap runs the program; False if it ends before."""
-    from lamina.run.bubblewrap.launch import was_started
-    from lamina.run.bubblewrap.process import process_of
+    from lamina.run.bubblewrap.process import process_of, was_started
 
     while True:
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
