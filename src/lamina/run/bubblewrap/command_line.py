@@ -36,6 +36,8 @@ def arguments(
         words += ["--hostname", spec["hostname"]]
     words += ["--ro-bind" if spec["root"]["readonly"] else "--bind", spec["root"]["path"], "/"]
     for mount in spec["mounts"]:
+        if mount["type"] == "mqueue" and "ipc" not in kinds:
+            continue  # only who owns the namespace may mount its message queues
         words += ["--ro-bind", sysfs, mount["destination"]] if mount["type"] == "sysfs" else _mount(mount)
     words += _hidden(spec["linux"], kind_of)
     for mount in spec["mounts"]:
