@@ -20,6 +20,9 @@ _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
 loopback ports to the container."""
+_OPEN_LOW_PORTS = "echo 0 2>/dev/null >/proc/sys/net/ipv4/ip_unprivileged_port_start || true"
+"""docker's setting: every user of a container may use its ports below 1024. Root of a container of bubblewrap has no
+rights in a network namespace that was made outside."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _RESOLV, _UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
 _FORWARDER = "169.254.1.1"
@@ -136,9 +139,12 @@ def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Contain
         Pasta.close_left(directory)
 
 
-def connect(kind: str, resolver: Resolver, directory: str) -> ContainerNetwork:
-    """As ``connected``, until ``Pasta.close_left`` is called."""
-    namespace = Pasta(directory, forward=bool(resolver.forwarded)).plain_path if kind == "pasta" else ""
+def connect(kind: str, resolver: Resolver, directory: str, *, own: bool = False) -> ContainerNetwork:
+    """As ``connected``, until ``Pasta.close_left`` is called. ``own``: a container without a network gets a namespace
+    that exists before it starts."""
+    if kind == "pasta":
+        return ContainerNetwork(kind, Pasta(directory, forward=bool(resolver.forwarded)).plain_path, resolver.text)
+    namespace = NetworkNamespace(directory).plain_path if own and kind == "none" else ""
     return ContainerNetwork(kind, namespace, resolver.text)
 
 
@@ -157,7 +163,7 @@ class NetworkNamespace:
         self.close_left(directory)
         with reported(self.path), open(self.path, "wb"):
             pass
-        _check(["unshare", f"--net={self.path}", "true"])
+        _check(["unshare", f"--net={self.path}", "sh", "-c", _OPEN_LOW_PORTS])
 
     @property
     def plain_path(self) -> str:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
-from lamina.run.child import CANNOT_RUN
 from lamina.run.container.ending import remove, settle, stop_signal
 from lamina.run.container.life import supervised
 from lamina.run.container.preparing import Preparation
@@ -19,6 +18,9 @@ from lamina.run.monitor.spawn import Monitor
 from lamina.run.runtime import find_runtime
 from lamina.store.containers import CREATED
 from lamina.store.fault import point
+
+_NEVER_RAN = 128
+"""docker's exit code of a container that could not be started for another reason than its program."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,7 +170,7 @@ def _give_up(store: Store, container: Container, error: BaseException) -> None:
             if container.remove:
                 remove(store, container)
             else:
-                code = error.exit_code if isinstance(error, ContainerFailure) else CANNOT_RUN
+                code = error.exit_code if isinstance(error, ContainerFailure) else _NEVER_RAN
                 with suppress(NotFound), store.containers.changing(container.id) as now:
                     ended = now.ended(code, error=str(error))
                     if now.since is None:  # it never ran: docker calls it created

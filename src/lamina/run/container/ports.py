@@ -35,9 +35,9 @@ class Ports(Value):
 
 def ports_of(store: Store, container: Container) -> Ports:
     """The ports that the container has now; none if it does not run."""
-    if not container.may_run:
+    state = read_state(store.containers.path(container.id)) if container.may_run else {}
+    if not state or not store.containers.is_running(container):
         return Ports()
-    state = read_state(store.containers.path(container.id))
     exposed = state.get("exposed")
     return Ports(
         from_json(state.get("ports")),

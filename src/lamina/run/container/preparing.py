@@ -9,7 +9,7 @@ from lamina.run import network
 from lamina.run.bundle import Joined, Task, check_architecture, prepare_spec
 from lamina.run.container.ending import release_networks
 from lamina.run.container.record import sandbox_of, wanted_of
-from lamina.run.options import SHARED_KINDS, publishes
+from lamina.run.options import OWN_NETWORK, SHARED_KINDS, publishes
 from lamina.run.rootfs import Inside
 from lamina.run.spec import check_words
 from lamina.run.supported import check_supported
@@ -69,7 +69,8 @@ class Preparation:
             found = networking.connect(self.store, container, self.wanted, self._on_warning)
         else:
             resolver = network.host_resolver(kind, self._on_warning)
-            found = network.connect(kind, resolver, self.sandbox.directories.bundle)
+            own = publishes(self.wanted) and self.wanted.network in OWN_NETWORK
+            found = network.connect(kind, resolver, self.sandbox.directories.bundle, own=own)
         if found.namespace and (config.exposed_ports or self.wanted.expose or publishes(self.wanted)):
             from lamina.run.container import ports
 
