@@ -58,6 +58,7 @@ from lamina.run.child import (
 from lamina.run.mount_targets import DEVICE_LINKS, VisibleFiles, covering
 from lamina.run.rootfs import Inside
 from lamina.run.spec import program_name, program_paths
+from lamina.run.terminal import take
 from lamina.spec.json import write_own
 from lamina.view import kernel
 from lamina.view.overlay.lower import coverable_directory
@@ -156,11 +157,15 @@ def become_container(
         warnings: list[str] = []
         opened = ExitStack()  # what it holds is closed by exec
         parent = os.getppid()
-        command, inherited, prepare = _prepared(
-            launch, files, opened, warnings.append, lambda: become_orphan(pid_file(launch.bundle), parent, go)
-        )
+
+        def separate() -> None:
+            become_orphan(pid_file(launch.bundle), parent, go)
+            if terminal:  # not before: a terminal is lost with the leader of its session
+                take(terminal)
+
+        command, inherited, prepare = _prepared(launch, files, opened, warnings.append, separate)
         on_ready()
-        become_command(command, launch.streams, inherited, (), prepare, terminal)
+        become_command(command, launch.streams, inherited, (), prepare, "")
     return refused
 
 
