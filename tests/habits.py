@@ -602,7 +602,7 @@ _ITSELF = [
     Row("help run", has="--rm"),
     Row("run --help", has=("--rm", "Example")),
     Row("", has=("images", "run")),
-    Row("system df", has=("IMAGE", "total")),
+    Row("system df", has=("TYPE", "Local Volumes")),
     Row("system df -v", has="alpine"),
     Row("system prune -f", alone=True, then=("lamina images -q -f dangling=true; lamina ps -aq", "")),
     Row("system prune -a -f --volumes", alone=True, then=("lamina images -q; lamina ps -aq", "")),

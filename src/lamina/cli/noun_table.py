@@ -71,7 +71,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
     ),
     "system": (
         "The store and this host.",
-        {"check": "fsck", "df": "df", "events": "events", "info": "info", "prune": ":system_prune"},
+        {"check": "fsck", "df": ":system_df", "events": "events", "info": "info", "prune": ":system_prune"},
     ),
     "builder": (
         "The build cache (`lamina build` builds).",

@@ -10,9 +10,13 @@ from lamina.cli.access import identity_options, retry_options
 from lamina.cli.format.output import ask, print_deleted, write
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.session import Session
+from lamina.cli.store.system import system_df, system_prune
 from lamina.cli.verbs import command
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.store.store import Store
+
+__all__ = ["system_df", "system_prune"]
+"""docker's verbs that have a module of their own; `nouns` finds all here."""
 
 _FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 
@@ -32,38 +36,6 @@ def container_prune(session: Session, force: bool) -> None:
     if not force:
         ask("Remove all containers that have ended?")
     _fail(_remove_ended(store))
-
-
-@command(
-    "prune",
-    "lamina system prune\nlamina system prune -af",
-    short_help="Remove ended containers, and delete what no image needs.",
-)
-@click.option("-a", "--all", "all_", is_flag=True, help="Also delete images that have a name, and the build cache.")
-@click.option("--volumes", is_flag=True, help="Accepted as in docker; named volumes stay.")
-@_FORCE
-@click.pass_obj
-def system_prune(session: Session, all_: bool, volumes: bool, force: bool) -> None:
-    """Remove all containers that are not running, untagged images, and everything that no image needs. Named volumes
-    stay."""
-    from lamina.store.gc import Deleted
-    from lamina.store.prune import prune
-
-    store = session.store_if_any
-    if store is None:
-        print_deleted(Deleted(), dry_run=False, format=None)
-        return
-    if not force:
-        what = "ALL images and the build cache" if all_ else "all untagged images"
-        ask(f"Remove all containers that have ended and {what}?")
-    failed = _remove_ended(store)
-    cached = Deleted()
-    if all_:
-        from lamina.build.storage import has_any, prune_cache
-
-        cached = prune_cache(store) if has_any(store) else cached
-    print_deleted(cached + prune(store, all=all_), dry_run=False, format=None)
-    _fail(failed)
 
 
 @command(

@@ -15,13 +15,23 @@ from lamina.store.refs import Entries, name_of
 from lamina.store.roots import GRACE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lamina.spec.descriptor import Descriptor
     from lamina.store.store import Store
 
 
-def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: float = GRACE) -> Deleted:
-    """Delete untagged images (``all``: also every named one), blobs and derived data that nothing needs, and the
-    leftovers of interrupted work. Temporary files are removed at once; leftovers that can be resumed are removed
-    after ``grace`` seconds (``all``: at once). What a container or a running process needs stays.
+def prune(
+    store: Store,
+    *,
+    all: bool = False,
+    dry_run: bool = False,
+    grace: float = GRACE,
+    spare: Callable[[Descriptor], bool] = lambda entry: False,
+) -> Deleted:
+    """Delete untagged images (``all``: also every named one; but none that ``spare`` accepts), blobs and derived data
+    that nothing needs, and the leftovers of interrupted work. Temporary files are removed at once; leftovers that can
+    be resumed are removed after ``grace`` seconds (``all``: at once). What a container or a running process needs stays.
 
     Raises StoreDamaged (what an image needs can't be read; only leftovers were removed), DiskFull.
     """
@@ -29,9 +39,10 @@ def prune(store: Store, *, all: bool = False, dry_run: bool = False, grace: floa
     entries = store.refs.entries()
 
     def change(entries: Entries) -> Entries:
-        return [] if all else [entry for entry in entries if name_of(entry)]
+        return [entry for entry in entries if (name_of(entry) and not all) or spare(entry)]
 
-    names = tuple(name_of(entry) for entry in entries if name_of(entry)) if all else ()
+    kept = {name_of(entry) for entry in change(entries)}
+    names = tuple(name_of(entry) for entry in entries if name_of(entry) and name_of(entry) not in kept)
     with reported(store.paths.root):
         if not dry_run:
             store.roots.remove_ended(grace=grace)

@@ -170,7 +170,7 @@ def test_words_after_the_program_belong_to_the_program() -> None:
         (["find", "*.pem", "--format", "json"], "[]\n"),
         (["prune"], "freed: 0B (0 bytes)\n"),
         (["prune", "--all"], "freed: 0B (0 bytes)\n"),
-        (["system", "prune", "-f"], "freed: 0B (0 bytes)\n"),
+        (["system", "prune", "-f"], "Total reclaimed space: 0B\n"),
         (["container", "prune", "-f"], ""),
         (["umount", "--all"], ""),
     ],
