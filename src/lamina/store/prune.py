@@ -31,7 +31,8 @@ def prune(
 ) -> Deleted:
     """Delete untagged images (``all``: also every named one; but none that ``spare`` accepts), blobs and derived data
     that nothing needs, and the leftovers of interrupted work. Temporary files are removed at once; leftovers that can
-    be resumed are removed after ``grace`` seconds (``all``: at once). What a container or a running process needs stays.
+    be resumed are removed after ``grace`` seconds (``all``: at once). What a container or a running process needs is
+    kept.
 
     Raises StoreDamaged (what an image needs can't be read; only leftovers were removed), DiskFull.
     """
