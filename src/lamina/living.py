@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lamina.edit.changes import Change
     from lamina.edit.publish import Revision
+    from lamina.run.inspection.usage import Usage
     from lamina.run.library.jobs import StoreLocation
     from lamina.run.library.runs import Input, Output
     from lamina.spec.descriptor import Descriptor
@@ -300,6 +301,14 @@ class Container:
 
         revision: Revision = Revision(comment=comment, changes=changes, packing=Packing(epoch=epoch))
         return self._as_image(name, self._call("commit", name, revision))
+
+    def stats(self) -> Usage:
+        """What it uses now: ``cpu`` (nanoseconds), ``memory``, ``limit``, ``received``, ``sent``, ``read``,
+        ``written`` (bytes), ``pids``. ``after.cpu_percent(before)`` compares two. Raises Conflict (it does not
+        run), NotFound."""
+        from lamina.run.inspection.usage import measure
+
+        return measure(self._store(), self.reload()._record)
 
     def _store(self) -> Store:
         return self._location.open()

@@ -176,6 +176,25 @@ def test_stop_kill_restart_pause_and_rename(image: library.Image) -> None:
             container.kill("NOPE")
 
 
+def test_what_it_uses_is_measured(image: library.Image) -> None:
+    with start(
+        image, "echo begun; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 1000"
+    ) as container:
+        lines = container.logs(follow=True)
+        assert next(lines) == b"begun\n"
+        before = container.stats()
+        assert next(lines) == b"done\n"
+        after = container.stats()
+        assert after.cpu > before.cpu
+        assert after.cpu_percent(before) > 0
+        assert 0 < after.memory <= after.limit
+        assert after.pids >= 1
+        container.kill()
+        container.wait()
+        with pytest.raises(Conflict):
+            container.stats()
+
+
 def test_changes_become_an_image(image: library.Image) -> None:
     with start(image, "echo new >/data/file; rm /etc/passwd; echo done; sleep 1000") as container:
         assert line_of(container) == b"done\n"
