@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -167,6 +168,16 @@ CASES: dict[str, Case] = {
     "mount a directory that is not there": no("--mount type=bind,source={d}/nowhere,target=/x"),
     "mount a volume": sh(LIST.format("/data"), "--mount type=volume,src={v},dst=/data"),
     "mount a volume without a copy": sh("ls -a /data", "--mount source={v},target=/data,volume-nocopy"),
+    "mount a new volume with labels": sh("ls /data", "--mount src={v},dst=/data,volume-label=a=b"),
+    "a directory that is not there": sh("touch /x/y; stat -c '%a %u:%g' /x", "-v {d}/new/deep:/x"),
+    "a directory of flags": sh(MOUNTED.format("/x"), "-v {d}/shared:/x:ro,z"),
+    "volumes of nobody": no("--volumes-from nobody-here"),
+    "two mounts at one target": no("-v {d}/shared:/x -v {v}:/x"),
+    "a mount and a volume at one target": no("-v {v}:/x --mount type=bind,source={d}/shared,target=/x"),
+    "a volume of an unknown driver": no("--mount type=volume,src={v},dst=/x,volume-driver=nothing-here"),
+    "a tmpfs with an unknown option": no("--tmpfs /x:whatever=1"),
+    "a tmpfs for a user": sh("stat -c '%a %u:%g' /mem", "--tmpfs /mem:uid=5,gid=6,mode=750"),
+    "two tmpfs at one target": sh(MOUNTED.format("/mem"), "--tmpfs /mem --tmpfs /mem:size=1m"),
     "mount a tmpfs": sh(
         "stat -c %a /mem; " + MOUNTED.format("/mem"),
         "--mount type=tmpfs,destination=/mem,tmpfs-size=1048576,tmpfs-mode=0700",
@@ -479,6 +490,63 @@ def test_a_named_volume_stays_and_an_unnamed_one_is_removed(engines: tuple[Engin
         told.append((done.returncode, done.stdout))
     assert told[1] == told[0]
     assert told[0][1].startswith(b"first\n5:6\n")
+
+
+VOLUMES = r"""
+volume create one
+volume create --label a=b two
+volume create two
+volume inspect one two --format '{{.Name}} {{.Driver}} {{.Scope}} {{json .Options}} {{json .Labels}}'
+volume inspect nothing
+volume ls --format '{{.Name}} {{.Driver}} {{.Labels}} {{.Scope}} {{.Links}} {{.Size}}'
+volume ls -q --filter label=a
+volume ls -q --filter label=a=c
+volume ls -q --filter name=o
+volume ls -q --filter dangling=true
+volume ls -q --filter nothing=x
+run --network none --name first -v one:/data -v two:/ro:ro -v kept:/kept app sh -c 'find /data | sort; touch /ro/x'
+inspect first --format '{{range .Mounts}}{{.Type}} {{.Name}} {{.Destination}} {{.Mode}} {{.RW}} {{.Driver}};{{end}}'
+inspect first --format '{{json .HostConfig.Binds}} {{json .HostConfig.VolumesFrom}}'
+volume rm one
+volume rm nothing
+volume rm -f nothing
+run --rm --network none --volumes-from first app sh -c 'touch /data/x /kept/y; ls /data/x; touch /ro/z'
+run --network none --name second --volumes-from first:ro -v more:/more app sh -c 'touch /kept/no; ls /kept'
+inspect second --format '{{range .Mounts}}{{.Name}} {{.Destination}} {{.RW}};{{end}}'
+inspect second --format '{{json .HostConfig.VolumesFrom}}'
+run --rm --network none --volumes-from second app ls -d /kept /more /data /ro
+rm first
+volume rm one
+volume ls -q --filter dangling=true
+rm -v second
+volume rm one two kept more
+volume ls -q
+volume create --opt type=tmpfs memory
+volume create --opt foo=x memory
+volume create --driver nothing-here memory
+volume create --opt type=tmpfs --opt device=tmpfs --opt o=size=1m,uid=7 memory
+run --rm --network none -v memory:/m app sh -c 'stat -c %u /m; grep -c "/m tmpfs .*size=1024k" /proc/mounts'
+volume rm memory
+volume create name/with/slash
+create --name third -v made:/made app true
+volume ls -q
+volume rm made
+rm third
+volume rm made
+"""
+
+
+def test_volumes_from_their_creation_to_their_removal(engines: tuple[Engine, Engine]) -> None:
+    """Line by line: whether it succeeds, and standard output."""
+    for line in VOLUMES.strip().splitlines():
+        told = []
+        for engine in engines:
+            done = engine.call(*shlex.split(line))
+            found = re.sub(r"\b[0-9a-f]{64}\b", "<id>", done.stdout.decode())
+            if ".Mounts" in line:  # docker lists them in no order
+                found = ";".join(sorted(found.strip().split(";")))
+            told.append((done.returncode == 0, found))
+        assert told[1] == told[0], line
 
 
 def at_terminal(engine: Engine, words: Sequence[str], typed: bytes) -> tuple[int, bytes]:

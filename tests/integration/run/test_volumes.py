@@ -113,7 +113,7 @@ def test_an_anonymous_volume_stays_until_it_is_removed_with_its_container(root: 
     made(root, "kept", "-v", "/mine")
     (first, second) = names(root)
     assert all(len(name) == 64 and not set(name) - set("0123456789abcdef") for name in (first, second))
-    assert inspected(root, first)["Labels"] == {}
+    assert inspected(root, first)["Labels"] is None
     ok(root, "rm", "kept")
     assert names(root) == [first, second]
     assert names(root, "-f", "dangling=1") == [first, second]

@@ -165,16 +165,19 @@ def _row(store: Store, one: Volume) -> Record:
 
 def _described(store: Store, one: Volume) -> Record:
     """A volume in docker's form, with podman's ``Anonymous`` where it is true."""
+    absent: dict[str, str] | None = (
+        None if one.container else {}
+    )  # as docker shows volumes that `run` has made, or `volume create`
     found = {
         "CreatedAt": _time(one.created),
         "Driver": one.driver,
-        "Labels": dict(one.labels) or NO_MAP,
+        "Labels": dict(one.labels) or absent,
         "Mountpoint": store.volumes.path(one.name),
         "Name": one.name,
-        "Options": dict(one.options) or NO_MAP,
+        "Options": dict(one.options) or absent,
         "Scope": "local",
     }
-    own = {"Anonymous": one.anonymous, "MountCount": 0, "Status": NO_MAP, "UsageData": None}
+    own = {"Labels": NO_MAP, "Options": NO_MAP, "Status": NO_MAP, "Anonymous": one.anonymous, "UsageData": None}
     return Record(found, own)
 
 
