@@ -6,6 +6,7 @@ network of their own. PostgreSQL and busybox come from this host, by `lamina pac
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -14,13 +15,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from integration.run.test_run import mounts_of
-from support import require_root, require_tool
+from support import PLAIN_USER, plain_user, require_root, require_tool
 
 pytestmark = pytest.mark.peer
 PATIENCE = 120  # seconds, until a command is given up
@@ -99,17 +100,24 @@ def free_port() -> int:
 
 
 class Project:
-    """A compose file in a directory, and a store."""
+    """A compose file in a directory, and a store. ``command``: the command line of lamina."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, command: Sequence[str] = COMMAND, env: Mapping[str, str] | None = None) -> None:
         self.root = top / "store"
         self.directory = top / "site"
+        self.command = command
         self.port = free_port()
-        self.env = {**os.environ, "LAMINA_ROOT": str(self.root), "PYTHONWARNINGS": "error"}
+        self.env = {**os.environ, "LAMINA_ROOT": str(self.root), "PYTHONWARNINGS": "error", **(env or {})}
 
     def lamina(self, *words: str) -> str:
         done = subprocess.run(
-            [*COMMAND, *words], env=self.env, capture_output=True, text=True, timeout=PATIENCE, check=False
+            [*self.command, *words],
+            cwd=self.root.parent,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, (words, done.stdout, done.stderr)
         return done.stdout
@@ -117,7 +125,7 @@ class Project:
     def compose(self, *words: str, code: int = 0) -> str:
         """What `lamina compose` prints."""
         done = subprocess.run(
-            [*COMMAND, "compose", *words],
+            [*self.command, "compose", *words],
             cwd=self.directory,
             env={**self.env, "PYTHONWARNINGS": "default"},  # those of podman-compose are not ours
             capture_output=True,
@@ -147,22 +155,16 @@ class Project:
         return {row["Names"][0].split("_")[1]: row["State"] for row in rows}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    require_root()
-    require_tool("runc", "busybox")
-    if not any(shutil.which(name, path=NETAVARK) for name in ("netavark",)):
-        require_tool("netavark")
-    pytest.importorskip("podman_compose")
+def fill(project: Project) -> None:
+    """Make the image of PostgreSQL and the files of the project."""
     programs = postgres()
     version = programs.parent.name
-    made = Project(tmp_path_factory.mktemp("compose"))
     words = [f"{programs}/{name}" for name in ("postgres", "initdb", "pg_isready", "psql")]
     library = programs.parent / "lib"
     files = [f"/usr/share/postgresql/{version}", "/usr/share/postgresql-common"]
     files += [str(library / name) for name in ("plpgsql.so", "dict_snowball.so")]
-    made.lamina("pack", *words, "sh", "busybox", *(f"--file={file}" for file in files), "-q", "-t", "pg")
-    values = {"port": made.port, "bin": programs}
+    project.lamina("pack", *words, "sh", "busybox", *(f"--file={file}" for file in files), "-q", "-t", "pg")
+    values = {"port": project.port, "bin": programs}
     for path, text in {
         "compose.yaml": SERVICES % values,
         "web.env": "MODE=test\n",
@@ -170,10 +172,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "db/Dockerfile": DB,
         "db/start.sh": START % values,
     }.items():
-        place = made.directory / path
+        place = project.directory / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
-    (made.directory / "db/empty").mkdir()
+    (project.directory / "db/empty").mkdir()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("runc", "busybox")
+    if not shutil.which("netavark", path=NETAVARK):
+        require_tool("netavark")
+    pytest.importorskip("podman_compose")
+    postgres()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(tmp_path_factory.mktemp("compose"))
+    fill(made)
     made.compose("build")
     return made
 
@@ -288,3 +306,30 @@ def test_a_project_in_the_foreground_ends_with_a_service(made: Project, tmp_path
         "other",
     }
     assert made.lamina("ps", "-aq") == ""
+
+
+def test_a_plain_user_has_projects_too() -> None:
+    with plain_user(PLAIN_USER) as (top, user):
+        (top / "bin").mkdir()
+        for name, module in (("lamina", "lamina"), ("podman-compose", "podman_compose")):
+            program = top / "bin" / name
+            program.write_text(f'#!/bin/sh\nexec {user.python} -W ignore -m {module} "$@"\n')
+            program.chmod(0o755)
+        for module in ("podman_compose", "dotenv"):
+            found = Path(str(importlib.import_module(module).__file__))
+            copied = found.parent if found.name == "__init__.py" else found
+            shutil.copytree(copied, top / module) if copied.is_dir() else shutil.copy(copied, top)
+        own = {**user.environment, "PYTHONWARNINGS": "ignore"}
+        own["PYTHONPATH"] += f":{top}"
+        path = f"{top}/bin:{os.environ['PATH']}"
+        project = Project(top, [*user.drop, f"PATH={path}", f"{top}/bin/lamina"], own)
+        project.directory.mkdir()
+        os.chown(project.directory, *(int(word) for word in user.drop if word.isdigit()))
+        fill(project)
+        try:
+            project.compose("up", "-d")
+            assert project.page() == "hello\n"
+            assert project.compose("logs", "--no-log-prefix", "worker").split() == ["begun", "42"]
+        finally:
+            project.compose("down", "-v", "-t", "0")
+        assert project.lamina("ps", "-aq") + project.lamina("volume", "ls", "-q") == ""
