@@ -333,3 +333,10 @@ def test_a_plain_user_has_projects_too() -> None:
         finally:
             project.compose("down", "-v", "-t", "0")
         assert project.lamina("ps", "-aq") + project.lamina("volume", "ls", "-q") == ""
+
+
+def test_the_project_of_the_documentation_is_read(made: Project, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/compose.md").read_text(encoding="utf-8")
+    (tmp_path / "compose.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    (tmp_path / "db.env").write_text("POSTGRES_PASSWORD=x\n")
+    assert made.compose("-f", str(tmp_path / "compose.yaml"), "config", "--services") == "web\ndb\n"
