@@ -335,6 +335,100 @@ def test_a_plain_user_has_projects_too() -> None:
         assert project.lamina("ps", "-aq") + project.lamina("volume", "ls", "-q") == ""
 
 
+MORE = """
+services:
+  all:
+    build: {context: ctx, target: two, args: {X: "1"}, secrets: [key], labels: {q: w}, tags: ["more:extra"]}
+    entrypoint: ["sh", "-c"]
+    command:
+      - |
+        busybox cat /built /two /run/secrets/key /in/file
+        echo $$FOO; busybox hostname; ulimit -n; busybox pwd
+        busybox mount | busybox grep -c ' /scratch.* tmpfs'
+        busybox grep there /etc/hosts; busybox grep example /etc/resolv.conf
+        exec busybox sleep 1000
+    environment: ["FOO=bar baz"]
+    secrets: [key]
+    volumes: ["./data:/in:ro", {type: tmpfs, target: /scratch, tmpfs: {size: 1m}}]
+    tmpfs: ["/scratch2:size=1m"]
+    hostname: ahost
+    user: "65534"
+    working_dir: /tmp
+    cap_drop: [ALL]
+    cap_add: [CHOWN]
+    security_opt: ["no-new-privileges:true"]
+    read_only: true
+    ulimits: {nofile: {soft: 200, hard: 300}}
+    sysctls: {net.ipv4.ip_unprivileged_port_start: "80"}
+    mem_limit: 100m
+    pids_limit: 50
+    shm_size: 10m
+    extra_hosts: ["there:10.1.2.3"]
+    dns_search: [example.com]
+    expose: ["81"]
+    stop_signal: SIGINT
+    annotations: {x: y}
+    logging: {driver: json-file, options: {max-size: 1m, max-file: "2"}}
+    networks: {one: {aliases: [aa]}, two: {}}
+  guest:
+    image: pg
+    network_mode: "service:all"
+    command: ["busybox", "sleep", "1000"]
+  alone:
+    image: pg
+    network_mode: none
+    command: ["sh", "-c", "echo alone"]
+  job:
+    image: pg
+    command: ["sh", "-c", "exit 0"]
+  after:
+    image: pg
+    command: ["sh", "-c", "echo after"]
+    depends_on: {job: {condition: service_completed_successfully}}
+networks: {one: {labels: {a: b}}, two: {internal: true}}
+secrets: {key: {file: ./key}}
+"""
+
+
+def test_options_of_services_reach_their_containers(made: Project, tmp_path: Path) -> None:
+    for path, text in {
+        "compose.yaml": MORE,
+        "key": "s3cret\n",
+        "data/file": "hi\n",
+        "ctx/Dockerfile": (
+            "FROM pg AS one\nARG X\n"
+            'RUN --mount=type=secret,id=key echo "$X $(busybox cat /run/secrets/key)" >/built\n'
+            "FROM one AS two\nRUN echo two >/two\n"
+        ),
+    }.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    words = ("-p", "more", "-f", str(tmp_path / "compose.yaml"))
+    try:
+        made.compose(*words, "up", "-d")
+        lines = made.compose(*words, "logs", "--no-log-prefix", "all").splitlines()
+        assert lines[:9] == ["1 s3cret", "two", "s3cret", "hi", "bar baz", "ahost", "200", "/tmp", "2"]
+        assert lines[9].split() == ["10.1.2.3", "there"]
+        assert "example.com" in lines[10]
+        assert "after" in made.compose(*words, "logs", "--no-log-prefix", "after")
+        first, guest = (
+            made.lamina("exec", f"more_{name}_1", "busybox", "ip", "-4", "addr") for name in ("all", "guest")
+        )
+        assert first == guest
+        assert first.count("inet ") == 3  # lo and two networks
+        (shown,) = json.loads(made.lamina("inspect", "more_all_1"))
+        host = shown["HostConfig"]
+        assert (host["Memory"], host["PidsLimit"], host["ShmSize"]) == (100 << 20, 50, 10 << 20)
+        assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "2", "max-size": "1m"}}
+        assert (host["ReadonlyRootfs"], host["Annotations"]) == (True, {"x": "y"})
+        assert shown["Config"]["StopSignal"] == "SIGINT"
+        assert set(shown["NetworkSettings"]["Networks"]) == {"more_one", "more_two"}
+    finally:
+        made.compose(*words, "down", "-v", "-t", "0")
+    assert made.lamina("ps", "-aq") == ""
+    assert "more_" not in made.lamina("network", "ls")
+
+
 def test_the_project_of_the_documentation_is_read(made: Project, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/compose.md").read_text(encoding="utf-8")
     (tmp_path / "compose.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])

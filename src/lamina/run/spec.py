@@ -170,6 +170,8 @@ def runtime_spec(
         del found["hostname"]  # the host's is used
     if wanted.edits.hooks:
         found["hooks"] = _hooks(wanted)
+    if wanted.annotations:
+        found["annotations"] = dict(wanted.annotations)
     return found
 
 

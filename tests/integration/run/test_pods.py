@@ -158,3 +158,10 @@ def test_the_hosts_of_the_image_can_stay(root: Path) -> None:
 
 def test_entrypoint_is_a_list_as_in_podman(root: Path) -> None:
     assert run(root, "--entrypoint", '["echo", "one"]', "app", "two") == "one two"
+
+
+def test_annotations_reach_the_runtime(root: Path) -> None:
+    run(root, "--name", "c", "--annotation", "a=b", "--annotation=c", "app", "true")
+    assert said(root, "inspect", "-f", "{{json .HostConfig.Annotations}}", "c") == '{"a":"b","c":""}'
+    (bundle,) = root.glob("containers/*/bundle/config.json")
+    assert json.loads(bundle.read_text())["annotations"] == {"a": "b", "c": ""}

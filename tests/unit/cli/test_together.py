@@ -53,3 +53,15 @@ def test_proxies_come_before_given_variables(monkeypatch: pytest.MonkeyPatch) ->
     assert ("HTTPS_PROXY", "host") not in environment(given)
     with_proxy = [value for name, value in environment({**given, "http_proxy": True}) if name == "HTTPS_PROXY"]
     assert with_proxy == ["host", "mine"]
+
+
+@pytest.mark.parametrize("word", ["bridge:alias=web", "bridge:alias=web,alias=other", "default:alias=web"])
+def test_aliases_in_the_default_network_mean_nothing(word: str) -> None:
+    wanted = wanted_by(network=(word,))
+    assert (wanted.network, wanted.networks) == (word.partition(":")[0], ())
+
+
+@pytest.mark.parametrize("word", ["bridge:ip=10.0.0.2", "bridge:", "host:alias=web"])
+def test_other_details_need_a_network_with_a_name(word: str) -> None:
+    with pytest.raises(UsageError):
+        wanted_by(network=(word,))

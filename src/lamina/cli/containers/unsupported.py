@@ -30,7 +30,6 @@ UNSUPPORTED_BY_RUN = (
     UnsupportedOption(
         ("--device-cgroup-rule",), "rules for devices are not supported", "use --device for each device"
     ),
-    UnsupportedOption(("--annotation",), "annotations are not supported", "use --label"),
     UnsupportedOption(
         ("--secret",), "lamina keeps no secrets", "mount a file: -v FILE:/run/secrets/NAME:ro, or use --env-file"
     ),

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     "lamina system prune\nlamina system prune -af --volumes\nlamina system prune --filter until=24h",
     short_help="Remove what is not used: containers, networks, images, build cache.",
 )
-@click.option(
-    "-a", "--all", "all_", is_flag=True, help="Also remove images without containers, and the build cache."
-)
+@click.option("-a", "--all", "all_", is_flag=True, help="Also remove images without containers, and the build cache.")
 @click.option("--volumes", is_flag=True, help="Also remove anonymous volumes that no container has.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option(

@@ -27,6 +27,8 @@ def parse_networks(
     for word in _separated(words):
         if _is_kind(word):
             kinds.append(word)
+        elif _is_default(word):
+            kinds.append(word.partition(":")[0])
         else:
             found += _endpoints(word)
     if kinds and found:
@@ -66,6 +68,13 @@ def _separated(words: Iterable[str]) -> list[str]:
 
 def _is_kind(word: str) -> bool:
     return word in (*NETWORKS, *OWN_NETWORK) or word.startswith(("container:", "ns:"))
+
+
+def _is_default(word: str) -> bool:
+    """Whether it means the default network with aliases: nobody else is in it who could use them, as in podman's
+    network without name servers. podman-compose asks for that."""
+    name, colon, rest = word.partition(":")
+    return bool(colon) and name in OWN_NETWORK[1:] and all(item.startswith("alias=") for item in rest.split(","))
 
 
 def _refuse_details(aliases: Sequence[str], ip: str, ip6: str, mac: str) -> None:

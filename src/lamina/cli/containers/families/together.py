@@ -13,6 +13,7 @@ OPTIONS = (
     Option(("--requires",), "requires", "Start these containers before this one.", "CONTAINER,...", MANY),
     Option(("--no-hosts",), "no_hosts", "Leave the /etc/hosts of the image as it is.", kind=FLAG),
     Option(("--http-proxy",), "http_proxy", "Pass the proxy variables of your environment.", kind=FLAG),
+    Option(("--annotation",), "annotation", "Set an annotation for the runtime.", "NAME=VALUE", MANY),
     Option(("--init-path",), "init_path", "Accepted as in podman; --init uses the init of this host.", "PATH"),
 )
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
@@ -24,7 +25,14 @@ def parsed(given: dict[str, Any]) -> dict[str, Any]:
 
     if given["no_hosts"] and given["add_host"]:
         raise UsageError("--no-hosts and --add-host exclude each other", hint="leave one of them out")
-    return {"pod": given["pod"], "requires": given["requires"], "no_hosts": given["no_hosts"]}
+    from lamina.run.options import parse_labels
+
+    return {
+        "pod": given["pod"],
+        "requires": given["requires"],
+        "no_hosts": given["no_hosts"],
+        "annotations": tuple(parse_labels(given["annotation"]).items()),
+    }
 
 
 def proxy_variables(environment: dict[str, str]) -> list[tuple[str, str]]:
