@@ -165,3 +165,47 @@ def test_annotations_reach_the_runtime(root: Path) -> None:
     assert said(root, "inspect", "-f", "{{json .HostConfig.Annotations}}", "c") == '{"a":"b","c":""}'
     (bundle,) = root.glob("containers/*/bundle/config.json")
     assert json.loads(bundle.read_text())["annotations"] == {"a": "b", "c": ""}
+
+
+def states(root: Path) -> dict[str, str]:
+    return {row["Names"][0]: row["State"] for row in rows(root, "ps", "-a")}
+
+
+def test_the_containers_of_a_pod_live_together(root: Path) -> None:
+    pod = said(root, "pod", "create", "--share=", "site")
+    for name in ("one", "two"):
+        run(root, "-d", "--pod", "site", "--name", name, "app", "sleep", "1000")
+    assert code(root, "pod", "rm", "site") == 5
+    for words, expected in (
+        (("pause",), "paused"),
+        (("unpause",), "running"),
+        (("stop", "-t", "0"), "exited"),
+        (("start",), "running"),
+        (("start",), "running"),
+        (("kill",), "exited"),
+    ):
+        assert said(root, "pod", words[0], *words[1:], "site") == pod
+        if words[0] == "kill":
+            said(root, "wait", "one", "two")
+        assert states(root) == {"one": expected, "two": expected}
+    said(root, "start", "one")
+    assert said(root, "pod", "inspect", "-f", "{{.State}}", "site") == "Degraded"
+    assert said(root, "pod", "prune", "--force") == ""
+    said(root, "pod", "rm", "--force", "site")
+    assert states(root) == {}
+
+
+def test_a_pod_shares_one_network(root: Path) -> None:
+    require_tool("pasta")
+    said(root, "pod", "create", "--hostname", "front", "site")
+    said(root, "run", "-d", "--pod", "site", "--name", "one", "app", "sleep", "1000")
+    said(root, "run", "-d", "--pod", "site", "--name", "two", "app", "sleep", "1000")
+    namespaces = {said(root, "exec", name, "ls", "-l", "/proc/self/ns/net").split()[-1] for name in ("one", "two")}
+    assert len(namespaces) == 1
+    assert said(root, "exec", "one", "hostname") == "front"
+    said(root, "kill", "two")
+    said(root, "kill", "one")
+    said(root, "wait", "one", "two")
+    said(root, "start", "two")
+    assert states(root) == {"one": "running", "two": "running"}
+    said(root, "pod", "rm", "--force", "site")

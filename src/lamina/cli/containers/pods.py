@@ -42,6 +42,7 @@ def pod() -> None:
     """
 
 
+_AT_ONCE = 16  # containers that are stopped at the same time
 _names = click.argument("names", nargs=-1, metavar="[POD]...")
 _all = click.option("-a", "--all", "all_", is_flag=True, help="All pods.")
 _ignore = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a pod does not exist.")
@@ -235,17 +236,15 @@ def _on_containers(
     all_: bool,
     work: Callable[[Container], object],
     *,
-    backwards: bool = False,
     ignore: bool = False,
 ) -> None:
-    """Call ``work`` with each container of each pod, in the order in which they were made, or ``backwards``; then
-    print the ID of the pod, as podman does."""
+    """Call ``work`` with each container of each pod, in the order in which they were made; then print the ID of the
+    pod, as podman does."""
     from lamina.cli.containers.several import each
     from lamina.run.container.pods import members
 
     def on_pod(store: Store, one: Pod) -> None:
-        mine = members(store, one)
-        each(mine[::-1] if backwards else mine, work)
+        each(members(store, one), work)
         write(one.id)
 
     _each(session, names, all_, on_pod, ignore=ignore)
@@ -284,7 +283,25 @@ def stop(session: Session, names: tuple[str, ...], all_: bool, ignore: bool, sec
     Example:
       lamina pod stop --time 2 site
     """
-    _on_containers(session, names, all_, lambda one: end(session, one, None, seconds), backwards=True, ignore=ignore)
+
+    def stop_all(store: Store, one: Pod) -> None:
+        _stop(session, store, one, seconds)
+        write(one.id)
+
+    _each(session, names, all_, stop_all, ignore=ignore)
+
+
+def _stop(session: Session, store: Store, one: Pod, seconds: float | None) -> None:
+    """Stop the containers of a pod at the same time: each may need its whole time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from lamina.cli.containers.several import each
+    from lamina.run.container.pods import members
+
+    mine = members(store, one)
+    with ThreadPoolExecutor(max(1, min(len(mine), _AT_ONCE))) as threads:
+        ends = [threads.submit(end, session, each_one, None, seconds) for each_one in reversed(mine)]
+        each(ends, lambda ended: ended.result())
 
 
 @pod.command("kill", cls=Command)
@@ -323,11 +340,8 @@ def restart(session: Session, names: tuple[str, ...], all_: bool) -> None:
     from lamina.run.container.pods import members
 
     def restart_all(store: Store, one: Pod) -> None:
-        mine = members(store, one)
-        for each in reversed(mine):
-            end(session, each, None, None)
-        for each in mine:
-            now = store.containers.get(each.id)
+        _stop(session, store, one, None)
+        for now in members(store, one):
             if not store.containers.is_running(now):  # else another one has required it
                 start_behind(session, now)
         write(one.id)
