@@ -156,7 +156,6 @@ ABSENT: dict[str, str] = {
     "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,
     "farm": _BUILDING,
-    "generate": "there are no pods",
     "init": "`lamina run` does this itself",
     "kube": "there are no pods",
     "machine": "lamina uses no virtual machine; containers run on this host",

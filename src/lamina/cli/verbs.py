@@ -38,6 +38,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "find": ("look.find", "find", "Find files in all images by name, size, owner or content."),
     "flatten": ("change.edit", "flatten", "Join all layers of an image into one."),
     "fsck": ("store.space", "fsck", "Check the store against its digests, and repair it."),
+    "generate": ("containers.generate", "generate", "Print units of systemd for containers."),
     "ghosts": ("look.ghosts", "ghosts", "Show hidden files that still ship, and secrets; recover hidden files."),
     "healthcheck": ("containers.health", "healthcheck", "Run the health check of a container now."),
     "help": ("about", "help_", "Show the help of lamina or of a verb."),

@@ -187,8 +187,9 @@ class ContainerOptions(Value):
     networks with names, if any. ``publish_address``: the address of this host for ports without one, "" for all.
     ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are started before
     it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the streams that `start
-    --attach` connects; empty: stdout and stderr. A new field needs a default: the records of containers hold these
-    (``run.container.record``)."""
+    --attach` connects; empty: stdout and stderr.
+    ``create_command``: the words that made it, if the command line did. A new field needs a default: the records of
+    containers hold these (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -258,6 +259,7 @@ class ContainerOptions(Value):
     requires: tuple[str, ...] = ()
     pod: str = ""
     annotations: tuple[tuple[str, str], ...] = ()
+    create_command: tuple[str, ...] = ()
     no_hosts: bool = False
 
     @property

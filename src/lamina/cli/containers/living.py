@@ -74,9 +74,11 @@ def start(
     sig_proxy: str,
 ) -> int:
     """Start containers that were created, or have ended. A container that runs already stays as it is."""
-    store = session.store
     if all_ == bool(names) or (filters and not all_):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    if all_ and session.store_if_any is None:
+        return 0
+    store = session.store
     if attach or interactive:
         if len(names) != 1:
             raise UsageError("only one container can be attached", hint="give one name")
@@ -99,7 +101,10 @@ def start(
         chosen = [one for one, _ in listed(store, Filters.parse(filters), all_=True, last=-1)]
         each([one for one in chosen if not store.containers.is_running(one)], start_one)
     else:
-        each(names, lambda name: start_one(store.containers.get(name)))
+        from lamina.cli.containers.monitored import told_to_systemd
+
+        with told_to_systemd(store, names[0]):
+            each(names, lambda name: start_one(store.containers.get(name)))
     return 0
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 
 from lamina.cli import warn
 from lamina.cli.format.output import write
-from lamina.errors import ContainerFailure
+from lamina.errors import ContainerFailure, NotFound
 from lamina.light import TYPE_CHECKING
 from lamina.run.container.background import start
 from lamina.run.container.events import note_event
@@ -14,6 +15,8 @@ from lamina.run.monitor import client
 from lamina.run.monitor.streams import letters, parse_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.store.containers import Container
@@ -22,9 +25,25 @@ if TYPE_CHECKING:
 
 def run_behind(store: Store, stack: Stack, container: Container, runtime: str) -> int:
     """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
-    start(store, stack, container, runtime=runtime, on_warning=warn)
-    write(container.id)
+    with told_to_systemd(store, container.id):
+        start(store, stack, container, runtime=runtime, on_warning=warn)
+        write(container.id)
     return 0
+
+
+@contextmanager
+def told_to_systemd(store: Store, name: str) -> Iterator[None]:
+    """Tell it, if a unit runs this command, that the monitor of the container which the block has started is the
+    main process of the unit."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        yield
+        return
+    from lamina.host.notify import taken_socket, tell_main_process
+
+    path = taken_socket()
+    yield
+    with suppress(NotFound):  # it has ended, and was removed
+        tell_main_process(path, store.containers.get(name).pid)
 
 
 def run_in_front(

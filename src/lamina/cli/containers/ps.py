@@ -33,7 +33,7 @@ _POD_COLUMNS = [("Pod", "POD ID"), ("PodName", "PODNAME")]
 _ORDERS = ("command", "created", "id", "image", "names", "runningfor", "size", "status")
 _FILTERS = (
     "Show only matching ones: ancestor, before, since, until, exited, status, id, name, label, label!, network, "
-    "volume, publish, expose, health, pod, restart-policy."
+    "volume, publish, expose, health, pod, restart-policy, should-start-on-boot."
 )
 
 

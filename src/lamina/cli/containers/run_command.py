@@ -213,7 +213,7 @@ def _created(
     from lamina.run.container.user_namespace import enter_for
 
     image = str(parse_stored(image))
-    wanted = container_options(words, given)
+    wanted = replace(container_options(words, given), create_command=spelt_out(image, words, given))
     if wanted.log_options or session.settings.log_driver != LOG_DRIVERS[0]:
         from lamina.run.logs.drivers import chosen
 
@@ -242,6 +242,27 @@ def _created(
         )
         note(made.id)
     return made, stack, wanted, runtime
+
+
+_PATHS = ("env_file", "label_file", "pidfile")
+
+
+def spelt_out(image: str, words: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
+    """The words of a `run` with these options, for a unit of systemd: paths are absolute."""
+    found = ["run"]
+    for option in OPTIONS:
+        value = given[option.argument]
+        if value == option.start:
+            continue
+        name = next((name for name in option.names if name.startswith("--")), option.names[0])
+        if option.kind == FLAG:
+            found.append(name)
+            continue
+        for one in value if option.kind == MANY else (value,):
+            is_path = option.argument in _PATHS or (option.argument == "volume" and one.startswith("."))
+            source, colon, rest = one.partition(":") if option.argument == "volume" else (one, "", "")
+            found.append(f"{name}={os.path.abspath(source) if is_path else source}{colon}{rest}")
+    return (*found, image, *words)
 
 
 def _needs_monitor(wanted: ContainerOptions) -> bool:

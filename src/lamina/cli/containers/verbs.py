@@ -135,6 +135,7 @@ def rm(
 )
 @ignore_option
 @cidfile_option
+@click.option("--shutdown", is_flag=True, help="The host shuts down: their restart policy counts at the next boot.")
 @click.pass_obj
 def stop(
     session: Session,
@@ -144,19 +145,26 @@ def stop(
     signal: str | None,
     ignore: bool,
     cidfiles: tuple[str, ...],
+    shutdown: bool,
 ) -> None:
     """Stop containers: send their stop signal, and kill those that do not end in time."""
     from lamina.run.container.ending import clear
+    from lamina.run.container.stopped import forget_stop
     from lamina.run.signals import parse_signal
 
     names = with_files(names, cidfiles, ignore)
     if all_ == bool(names or cidfiles):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     number = None if signal is None else str(parse_signal(signal))
-    store = session.store
+    store = session.store_if_any if all_ else session.store
+    if store is None:
+        return
 
     def stop_one(one: Container) -> None:
+        is_running = store.containers.is_running(one)
         end(session, one, number, seconds)
+        if shutdown and is_running:
+            forget_stop(store, one)
         write(one.name)
 
     if all_:

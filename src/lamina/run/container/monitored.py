@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    monitor.main(finish)
+    raise SystemExit(monitor.main(finish))
 
 
 def finish(plan: Plan, lock: int, code: int) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 KEYS = (
     *("ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "label!", "name", "network"),
     *("pod", "publish", "restart-policy", "since", "status", "until", "volume"),
+    "should-start-on-boot",
 )
 STATES = ("created", "running", "paused", "restarting", "exited", "damaged")
 _NOT_HERE = ("removing", "dead", "configured", "stopped", "initialized", "unknown")
@@ -45,6 +46,7 @@ _CHOICES = {
     "health": (_HEALTHS, _HEALTHS),
     "restart-policy": (_POLICIES, _POLICIES),
     "is-task": (("true", "false"), ("true", "false")),
+    "should-start-on-boot": (("true", "false"), ("true", "false")),
 }
 Listed = tuple[Container, str]
 DigestOf = Callable[[str], str]
@@ -99,6 +101,15 @@ class Facts:
     @cached_property
     def wanted(self) -> ContainerOptions:
         return asked(self._container)
+
+    @property
+    def starts_at_boot(self) -> bool:
+        """Whether it is to run after a boot: as its policy says, if it ever ran. As in docker, who stopped it only
+        matters for unless-stopped."""
+        from lamina.run.container.stopped import is_stopped
+
+        policy = self.wanted.restart.name if self._state != CREATED else ""
+        return policy == "always" or (policy == "unless-stopped" and not is_stopped(self._store, self._container))
 
     @cached_property
     def config(self) -> ImageConfig | None:
@@ -253,6 +264,7 @@ def _fits(one: Container, state: str, filters: Filters, facts: Facts) -> bool:
         "exited": lambda value: state == "exited" and one.exit_code == int(value),
         "volume": lambda value: value in one.volumes or value.rstrip("/") in one.volumes,
         "until": lambda value: one.created < float(value),
+        "should-start-on-boot": lambda value: facts.starts_at_boot == (value == "true"),
         "restart-policy": lambda value: facts.wanted.restart.name == value,
         "pod": lambda value: bool(value) and pod_of(one).startswith(value),
         "network": lambda value: value in facts.networks,

@@ -46,9 +46,10 @@ Finish = Callable[["Plan", int, int], None]
 """Called at the end, with the plan, the descriptor of the lock, and the exit code."""
 
 
-def main(finish: Finish) -> None:
-    """Live as the monitor. The words of the command line: descriptors of the plan, the lock, the pipe that is told of
-    the start, and a socket that is attached from the start."""
+def main(finish: Finish) -> int:
+    """Live as the monitor; returns the exit code of the container, which is this process's too, for systemd. The
+    words of the command line: descriptors of the plan, the lock, the pipe that is told of the start, and a socket
+    that is attached from the start."""
     described, lock, ready, attached = map(int, sys.argv[-4:])
     for descriptor in (described, lock, ready, attached):
         if descriptor >= 0:
@@ -59,15 +60,17 @@ def main(finish: Finish) -> None:
     with open(described, "rb") as file:
         said = file.read()
     if not said:
-        return  # what the program needs could not be made
+        return CANNOT_RUN  # what the program needs could not be made
     plan = from_json(said)
     with Monitor(plan, ready) as monitor:
         if attached >= 0:
             monitor.commands.add(attached)
         point("monitor.ready")
         code = monitor.run()
-    if code is not None:
-        finish(plan, lock, code)
+    if code is None:
+        return CANNOT_RUN
+    finish(plan, lock, code)
+    return code
 
 
 class Monitor:
