@@ -51,6 +51,8 @@ LOOKS = {
     "ps -a": 0,
     "mounts": 0,
     "events --no-stream": 0,
+    "generate systemd --all": 0,
+    "healthcheck run box": 5,
     "df": 0,
     "fsck": 0,
     "find conf": 0,
