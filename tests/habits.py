@@ -567,7 +567,7 @@ _TIDY = [
         alone=True,
         web=True,
     ),
-    Row("top web", has=(r"^UID +PID +PPID +C +STIME +TTY +TIME +CMD$", "docker-entrypoint")),
+    Row("top web", has=(r"^UID +PID +PPID +C +STIME +TTY +TIME +CMD$", r"\d\d:\d\d:\d\d ")),
     Row("top web -o pid,args", has=r"^PID +COMMAND$"),
     Row("stats --no-stream", has=(r"^CONTAINER ID +NAME +CPU % +MEM USAGE / LIMIT ", r"\bweb\b")),
     Row("stats --no-stream --format '{{.Name}}' web", out="web"),
