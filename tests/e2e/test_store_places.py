@@ -67,8 +67,6 @@ LOOKS = {
     "info": 0,
     "version": 0,
     "pod ls": 0,
-    "top box": 5,
-    "stats --no-stream box": 0,
 }
 # What takes something out of the store
 OUT = {
@@ -132,8 +130,10 @@ ELSEWHERE = {
         "plan",
         "search",
         "serve",
+        "stats",
         "sync",
         "tags",
+        "top",
     ),
     "validate",
 }
