@@ -116,7 +116,7 @@ def start_behind(session: Session, one: Container) -> None:
 
     store = session.store
     stack = stack_of(store, one)
-    enter_for(store, wanted_of(one))
+    enter_for(store, wanted_of(one), on_warning=warn)
     start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 
@@ -136,7 +136,7 @@ def _start_attached(session: Session, one: Container, interactive: bool, keys: s
     wanted = replace(wanted, interactive=wanted.interactive and interactive, detach_keys=keys or wanted.detach_keys)
     run_command.check_terminal({"tty": wanted.tty, "interactive": wanted.interactive})
     stack = stack_of(store, one)
-    enter_for(store, wanted)
+    enter_for(store, wanted, on_warning=warn)
     return monitored.run_in_front(store, stack, one, _runtime(session, one), wanted, forward=forward)
 
 

@@ -228,20 +228,34 @@ def _created(
     store = session.writable_store
     with identity_file(given["cidfile"]) as note:
         wanted = resolved(store, wanted)
-        enter_for(store, wanted)
+        enter_for(store, wanted, starts=running, on_warning=warn)
         if given["replace"] and wanted.name:
             replace_container(store, wanted.name)
-        made = create(
-            store,
-            stack,
-            wanted,
-            running=running,
-            runtime=runtime,
-            upper_dir=session.settings.upper_dir or "",
-            on_warning=warn,
-        )
+        with _left_if_it_fails(store, wanted):
+            made = create(
+                store,
+                stack,
+                wanted,
+                running=running,
+                runtime=runtime,
+                upper_dir=session.settings.upper_dir or "",
+                on_warning=warn,
+            )
         note(made.id)
     return made, stack, wanted, runtime
+
+
+@contextmanager
+def _left_if_it_fails(store: Store, wanted: ContainerOptions) -> Iterator[None]:
+    """End a plain user's namespace for networks again, if nothing else needs it."""
+    try:
+        yield
+    except BaseException:
+        if wanted.networks:
+            from lamina.run.networks.connection import leave
+
+            leave(store)
+        raise
 
 
 _PATHS = ("env_file", "label_file", "pidfile")

@@ -11,6 +11,8 @@ from lamina.run.options import SHARED_KINDS, other_container
 from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
     from lamina.store.store import Store
@@ -31,10 +33,22 @@ def enter(store: Store | None = None, container: Container | None = None, *, mou
         privileges.become_root()
 
 
-def enter_for(store: Store, wanted: ContainerOptions) -> None:
-    """As ``enter``, for a container with these options that is to start: where it shares a namespace of another
-    container that runs, it is in the same user namespace. Raises as ``enter``, and NotFound."""
+def enter_for(
+    store: Store,
+    wanted: ContainerOptions,
+    *,
+    starts: bool = True,
+    on_warning: Callable[[str], object] = lambda text: None,
+) -> None:
+    """As ``enter``, for a container with these options: where it shares a namespace of another container that runs,
+    it is in the same user namespace, and so are all that are on networks with names. ``starts``: it is about to
+    start; what networks can't do for this user is a warning. Raises as ``enter``, and NotFound."""
     if not privileges.may_mount():
+        if wanted.networks and starts:
+            from lamina.run.networks import place
+
+            place.enter_or_make(store, on_warning)
+            return
         for kind in ("ipc", *SHARED_KINDS):  # the shared memory is among the mounts of the other one
             name = other_container(wanted, kind)
             if name and store.containers.is_running(other := store.containers.get(name)):

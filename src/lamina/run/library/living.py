@@ -37,14 +37,14 @@ def start(say: Caller, location: StoreLocation, request: StartRequest) -> tuple[
     from lamina.run.container.background import start as start_behind
     from lamina.run.container.ending import remove
     from lamina.run.container.life import check, create, resolved
-    from lamina.run.container.user_namespace import enter
+    from lamina.run.container.user_namespace import enter_for
 
     store = location.open()
     wanted = resolved(store, request.wanted)
     check(wanted, runtime=request.runtime)
     stack = store.stack_at(request.image, Platform.host(), request.name)
-    enter()
     warnings: list[str] = []
+    enter_for(store, wanted, on_warning=warnings.append)
     made = create(
         store,
         stack,
@@ -67,12 +67,12 @@ def start_again(say: Caller, location: StoreLocation, identity: str, runtime: st
     """Start a container that has ended, or was only created; warnings. Raises Conflict (it runs), ContainerFailure,
     NotFound."""
     from lamina.run.container.background import start as start_behind
-    from lamina.run.container.record import stack_of
-    from lamina.run.container.user_namespace import enter
+    from lamina.run.container.record import stack_of, wanted_of
+    from lamina.run.container.user_namespace import enter_for
 
     store, one = _found(location, identity)
-    enter()
     warnings: list[str] = []
+    enter_for(store, wanted_of(one), on_warning=warnings.append)
     start_behind(store, stack_of(store, one), one, runtime=runtime, on_warning=warnings.append)
     return tuple(warnings)
 

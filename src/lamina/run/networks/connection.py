@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
-_SEARCH = "dns.podman"
-"""The domain that aardvark-dns answers for."""
-
 
 class Connected(Value):
     """What a container has got. ``hosts``: its addresses with the networks' names. ``servers``: name servers."""
@@ -53,50 +50,94 @@ def connect(
     """Connect the container to networks. ``namespace``: the path of its network namespace, which every process
     reaches. Raises NotFound (no such network, no netavark), Conflict (an address is taken), UsageError,
     SystemFailure."""
-    programs.netavark()
+    with Catalog(store).locked():
+        try:
+            programs.netavark()
+            _connect(store, container, endpoints, namespace, on_warning)
+        except BaseException:
+            _end_place(store)
+            raise
+    return connected(store.containers.path(container.id))
+
+
+def _connect(
+    store: Store,
+    container: Container,
+    endpoints: Sequence[NetworkEndpoint],
+    namespace: str,
+    on_warning: Callable[[str], object],
+) -> None:
     catalog, directory = Catalog(store), store.containers.path(container.id)
-    with catalog.locked():
-        networks = {one.name: catalog.get(one.name) for one in endpoints}
-        where = place.made(store, on_warning)
-        before = networks_in(directory)
-        state = read_state(directory) | {"boot": boot_id(), "place": where.pid}
-        new: dict[str, Any] = {}
-        for endpoint in endpoints:
-            network = networks[endpoint.name]
-            if network.name in before:
-                raise Conflict(
-                    f"the container {container.name} is on the network {network.name} already",
-                    hint="choose another network",
-                )
-            _check_subnets(where, network)
-            new[network.name] = _endpoint(store, container, network, endpoint, {**before, **new})
+    networks = {one.name: catalog.get(one.name) for one in endpoints}
+    where = place.made(store, on_warning)
+    before = networks_in(directory)
+    state = read_state(directory) | {"boot": boot_id(), "place": where.pid}
+    new: dict[str, Any] = {}
+    for endpoint in endpoints:
+        network = networks[endpoint.name]
+        if network.name in before:
+            raise Conflict(
+                f"the container {container.name} is on the network {network.name} already",
+                hint="choose another network",
+            )
+        _check_subnets(where, network)
+        new[network.name] = _endpoint(store, container, network, endpoint, {**before, **new})
+    state["networks"] = {**before, **new}
+    write_state(directory, state)
+    point("network.written")
+    try:
+        names.forget(where, _members(store, dict.fromkeys(new, container.id)))
+        with ExitStack() as opened:
+            path = opened_namespace(namespace, opened)
+            answer = programs.call(where, "setup", path, netavark_input(container, new))
+        point("network.set-up")
+        for network in networks.values():
+            if network.is_bridge:
+                _finish_bridge(where, network)
+        _take(new, answer)
         state["networks"] = {**before, **new}
         write_state(directory, state)
-        point("network.written")
-        try:
-            names.forget(where, _members(store, dict.fromkeys(new, container.id)))
-            with ExitStack() as opened:
-                path = opened_namespace(namespace, opened)
-                answer = programs.call(where, "setup", path, netavark_input(container, new))
-            point("network.set-up")
-            for network in networks.values():
-                if network.internal and network.is_bridge:
-                    links.guard(where, network, closed=True)
-            _take(new, answer)
-            state["networks"] = {**before, **new}
-            write_state(directory, state)
-            for one in new.values():
-                _note(store, "connect", container, one)
-        except BaseException:
-            _undo(store, container, where, namespace, new, before)
-            raise
+        _await_names(where, namespace, container, new, on_warning)
+        for one in new.values():
+            _note(store, "connect", container, one)
+    except BaseException:
+        _undo(store, container, where, namespace, new, before)
+        raise
+
+
+def leave(store: Store) -> None:
+    """End what was made for a container that could not be made. Raises SystemFailure."""
+    if not privileges.is_root():
+        with Catalog(store).locked():
+            _end_place(store)
+
+
+def _finish_bridge(where: Place, network: Network) -> None:
+    """Do to a bridge what netavark leaves out."""
+    gateway = next((one.gateway for one in network.subnets if one.gateway and ":" not in one.gateway), "")
+    if gateway:
+        place.within(where, lambda: links.fix_address(network.interface, addresses.mac_for(gateway)))
+    if network.internal:
+        links.guard(where, network, closed=True)
+
+
+def _await_names(
+    where: Place, namespace: str, container: Container, new: Mapping[str, Any], on_warning: Callable[[str], object]
+) -> None:
+    """Wait until the container's names are resolved. Under the lock: a name server that has just been started ends
+    if the next container comes too soon."""
     named = {name: one["servers"] for name, one in new.items() if one["network"]["dns"] and one["servers"]}
-    if named and not programs.find("aardvark-dns"):
+    if not named:
+        return
+    if not programs.find("aardvark-dns"):
         on_warning("names of containers are not resolved: aardvark-dns is not installed (install that package)")
-    elif named:
-        for name in names.unanswered(namespace, container.id[:12], named):
-            on_warning(f"names are not resolved on the network {name}: its name server does not answer")
-    return connected(directory)
+        return
+    silent = names.unanswered(namespace, container.id[:12], named)
+    if silent:
+        names.start_again(where)
+        silent = names.unanswered(namespace, container.id[:12], named)
+    for name in silent:
+        on_warning(f"names are not resolved on the network {name}: its name server does not answer")
 
 
 def _check_subnets(where: Place, network: Network) -> None:
@@ -227,10 +268,10 @@ def connected(directory: str) -> Connected:
 
 def resolv_conf(servers: Sequence[str], host: str) -> str:
     """The resolv.conf of a container on networks (pure). ``host``: the one that it gets without a name server of its
-    networks."""
+    networks. It has no search domain: within aardvark's own one, each server only knows the names of its network."""
     if not servers:
         return host
-    return f"search {_SEARCH}\n" + "".join(f"nameserver {one}\n" for one in servers)
+    return "".join(f"nameserver {one}\n" for one in servers)
 
 
 def disconnect(store: Store, container: Container, names: Iterable[str], namespace: str) -> None:
@@ -258,11 +299,28 @@ def release(store: Store, container: Container) -> None:
         if state.get("boot") == boot_id():
             where = place.existing(store)
             if where is not None and where.pid == state.get("place"):
-                namespace = os.path.join(directory, "bundle", "netns")
-                _tear_down(store, container, where, namespace, networks)
+                _release(store, container, where, networks)
         remove_state(directory)
         point("network.released")
         _end_place(store)
+
+
+def _release(store: Store, container: Container, where: Place, networks: Mapping[str, Any]) -> None:
+    """Raises SystemFailure."""
+    namespace = store.containers.path(container.id, "bundle", "netns")
+    if privileges.may_mount():
+        _tear_down(store, container, where, namespace, networks)
+        return
+    # a plain user who only removes a container has no rights there: a further process gets them
+
+    def tear_down() -> bool:
+        with suppress(LaminaError):
+            _tear_down(store, container, where, namespace, networks)
+            return True
+        return False
+
+    if not place.in_child(lambda: place.enter(store), tear_down):
+        raise SystemFailure(f"the networks of the container {container.name} were not removed", hint="try again")
 
 
 def _end_place(store: Store) -> None:
@@ -286,7 +344,6 @@ def _undo(
         write_state(directory, read_state(directory) | {"networks": dict(before)})
     else:
         remove_state(directory)
-        _end_place(store)
 
 
 def _tear_down(

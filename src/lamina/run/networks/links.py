@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lamina.run.networks.place import Place
     from lamina.run.networks.record import Network
 
+_GET_ADDRESS, _SET_ADDRESS, _ETHERNET = 0x8927, 0x8924, 1  # netdevice(7), arp(7)
 _REMOVE_LINK, _REQUEST, _ACKNOWLEDGE, _INTERFACE_NAME = 17, 1, 4, 3  # rtnetlink(7)
 
 
@@ -65,6 +66,20 @@ def remove_link(name: str) -> None:
     number = -unpack_from("i", answer, 16)[0]
     if number not in (0, errno.ENODEV):
         raise OSError(number, os.strerror(number), name)
+
+
+def fix_address(name: str, address: str) -> None:
+    """Give a bridge of this process's network a hardware address for good. Without one it changes with every
+    container that comes and goes, and those that know the old one do not reach the bridge any more. Raises
+    OSError."""
+    import fcntl
+    import socket
+
+    wanted = bytes.fromhex(address.replace(":", ""))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        found = fcntl.ioctl(control.fileno(), _GET_ADDRESS, pack("16s24x", name.encode()))
+        if found[18:24] != wanted:
+            fcntl.ioctl(control.fileno(), _SET_ADDRESS, pack("16sH6s16x", name.encode(), _ETHERNET, wanted))
 
 
 def guard_rules(network: Network) -> list[list[str]]:

@@ -9,6 +9,7 @@ from functools import partial
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, signal
 from lamina.run.networks.place import aardvark, enter_namespace, in_child
+from lamina.run.networks.programs import find, run_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,6 +75,16 @@ def await_end(place: Place, server: int) -> None:
                 signal.pidfd_send_signal(server, signal.SIGKILL)
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, _PID))
+
+
+def start_again(place: Place) -> None:
+    """Start the server again, which has ended, or does not answer."""
+    server = aardvark(place.directory)
+    if server:
+        with suppress(OSError):
+            os.kill(server, signal.SIGKILL)
+    directory = os.path.join(place.directory, "aardvark-dns")
+    run_in(place, [find("aardvark-dns"), "--config", directory, "-p", str(_PORT), "run"])
 
 
 def unanswered(namespace: str, name: str, servers: Mapping[str, Sequence[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from lamina.errors import LaminaError, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import replace_file, reported
+from lamina.host.lock import acquire, share
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.networks.catalog import Catalog, digest
 from lamina.spec.json import read_own, write_own
@@ -90,7 +91,7 @@ def in_child(enter: Callable[[], object], function: Callable[[], object]) -> boo
         try:
             enter()
             code = int(function() is False)
-        except OSError:
+        except (OSError, LaminaError):
             pass
         finally:
             os._exit(code)
@@ -120,6 +121,41 @@ def _holder(directory: str) -> int:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return 0
+
+
+_entered = -1
+"""A descriptor: its shared lock keeps the holder, for containers that this process is about to start."""
+
+
+def enter_or_make(store: Store, on_warning: Callable[[str], object]) -> None:
+    """As ``enter``; makes the user namespace and the holder if there are none. The holder stays until this process
+    has ended, or calls ``end``. Raises SystemFailure."""
+    global _entered
+    with Catalog(store).locked():
+        if not enter(store):
+            privileges.become_root()
+        made(store, on_warning)
+        path = os.path.join(Catalog(store).directory, "starting")
+        with reported(path):
+            _entered = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            share(_entered)
+
+
+def _is_unwanted(store: Store) -> bool:
+    """Whether no process is about to start a container; this one is not any more."""
+    global _entered
+    if _entered >= 0:
+        os.close(_entered)
+        _entered = -1
+    path = os.path.join(Catalog(store).directory, "starting")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return acquire(descriptor, path, wait=False)
+    finally:
+        os.close(descriptor)
 
 
 def enter(store: Store) -> bool:
@@ -229,8 +265,9 @@ def set_up(interface: str) -> None:
 
 
 def end(store: Store) -> None:
-    """End the holder and what belongs to it: no container is on a network. Call it under the lock of the catalog."""
-    if privileges.is_root():
+    """End the holder and what belongs to it, unless another process is about to start a container. No container is on
+    a network. Call it under the lock of the catalog."""
+    if privileges.is_root() or not _is_unwanted(store):
         return
     directory = _directory(store)
     pid = _holder(directory)

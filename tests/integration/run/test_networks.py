@@ -1,0 +1,333 @@
+"""Networks with names: containers reach each other by name, networks are closed to each other, nothing is left."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from integration.run.test_run import make_store, members
+from support import PLAIN_USER, lamina, made_once, plain_user, require_root, require_tool
+
+_ALONE = "59999"
+_SERVED = b"served here\n"
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Side:
+    """The command line of one user, with a store."""
+
+    def __init__(self, store: Path, call: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+        self.store, self._call = store, call
+
+    def __call__(self, *words: str, **environment: str) -> Done:
+        done = self._call(*words, **environment)
+        return Done(done.returncode, done.stdout.decode().strip(), done.stderr.decode().strip())
+
+    def ok(self, *words: str) -> str:
+        done = self(*words)
+        assert done.code == 0, done
+        return done.out
+
+    def start(self, name: str, *words: str, command: tuple[str, ...] = ("sleep", "60")) -> None:
+        """Start a container in the background."""
+        self.ok("run", "-d", "--name", name, *words, "app", *command)
+
+    def address(self, name: str, network: str) -> str:
+        (found,) = json.loads(self.ok("network", "inspect", network))
+        (one,) = (one for one in found["Containers"].values() if one["Name"] == name)
+        return str(one["IPv4Address"]).partition("/")[0]
+
+    def sees(self, name: str, wanted: str) -> bool:
+        """Whether the container ``name`` gets the page of ``wanted``, a name or an address."""
+        if wanted.count(".") < 3:
+            wanted = self.resolved(name, wanted)
+        done = self("exec", name, "timeout", "1", "wget", "-q", "-O", "-", f"http://{wanted}/page")
+        return done.out.encode() + b"\n" == _SERVED
+
+    def resolved(self, name: str, wanted: str) -> str:
+        """The address of ``wanted`` as the container ``name`` gets it: a static program resolves no names itself."""
+        said = self("exec", name, "nslookup", wanted).out
+        return next(iter(re.findall(r"Name:.*\nAddress: ([0-9.]+)", said)), "")
+
+    def clean(self) -> None:
+        self.ok("rm", "--all", "--force")
+        self.ok("network", "prune", "--force")
+
+    @property
+    def processes(self) -> list[str]:
+        """The command lines of the processes that name the store."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(self.store) in line and "network" in line:
+                found.append(line)
+        return found
+
+
+def make(top: Path) -> None:
+    more = [(f"bin/{name}", "-> busybox") for name in ("httpd", "wget", "nslookup", "ip", "timeout")]
+    make_store(top, [members(*more, ("www/", None), ("www/page", _SERVED))])
+
+
+SERVER = ("httpd", "-f", "-p", "80", "-h", "/www")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    require_tool("runc", "busybox", "iptables")
+    if not any(os.access(f"{place}/netavark", os.X_OK) for place in ("/usr/lib/podman", "/usr/libexec/podman")):
+        require_tool("netavark")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Side]:
+    made_once(make, tmp_path)
+    store = tmp_path / "store"
+    side = Side(store, lambda *words, **more: lamina(*words, root=store, **more))
+    interfaces: set[str] = set()
+    yield side
+    for path in (store / "networks").glob("*.json"):
+        interfaces |= set(re.findall(r'"interface": "(\w+)"', path.read_text()))
+    side.clean()
+    assert interfaces & set(os.listdir("/sys/class/net")) == set()
+    rules = subprocess.run(["iptables-save"], capture_output=True, check=True).stdout.decode()
+    assert [name for name in interfaces if name in rules] == []
+    assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(store) in line] == []
+    assert side.processes == []
+
+
+@pytest.fixture(params=["root", PLAIN_USER, _ALONE])
+def side(request: Any, tmp_path: Path) -> Iterator[Side]:
+    """root, a plain user with further ids, and one with its own id alone."""
+    if request.param == "root":
+        yield request.getfixturevalue("root")
+        return
+    require_tool("newuidmap")
+    with plain_user(request.param) as (top, call):
+        made_once(make, tmp_path)
+        subprocess.run(["cp", "-r", str(tmp_path / "layout"), str(top)], check=True)
+        assert call("load", "-i", str(top / "layout")).returncode == 0
+        found = Side(top / "store", call)
+        yield found
+        found.clean()
+        assert found.processes == []
+        assert list((top / "store/networks/run").iterdir()) == []
+
+
+def test_containers_reach_each_other_by_name_and_alias_and_id(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.start("web", "--network", "front", "--network-alias", "www", command=SERVER)
+    side.start("one", "--network", "front:alias=First")
+    identity = side.ok("ps", "-q", "--filter", "name=web")
+    assert [side.sees("one", name) for name in ("web", "www", identity, side.address("web", "front"))] == [True] * 4
+    assert side("exec", "web", "nslookup", "first").code == 0  # names are compared in lower case
+    assert side("exec", "web", "nslookup", "nobody").code != 0
+    hosts = side.ok("exec", "web", "cat", "/etc/hosts").splitlines()
+    assert f"{side.address('web', 'front')}\t{identity}" in hosts
+
+
+def test_networks_are_closed_to_each_other(side: Side) -> None:
+    for name, more in (("front", ()), ("other", ()), ("back", ("--internal",))):
+        side.ok("network", "create", *more, name)
+    side.start("web", "--network", "front", command=SERVER)
+    side.start("db", "--network", "back", command=SERVER)
+    side.start("both", "--network", "front", "--network", "back")
+    side.start("far", "--network", "other")
+    assert side.sees("both", "web")
+    assert side.sees("both", "db")
+    web, db = side.address("web", "front"), side.address("db", "back")
+    assert not side.sees("far", web)
+    assert not side.sees("far", db)
+    assert not side.sees("web", db)
+    assert side("exec", "far", "nslookup", "web").code != 0
+    assert "default" not in side.ok("exec", "db", "ip", "route")  # no way out
+    assert "default" in side.ok("exec", "far", "ip", "route")
+
+
+def test_a_running_container_is_connected_and_disconnected(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.ok("network", "create", "back")
+    side.start("db", "--network", "back", command=SERVER)
+    side.start("web", "--network", "front")
+    assert not side.sees("web", "db")
+    side.ok("network", "connect", "--alias", "gate", "back", "web")
+    assert side.sees("web", "db")
+    assert side("exec", "db", "nslookup", "gate").code == 0
+    again = side("network", "connect", "back", "web")
+    assert (again.code, "is on the network back already" in again.err) == (5, True)
+    side.ok("restart", "-t", "0", "web")
+    assert side.sees("web", "db")  # it is connected when it is started again, too
+    side.ok("network", "disconnect", "back", "web")
+    assert not side.sees("web", "db")
+    assert side("exec", "web", "cat", "/etc/hosts").out.count(side.address("web", "front")) == 1
+    again = side("network", "disconnect", "back", "web")
+    assert (again.code, "is not connected to the network back" in again.err) == (5, True)
+
+
+def test_a_created_container_is_connected_at_its_start(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.ok("network", "create", "back")
+    side.ok("create", "--name", "web", "--network", "front", "app", "sleep", "60")
+    side.ok("network", "connect", "back", "web")
+    side.ok("network", "disconnect", "front", "web")
+    side.ok("start", "web")
+    assert side.address("web", "back")
+    (front,) = json.loads(side.ok("network", "inspect", "front"))
+    assert front["Containers"] == {}
+
+
+def test_addresses_are_as_asked_for_and_free_again_after_the_end(side: Side) -> None:
+    side.ok("network", "create", "--ip-range", "10.254.253.128/30", "--subnet", "10.254.253.0/24", "front")
+    side.start("fixed", "--network", "front", "--ip", "10.254.253.9", "--mac-address", "02:00:00:00:00:09")
+    assert side.address("fixed", "front") == "10.254.253.9"
+    assert "02:00:00:00:00:09" in side.ok("exec", "fixed", "ip", "link", "show", "eth0")
+    clash = side("run", "--rm", "--network", "front:ip=10.254.253.9", "app", "true")
+    assert (clash.code, "10.254.253.9 of the network front is in use" in clash.err) == (125, True)
+    outside = side("run", "--rm", "--network", "front", "--ip", "10.1.1.1", "app", "true")
+    assert (outside.code, "is not in a subnet of the network front" in outside.err) == (125, True)
+    own = side("run", "--rm", "--network", "front", "--ip", "10.254.253.1", "app", "true")
+    assert (own.code, "the network front uses it itself" in own.err) == (125, True)
+    for name in "abcd":
+        side.start(name, "--network", "front")
+    found = sorted(side.address(name, "front") for name in "abcd")
+    assert found == [f"10.254.253.{number}" for number in range(128, 132)]
+    full = side("run", "--rm", "--network", "front", "app", "true")
+    assert (full.code, "has no free address in 10.254.253.128/30" in full.err) == (125, True)
+    side.ok("rm", "--force", "b", "fixed")
+    side.start("e", "--network", "front:ip=10.254.253.9")
+    side.start("f", "--network", "front")
+    assert side.address("f", "front") == next(one for one in found if one not in _addresses(side, "acd"))
+
+
+def _addresses(side: Side, names: str) -> set[str]:
+    return {side.address(name, "front") for name in names}
+
+
+def test_a_network_for_one_container_is_full_with_it(root: Side) -> None:
+    root.ok("network", "create", "--subnet", "10.254.252.0/30", "tiny")
+    root.start("only", "--network", "tiny")
+    assert root.address("only", "tiny") == "10.254.252.2"
+    full = root("run", "--rm", "--network", "tiny", "app", "true")
+    assert (full.code, "has no free address in 10.254.252.0/30" in full.err) == (125, True)
+    assert root("network", "create", "--subnet", "10.254.251.0/31", "none-at-all").code == 2
+
+
+def test_networks_with_addresses_of_ipv6(root: Side) -> None:
+    root.ok("network", "create", "--ipv6", "front")
+    (front,) = json.loads(root.ok("network", "inspect", "front"))
+    assert [ipaddress.ip_network(one["Subnet"]).version for one in front["IPAM"]["Config"]] == [4, 6]
+    own = ipaddress.ip_network(front["IPAM"]["Config"][1]["Subnet"])
+    root.start("web", "--network", "front", "--ip6", str(own.network_address + 9))
+    root.start("one", "--network", "front")
+    assert str(own.network_address + 9) in root.ok("exec", "one", "nslookup", "-type=aaaa", "web")
+    assert f"inet6 {own.network_address + 9}/64" in root.ok("exec", "web", "ip", "addr")
+
+
+def test_many_start_at_once_with_addresses_of_their_own(side: Side) -> None:
+    side.ok("network", "create", "front")
+    with ThreadPoolExecutor(6) as pool:
+        done = list(
+            pool.map(
+                lambda number: side("run", "-d", "--name", f"c{number}", "--network", "front", "app", "sleep", "60"),
+                range(6),
+            )
+        )
+    assert [one.code for one in done] == [0] * 6, done
+    assert len({side.address(f"c{number}", "front") for number in range(6)}) == 6
+    for number in range(1, 6):
+        assert side("exec", "c0", "nslookup", f"c{number}").code == 0
+    with ThreadPoolExecutor(6) as pool:
+        ended = list(pool.map(lambda number: side("rm", "-f", f"c{number}"), range(6)))
+    assert [one.code for one in ended] == [0] * 6, ended
+
+
+def test_two_processes_that_create_a_network_make_one(root: Side) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: root("network", "create", "front"), range(4)))
+        others = list(pool.map(lambda number: root("network", "create", f"n{number}"), range(4)))
+    assert sorted(one.code for one in done) == [0, 5, 5, 5]
+    assert [one.code for one in others] == [0] * 4
+    every = json.loads(root.ok("network", "ls", "--format", "json", "--filter", "type=custom"))
+    assert len({one["IPAM"]["Config"][0]["Subnet"] for one in every}) == 5
+    assert root.ok("network", "create", "--ignore", "front") == next(one.out for one in done if one.code == 0)
+
+
+def test_nothing_is_left_of_killed_containers(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.ok("network", "create", "--internal", "back")
+    side.start("web", "--network", "front", "--network", "back")
+    side.start("stays", "--network", "front", command=SERVER)
+    before = side.address("web", "front")
+    _kill_everything_of(side, "web")
+    assert "Exited" in side.ok("ps", "-a", "--filter", "name=web", "--format", "{{.Status}}")
+    (front,) = json.loads(side.ok("network", "inspect", "front"))
+    assert [one["Name"] for one in front["Containers"].values()] == ["stays"]
+    side.ok("start", "web")
+    assert side.address("web", "front") == before
+    assert side.sees("web", "stays")
+    _kill_everything_of(side, "web")
+    _kill_everything_of(side, "stays")
+    # the fixtures check that nothing is left
+
+
+def _kill_everything_of(side: Side, name: str) -> None:
+    """Kill the container's processes, its monitor first."""
+    (record,) = (
+        one
+        for one in map(json.loads, (path.read_text() for path in side.store.glob("containers/*/container.json")))
+        if one["name"] == name
+    )
+    waiting = [os.pidfd_open(pid) for pid in (record["pid"], record["program"])]
+    for one in waiting:
+        signal.pidfd_send_signal(one, signal.SIGKILL)
+    for one in waiting:
+        assert select.select([one], [], [], 10)[0]
+        os.close(one)
+
+
+def test_a_network_in_use_stays(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.start("web", "--network", "front")
+    for force in ((), ("--force",)):
+        refused = side("network", "rm", *force, "front")
+        assert (refused.code, "is in use by running containers: web" in refused.err) == (5, True)
+    assert side.ok("network", "prune", "-f") == ""
+    side.ok("stop", "-t", "0", "web")
+    assert side.ok("network", "prune", "-f") == ""  # a container that has ended names it
+    assert side.ok("network", "rm", "front") == "front"
+    gone = side("start", "web")
+    assert (gone.code != 0, "network front not found" in gone.err) == (True, True)
+
+
+def test_without_netavark_one_line_says_what_to_install(root: Side, tmp_path: Path, monkeypatch: Any) -> None:
+    root.ok("network", "create", "front")
+    monkeypatch.setattr("lamina.run.networks.programs._DIRECTORIES", ())
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    from lamina.errors import NotFound
+    from lamina.run.networks import programs as found
+
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(NotFound, match="needs netavark, which is not installed") as error:
+        found.netavark()
+    assert "install the packages netavark and aardvark-dns" in str(error.value.hint)
