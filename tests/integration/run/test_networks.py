@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -331,3 +332,67 @@ def test_without_netavark_one_line_says_what_to_install(root: Side, tmp_path: Pa
     with pytest.raises(NotFound, match="needs netavark, which is not installed") as error:
         found.netavark()
     assert "install the packages netavark and aardvark-dns" in str(error.value.hint)
+
+
+def test_inspect_shows_what_a_container_has_on_its_networks(root: Side) -> None:
+    root.ok("network", "create", "--subnet", "10.254.250.0/24", "front")
+    root.start("web", "--network", "front:ip=10.254.250.7,alias=www")
+    (web,) = json.loads(root.ok("inspect", "web"))
+    (front,) = json.loads(root.ok("network", "inspect", "front"))
+    found = web["NetworkSettings"]["Networks"]["front"]
+    assert (found["IPAddress"], found["IPPrefixLen"], found["Gateway"]) == ("10.254.250.7", 24, "10.254.250.1")
+    assert (found["MacAddress"], found["NetworkID"]) == ("02:42:0a:fe:fa:07", front["Id"])
+    assert (found["Aliases"], found["IPAMConfig"]) == (["www", web["Id"][:12]], {"IPv4Address": "10.254.250.7"})
+    root.ok("stop", "-t", "0", "web")
+    (web,) = json.loads(root.ok("inspect", "web"))
+    assert web["NetworkSettings"]["Networks"]["front"]["IPAddress"] == ""
+
+
+@pytest.mark.parametrize("side", [PLAIN_USER, _ALONE], indirect=True)
+def test_a_killed_holder_is_started_again_in_the_same_network(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.start("web", "--network", "front", command=SERVER)
+    holder = json.loads((side.store / "networks/run/holder.json").read_text())["pid"]
+    os.kill(holder, signal.SIGKILL)
+    side.start("one", "--network", "front")
+    assert side.sees("one", "web")
+
+
+def test_a_network_has_a_way_out_through_the_host(root: Side, tmp_path: Path) -> None:
+    """The world outside is a network namespace with a server, connected with the host by a veth."""
+    require_tool("ip")
+    end, far = f"lt{os.getpid() % 10**6}", "out0"
+    outside = subprocess.Popen(["unshare", "--net", "sleep", "60"])
+    try:
+        inside = ["nsenter", f"--net=/proc/{outside.pid}/ns/net"]
+        _until(lambda: os.readlink(f"/proc/{outside.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        for words in (
+            ["ip", "link", "add", end, "type", "veth", "peer", "name", far, "netns", str(outside.pid)],
+            ["ip", "addr", "add", "10.254.249.1/30", "dev", end],
+            ["ip", "link", "set", end, "up"],
+            [*inside, "ip", "addr", "add", "10.254.249.2/30", "dev", far],
+            [*inside, "ip", "link", "set", far, "up"],
+        ):
+            subprocess.run(words, check=True)
+        (tmp_path / "page").write_bytes(_SERVED)
+        server = subprocess.Popen([*inside, "busybox", "httpd", "-f", "-p", "80", "-h", str(tmp_path)])
+        try:
+            root.ok("network", "create", "front")
+            root.ok("network", "create", "--internal", "back")
+            root.start("web", "--network", "front")
+            root.start("db", "--network", "back")
+            assert root.sees("web", "10.254.249.2")
+            assert not root.sees("db", "10.254.249.2")
+        finally:
+            server.kill()
+            server.wait()
+    finally:
+        outside.kill()
+        outside.wait()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -65,7 +65,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "GraphDriver": {"Data": _directories(store, container), "Name": container.view},
         "Mounts": mounts_of(store, container, wanted, config.volumes if config else ()),
         "Config": container_config(wanted, container, config, exposed_ports(wanted, exposed)),
-        "NetworkSettings": network_settings(wanted, networks, ports_of(store, container).map),
+        "NetworkSettings": network_settings(container.id, wanted, networks, ports_of(store, container).map),
     }
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lamina.run.inspection.host_config import network_mode
 from lamina.run.options import OWN_NETWORK
 
 if TYPE_CHECKING:
-    from lamina.run.options import ContainerOptions
+    from lamina.run.options import ContainerOptions, NetworkEndpoint
 
 BRIDGE = "bridge"
 """docker's name of the default network."""
 
 
 def network_settings(
-    wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any]], ports: Mapping[str, Any]
+    identity: str, wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any]], ports: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``connected``: the networks that the container is on while it runs, by name, as ``network.json`` has them.
-    ``ports``: the published and exposed ones."""
+    """``identity``: of the container. ``connected``: the networks that the container is on while it runs, by name, as
+    ``network.json`` has them. ``ports``: the published and exposed ones."""
+    asked = {one.name: one for one in wanted.networks}
     return {
         "Bridge": "",
         "SandboxID": "",
@@ -38,7 +39,10 @@ def network_settings(
         "IPPrefixLen": 0,
         "IPv6Gateway": "",
         "MacAddress": "",
-        "Networks": {name: _endpoint(one) for name, one in sorted(_networks(wanted, connected).items())},
+        "Networks": {
+            name: _endpoint(identity, asked.get(name), one)
+            for name, one in sorted(_networks(wanted, connected).items())
+        },
     }
 
 
@@ -55,19 +59,33 @@ def _networks(wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any
     return {BRIDGE if mode in (*OWN_NETWORK, "pasta") else mode: {}}
 
 
-def _endpoint(_connected: Mapping[str, Any]) -> dict[str, Any]:
+def _endpoint(identity: str, asked: NetworkEndpoint | None, now: Mapping[str, Any]) -> dict[str, Any]:
+    """``asked``: what the container asks of the network. ``now``: what it has there while it runs."""
+    addresses, gateways = _words(now, "addresses"), _words(now, "gateways")
+    four, six = _of(addresses, version=4), _of(addresses, version=6)
+    static = {"IPv4Address": asked.ip, "IPv6Address": asked.ip6} if asked else {}
+    aliases = [*(asked.aliases if asked else _words(now, "aliases")), identity[:12]]
     return {
-        "IPAMConfig": None,
+        "IPAMConfig": {key: word for key, word in static.items() if word} or None,
         "Links": None,
-        "Aliases": None,
-        "NetworkID": "",
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "MacAddress": "",
+        "Aliases": aliases if asked or now else None,
+        "NetworkID": str(now.get("id", "")),
+        "EndpointID": str(now.get("endpoint", "")),
+        "Gateway": _of(gateways, version=4),
+        "IPAddress": four.partition("/")[0],
+        "IPPrefixLen": int(four.partition("/")[2] or 0),
+        "IPv6Gateway": _of(gateways, version=6),
+        "GlobalIPv6Address": six.partition("/")[0],
+        "GlobalIPv6PrefixLen": int(six.partition("/")[2] or 0),
+        "MacAddress": str(now.get("mac", "")),
         "DriverOpts": None,
     }
+
+
+def _words(now: Mapping[str, Any], key: str) -> list[str]:
+    found = now.get(key)
+    return [str(word) for word in found] if isinstance(found, list) else []
+
+
+def _of(addresses: Iterable[str], *, version: int) -> str:
+    return next((one for one in addresses if (":" in one) == (version == 6)), "")

@@ -1,4 +1,4 @@
-"""Networks as docker shows them: filters, the document of `network inspect`, and a container's NetworkSettings."""
+"""Networks as docker shows them: filters, and the document of `network inspect`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lamina.errors import UsageError
 from lamina.light import Value
 from lamina.run.networks.catalog import Catalog, builtin
 from lamina.run.networks.connection import running_on
-from lamina.run.networks.state import networks_in
 from lamina.spec.moment import parse_moment
 
 if TYPE_CHECKING:
@@ -174,47 +173,3 @@ def _time(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     except (ValueError, OverflowError, OSError):
         return _NEVER
-
-
-def settings_of(store: Store, container: Container) -> dict[str, Any]:
-    """``NetworkSettings.Networks`` of docker's inspect for networks with names; {} if the container is on none. While
-    it does not run, its networks have no addresses."""
-    directory = store.containers.path(container.id)
-    state = networks_in(directory) if store.containers.is_running(container) else {}
-    asked = {str(one["name"]): one for one in _asked(container)}
-    catalog = Catalog(store)
-    known = {one.name: one.id for one in catalog.every()} if asked else {}
-    return {
-        name: _settings(container, asked.get(name, {}), state.get(name, {}), known.get(name, ""))
-        for name in dict.fromkeys((*asked, *state))
-    }
-
-
-def _settings(
-    container: Container, asked: Mapping[str, Any], now: Mapping[str, Any], identity: str
-) -> dict[str, Any]:
-    addresses = [str(word) for word in now.get("addresses", ())]
-    gateways = [str(word) for word in now.get("gateways", ())]
-    four, six = _first(addresses, ":", inside=False), _first(addresses, ":", inside=True)
-    static = {
-        key: value for key, value in (("IPv4Address", asked.get("ip")), ("IPv6Address", asked.get("ip6"))) if value
-    }
-    return {
-        "IPAMConfig": static or None,
-        "Links": None,
-        "Aliases": [*(asked.get("aliases") or now.get("aliases") or ()), container.id[:12]],
-        "NetworkID": str(now.get("id") or identity),
-        "EndpointID": str(now.get("endpoint", "")),
-        "Gateway": _first(gateways, ":", inside=False),
-        "IPAddress": four.partition("/")[0],
-        "IPPrefixLen": int(four.partition("/")[2] or 0),
-        "IPv6Gateway": _first(gateways, ":", inside=True),
-        "GlobalIPv6Address": six.partition("/")[0],
-        "GlobalIPv6PrefixLen": int(six.partition("/")[2] or 0),
-        "MacAddress": str(now.get("mac", "")),
-        "DriverOpts": None,
-    }
-
-
-def _first(words: Iterable[str], sign: str, *, inside: bool) -> str:
-    return next((word for word in words if (sign in word) == inside), "")
