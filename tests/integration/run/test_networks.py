@@ -396,3 +396,29 @@ def _until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("place", ["network.written", "network.set-up"])
+def test_a_command_that_is_killed_at_its_start_leaves_nothing(side: Side, place: str) -> None:
+    side.ok("network", "create", "front")
+    side.start("stays", "--network", "front", command=SERVER)
+    killed = side("run", "-d", "--name", "lost", "--network", "front:ip=", "app", "sleep", "60", LAMINA_FAULT=place)
+    assert killed.code == 125  # an empty address is refused before anything is made
+    killed = side("run", "-d", "--name", "lost", "--network", "front", "app", "sleep", "60", LAMINA_FAULT=place)
+    assert killed.code == -signal.SIGKILL
+    side.ok("rm", "-f", "lost")
+    side.start("next", "--network", "front")
+    assert side.sees("next", "stays")
+    assert side("exec", "next", "nslookup", "lost").code != 0
+
+
+def test_a_killed_disconnect_is_finished_by_the_next_command(root: Side) -> None:
+    root.ok("network", "create", "front")
+    root.start("web", "--network", "front")
+    root("rm", "-f", "web", LAMINA_FAULT="network.released")
+    root.ok("rm", "-fa")
+    assert root.ok("network", "create", "--ignore", "front")
+    killed = root("network", "create", "late", LAMINA_FAULT="network.record-written")
+    assert killed.code == -signal.SIGKILL
+    assert "late" not in root.ok("network", "ls", "--format", "{{.Name}}").split()
+    assert root.ok("network", "create", "late")
