@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from integration.run.test_run import make_store, members
+from lamina.run.networks.place import existing
+from lamina.store.store import Store
 from support import PLAIN_USER, lamina, made_once, plain_user, require_root, require_tool
 
 _ALONE = "59999"
@@ -115,6 +117,9 @@ def root(tmp_path: Path) -> Iterator[Side]:
     assert [name for name in interfaces if name in rules] == []
     assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(store) in line] == []
     assert side.processes == []
+    place = existing(Store.open(str(store)))
+    assert place is not None
+    assert not Path(place.directory).exists()
 
 
 @pytest.fixture(params=["root", PLAIN_USER, _ALONE])
@@ -183,6 +188,8 @@ def test_a_running_container_is_connected_and_disconnected(side: Side) -> None:
     assert side("exec", "web", "cat", "/etc/hosts").out.count(side.address("web", "front")) == 1
     again = side("network", "disconnect", "back", "web")
     assert (again.code, "is not connected to the network back" in again.err) == (5, True)
+    side.ok("network", "disconnect", "front", "web")  # the last one: it still ends as the others do
+    assert "eth" not in side.ok("exec", "web", "ip", "link")
 
 
 def test_a_created_container_is_connected_at_its_start(side: Side) -> None:

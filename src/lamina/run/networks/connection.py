@@ -294,9 +294,9 @@ def release(store: Store, container: Container) -> None:
         return
     with Catalog(store).locked():
         state, networks = read_state(directory), networks_in(directory)
-        if not networks:
+        if "networks" not in state:  # it only has published ports
             return
-        if state.get("boot") == boot_id():
+        if networks and state.get("boot") == boot_id():
             where = place.existing(store)
             if where is not None and where.pid == state.get("place"):
                 _release(store, container, where, networks)
@@ -324,7 +324,7 @@ def _release(store: Store, container: Container, where: Place, networks: Mapping
 
 
 def _end_place(store: Store) -> None:
-    if not privileges.is_root() and not running_on(store):
+    if not running_on(store):
         place.end(store)
 
 

@@ -267,7 +267,12 @@ def set_up(interface: str) -> None:
 def end(store: Store) -> None:
     """End the holder and what belongs to it, unless another process is about to start a container. No container is on
     a network. Call it under the lock of the catalog."""
-    if privileges.is_root() or not _is_unwanted(store):
+    if privileges.is_root():
+        place = existing(store)
+        if place is not None and not aardvark(place.directory):
+            _remove(place.directory)
+        return
+    if not _is_unwanted(store):
         return
     directory = _directory(store)
     pid = _holder(directory)
@@ -290,8 +295,12 @@ def _pasta(directory: str) -> int:
 
 def _clear(directory: str) -> None:
     """Remove the files of a holder that has ended."""
+    _remove(directory)
+    with reported(directory):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+
+
+def _remove(directory: str) -> None:
     from shutil import rmtree
 
     rmtree(directory, ignore_errors=True)
-    with reported(directory):
-        os.makedirs(directory, mode=0o700, exist_ok=True)
