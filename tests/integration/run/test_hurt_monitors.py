@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from integration.run.test_library_run import until
 from integration.run.test_run import make_store, members, mounts_of
-from support import lamina, made_once, require_root, require_tool
+from support import lamina, made_once, require_root, require_tool, running
 
 LIVE = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
 
@@ -204,3 +206,57 @@ def test_detach_and_attach_exclude_each_other(root: Path) -> None:
     assert (done.returncode, done.stdout) == (125, b"")
     assert b"--detach and --attach exclude each other" in done.stderr
     assert told(root, "ps", "-a", "-q") == ""
+
+
+def test_a_command_that_is_attached_and_never_reads_does_not_keep_the_container(root: Path) -> None:
+    behind(root, script="while :; do echo a line that nobody reads; done")
+    (directory,) = root.glob("containers/*")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        to_monitor(silent, directory)
+        silent.send(b"Aoe")
+        until(lambda: sleeps_in_write(record(root)["program"]))
+        assert told(root, "stop", "-t", "0", "c") == "c"
+        assert state(root) == "exited 137"
+        assert told(root, "start", "c") == "c"
+
+
+def to_monitor(one: socket.socket, directory: Path) -> None:
+    """Connect; the path of a socket has 107 bytes at most."""
+    place = os.open(directory, os.O_PATH)
+    try:
+        one.connect(f"/proc/self/fd/{place}/control")
+    finally:
+        os.close(place)
+
+
+def sleeps_in_write(pid: int) -> bool:
+    return b"pipe_write" in Path(f"/proc/{pid}/wchan").read_bytes()
+
+
+def test_who_reads_late_reads_all(root: Path) -> None:
+    script = "head -c 250000 /dev/zero | tr '\\0' x; echo end"
+    words = ("run", "--network", "none", "--name", "c", "app", "sh", "-c", script)
+    with running(*words, root=root) as process:
+        until(lambda: list(root.glob("containers/*/container.json")) and state(root) == "exited 0")
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, len(out), out[-5:]) == (0, 250_004, b"xend\n")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"?", b"A", b"W1 1 1", b"W99999 99999", b"S99", b"Sx", b"I" + b"x" * 40_000, b"\xff"]
+)
+def test_a_monitor_takes_any_words(root: Path, said: bytes) -> None:
+    behind(root, "-i")
+    (directory,) = root.glob("containers/*")
+    many = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]
+    for one in many:
+        one.setblocking(False)
+        with suppress(BlockingIOError, BrokenPipeError):  # it takes 64, and lets go who speaks no sense
+            to_monitor(one, directory)
+            one.send(said)
+            one.send(said)
+    for one in many:
+        one.close()
+    assert told(root, "exec", "c", "echo", "lives") == "lives"
+    assert told(root, "stop", "c") == "c"
+    assert state(root) == "exited 3"

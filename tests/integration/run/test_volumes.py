@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from integration.run.test_crun import ONE_HIERARCHY
 from integration.run.test_run import make_store, members, mounts_of, out, run, wait_for
+from lamina.run.volumes.remove import discard
 from lamina.store.fault import VOLUME_POINTS
 from support import lamina, made_once, require_root, require_tool, running
 
@@ -528,3 +530,15 @@ def test_a_full_disk_leaves_no_volume(root: Path, tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", root / "volumes"], check=True)
     assert lamina("ps", "-aq", root=root).stdout == b""
+
+
+def test_two_processes_remove_one_volume(tmp_path: Path) -> None:
+    """Commands clear up what others have set aside, so a removal has company at any time."""
+    for turn in range(5):
+        top = tmp_path / f"aside-{turn}"
+        for number in range(200):
+            (top / f"d{number}").mkdir(parents=True)
+            (top / f"d{number}" / "file").touch()
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(discard, [str(top)] * 4)) == [None] * 4
+        assert not top.exists()

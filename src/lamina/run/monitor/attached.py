@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 from contextlib import suppress
 
 from lamina.run.monitor.packets import (
@@ -159,6 +160,16 @@ class Commands:
         for one in self._every.values():
             with suppress(OSError):
                 one.send(EXIT + str(code).encode())
+
+    def linger(self) -> None:
+        """Stay until all have taken what was told, or have gone."""
+        while any(one.waiting for one in self._every.values()):
+            poll = select.poll()
+            for descriptor, one in self._every.items():
+                if one.waiting:
+                    poll.register(descriptor, select.POLLOUT)
+            for descriptor, _ in poll.poll():
+                self.flush(descriptor)
 
     def detach_all(self) -> None:
         for descriptor in list(self._every):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16
 _REST = 1.0  # seconds without output, after which a pipe that the program left open is given up
 _MOST_INPUT = 1 << 18
+_MOST_REST = 16  # pieces: a pipe holds 1 MiB at most (pipe(7))
 
 
 Finish = Callable[["Plan", int, int], None]
@@ -70,6 +71,7 @@ def main(finish: Finish) -> int:
     if code is None:
         return CANNOT_RUN
     finish(plan, lock, code)
+    monitor.commands.linger()
     return code
 
 
@@ -171,8 +173,10 @@ class Monitor:
     def _is_over(self) -> bool:
         """Whether the program, which has ended, stays so; it is started again when that is due."""
         if self._outputs:
-            if time.monotonic() - self._quiet_since < _REST or self.commands.blocked:
+            if time.monotonic() - self._quiet_since < _REST:
                 return False
+            if self.commands.blocked:
+                self._read_rest()
             self._close_outputs()
         assert self._code is not None
         if not self._again_at:
@@ -314,6 +318,20 @@ class Monitor:
         stream = self._outputs[number]
         self._log.write(stream, data)
         self.commands.tell(stream, data)
+
+    def _read_rest(self) -> None:
+        """Read what the program has left in its pipes, for a command that reads slowly or not at all: the container
+        has ended, and does not wait for it."""
+        for number, stream in self._outputs.items():
+            for _ in range(_MOST_REST):
+                try:
+                    data = os.read(number, _PIECE)
+                except OSError:
+                    break
+                if not data:
+                    break
+                self._log.write(stream, data)
+                self.commands.tell(stream, data)
 
     def _feed(self, stdin: int) -> None:
         """Pass input on to the program."""

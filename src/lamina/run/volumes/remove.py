@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from lamina.errors import Conflict, LaminaError, NotFound, StoreDamaged
 from lamina.host import mountinfo
@@ -49,17 +50,22 @@ def remove_volume(store: Store, name: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a volume that was set aside, or was never finished. Raises SystemFailure."""
+    """Remove a volume that was set aside, or was never finished. Another process may remove it at the same time, as
+    commands clear up what others have left. Raises SystemFailure."""
     with reported(path):
         if not os.path.isdir(path) or os.path.islink(path):
-            os.unlink(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
             return
         for target in mountinfo.below(path):
             kernel.unmount(target)
-    try:
-        remove_tree(path)
-    except OSError as error:
-        raise failure(error, path) from error
+    while os.path.lexists(path):
+        try:
+            remove_tree(path)
+        except FileNotFoundError:
+            continue  # another process has removed a part of it
+        except OSError as error:
+            raise failure(error, path) from error
     point("volume.removed")
 
 
