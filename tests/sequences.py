@@ -382,6 +382,8 @@ class _Player:
         names = sorted(self._names)
         if names:
             self._run(["rm", "-fv", *names])
+            for noun in ("volume", "network"):
+                self._run([noun, "rm", *names])
 
 
 def _bytes(text: str) -> bytes:
