@@ -160,6 +160,10 @@ class Soak:
             self.report.identities |= {word for word in (out or b"").decode().split() if len(word) == 64}
         if process.returncode == -signal.SIGKILL and kill_after is not None:
             return
+        if process.returncode == 6 and b"ended before the program started" in error:
+            return  # its monitor was killed
+        if process.returncode == 1 and verb == "logs" and b"has no log" in error:
+            return  # with --rm, and not started yet: as one that runs in front
         if process.returncode not in _EXPECTED or b"Traceback" in error:
             self._wrong(
                 f"{' '.join(words)}: exit code {process.returncode}: {error.decode(errors='replace')[-1500:]}"

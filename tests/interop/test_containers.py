@@ -49,8 +49,80 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
-_REFUSED = "refusals of `run` and `create` are 125, of `exec` and `start` 125 to 127 or lamina's own codes"
-DIFFERENCES: dict[str, dict[str, str]] = {}
+DIFFERENCES: dict[str, dict[str, str]] = {
+    "run -d -t": {
+        "show @a '{{.Config.Tty}} {{.Config.OpenStdin}} {{.Config.AttachStdout}}'": "AttachStdout is not recorded",
+    },
+    "run -d and -a": {"run -d -a stdout --name @a app true": "all refusals of `run` are 125"},
+    "the options in inspect": {
+        "show @a '{{json .Config.Env}}'": "each variable once",
+        "show @a '{{json .Config.Labels}} {{.Config.WorkingDir}} {{.Config.User}} {{.Config.Hostname}}'": (
+            "a label file may have labels without a value, as podman's and newer dockers' may"
+        ),
+        "show @a '{{.Config.Image}} {{.Name}} {{.Driver | len | eq 0}} {{.Platform}}'": (
+            "how a container is mounted is known when it starts"
+        ),
+    },
+    "rights in inspect": {
+        "show @a '{{json .HostConfig.CapAdd}} {{json .HostConfig.CapDrop}} {{json .HostConfig.SecurityOpt}} "
+        "{{json .HostConfig.GroupAdd}}'": "the names of capabilities as newer dockers and podman write them",
+    },
+    "defaults in inspect": {
+        "show @a '{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}} "
+        "{{.HostConfig.AutoRemove}} {{.HostConfig.LogConfig.Type}} {{json .HostConfig.LogConfig.Config}}'": (
+            "the default log driver is local"
+        ),
+    },
+    "logs --tail": {"logs --tail x @a": "refused: it is no number"},
+    "logs that are not text": {"logs @a": "bytes stay as they were written"},
+    "logs --details": dict.fromkeys(
+        ("run --name @a --log-opt labels=x --label x=y app echo one", "logs --details @a"),
+        "the driver local has no labels",
+    ),
+    "exec": dict.fromkeys(
+        (
+            "exec @a nothing-here",
+            "exec @a /etc/passwd",
+            "exec -w /nowhere @a true",
+            "exec -u nobody-here @a true",
+        ),
+        "as `run` and podman: 127 for what is not there, and the reason on standard error",
+    ),
+    "exec -d of what is not there": {"code exec -d @a nothing-here": "as podman: 127"},
+    "other detach keys": {
+        "code run --detach-keys ctrl-nonsense --name @b app true": "all refusals of `run` are 125",
+    },
+    "attach and detach": dict.fromkeys(
+        (r"typed 'one\r\x10\x11' attach @a", r"typed 'two\rq' attach --detach-keys q @a"),
+        "as podman: to detach is no failure",
+    ),
+    "restart": {"state @a": "what runs has not finished"},
+    "restart of a paused one": {"state @a": "what runs has not finished"},
+    "rm of a running one": {"code rm -f @a": "as podman: -f says nothing of what is not there"},
+    "commit": {"run --rm image-@a sh -c 'echo $A $B'": "as podman: -e of `run` may be a secret, and stays out"},
+    "export": {"code export -o {d}/tar @a": "it says how much it has written"},
+    "volume prune": dict.fromkeys(
+        ("volume prune -f", "volume ls -q"), "as docker since 23: volumes with names stay, unless --all is given"
+    ),
+    "system prune": {"volume ls -q": "as docker since 23: volumes with names stay"},
+    "any free port": {"port-count @b": "addresses of IPv6 in brackets, as newer dockers write them"},
+    "an internal network": {
+        "run --rm --network @n app sh -c 'ip route | grep -c default'": "as podman: no default route",
+    },
+    "events of a life": {
+        "events --since 1h --until 0s -f container=@a -f label=x=@a --format '{{.Action}}'": (
+            "exec_create ends without a space, as in newer dockers"
+        ),
+    },
+    "events of volumes": {
+        "events --since 1h --until 0s -f volume=@v --format '{{.Action}}'": (
+            "a volume that is there is not created again"
+        ),
+    },
+    "names and prefixes": {
+        "inspect -f '{{.Name}}' @a @nosuch": "stdout never holds a part of an answer",
+    },
+}
 """The lines of sequences whose answers are meant to differ, and why."""
 
 

@@ -5,37 +5,18 @@ from __future__ import annotations
 
 import click
 
-from lamina.cli import say
 from lamina.cli.access import identity_options, retry_options
-from lamina.cli.format.output import ask, print_deleted, write
+from lamina.cli.format.output import ask, print_deleted
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
 from lamina.cli.session import Session
-from lamina.cli.store.system import system_df, system_prune
+from lamina.cli.store.system import container_prune, system_df, system_prune
 from lamina.cli.verbs import command
-from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.store.store import Store
+from lamina.errors import NotFound, UsageError
 
-__all__ = ["system_df", "system_prune"]
+__all__ = ["container_prune", "system_df", "system_prune"]
 """docker's verbs that have a module of their own; `nouns` finds all here."""
 
 _FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
-
-
-@command(
-    "prune",
-    "lamina container prune\nlamina container prune -f",
-    short_help="Remove all containers that have ended.",
-)
-@_FORCE
-@click.pass_obj
-def container_prune(session: Session, force: bool) -> None:
-    """Remove all containers that are not running, with everything that they wrote (the same as `lamina rm --all`)."""
-    store = session.store_if_any
-    if store is None:
-        return
-    if not force:
-        ask("Remove all containers that have ended?")
-    _fail(_remove_ended(store))
 
 
 @command(
@@ -134,26 +115,3 @@ def list_tags(session: Session, repository: str, format: str | None) -> None:
     from lamina.cli.registry.queries import print_tags
 
     print_tags(session, repository, format or "json")
-
-
-def _remove_ended(store: Store) -> list[LaminaError]:
-    from lamina.run.container.ending import clear, remove
-
-    failed: list[LaminaError] = list(clear(store))
-    for one in store.containers.every():
-        if store.containers.is_running(one):
-            continue
-        try:
-            remove(store, one, force=False)
-            write(one.id)
-        except LaminaError as error:
-            failed.append(error)
-    return failed
-
-
-def _fail(errors: list[LaminaError]) -> None:
-    """Print all errors but the first, then raise the first."""
-    for more in errors[1:]:
-        say(str(more))
-    if errors:
-        raise errors[0]

@@ -374,6 +374,7 @@ def parse_memory(word: str) -> int | None:
 
 
 def parse_name(word: str) -> str:
+    word = word.removeprefix("/")  # as docker's inspect shows names
     if not _NAME.fullmatch(word) or len(word) > 200:
         raise UsageError(f"{word!r:.100} is not a container name", hint="use letters, digits, _ . and -")
     return word

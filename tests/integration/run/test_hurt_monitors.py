@@ -260,3 +260,14 @@ def test_a_monitor_takes_any_words(root: Path, said: bytes) -> None:
     assert told(root, "exec", "c", "echo", "lives") == "lives"
     assert told(root, "stop", "c") == "c"
     assert state(root) == "exited 3"
+
+
+def test_a_pause_of_a_container_that_is_about_to_end(root: Path) -> None:
+    program = behind(root)["program"]
+    os.kill(record(root)["pid"], signal.SIGSTOP)  # it does not see the end
+    os.kill(program, signal.SIGKILL)
+    until(lambda: "State:\tZ" in Path(f"/proc/{program}/status").read_text())
+    done = lamina("pause", "c", root=root)
+    assert done.returncode == 5, done
+    assert b"does not run" in done.stderr
+    assert record(root)["paused"] is False

@@ -47,6 +47,37 @@ def system_prune(session: Session, all_: bool, volumes: bool, force: bool, filte
         ask(_question(all_, volumes, filters))
     store = session.store_if_any
     freed, failed = _prune(session, store, all_, volumes, chosen, filters) if store else (0, [])
+    _report(freed, failed)
+
+
+@command(
+    "prune",
+    "lamina container prune\nlamina container prune -f --filter until=24h --filter label!=keep",
+    short_help="Remove all containers that do not run.",
+)
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--filter", "filters", multiple=True, metavar="FILTER", help="until=AGE, label=NAME or label!=NAME.")
+@click.pass_obj
+def container_prune(session: Session, force: bool, filters: tuple[str, ...]) -> None:
+    """Remove all containers that do not run, with everything that they wrote."""
+    from lamina.run.container.pruning import Filters, prune
+    from lamina.run.container.user_namespace import enter
+
+    chosen = Filters.parse(filters, time.time_ns())
+    if not force:
+        ask("WARNING! This will remove all stopped containers.\nAre you sure you want to continue?")
+    names: list[str] = []
+    freed = 0
+    failed: list[LaminaError] = []
+    store = session.store_if_any
+    if store is not None:
+        enter(store)
+        freed, failed = prune(store, chosen, names.append)
+    _print("Deleted Containers:", names)
+    _report(freed, failed)
+
+
+def _report(freed: int, failed: list[LaminaError]) -> None:
     write(f"Total reclaimed space: {human_size(freed)}")
     for more in failed[1:]:
         say(str(more))

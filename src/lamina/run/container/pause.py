@@ -6,7 +6,7 @@ from lamina.errors import Conflict, SystemFailure, Unsupported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of
-from lamina.run.container.running import check_running
+from lamina.run.container.running import check_running, first_process, not_running
 from lamina.store.containers import RESTARTING
 
 if TYPE_CHECKING:
@@ -32,8 +32,11 @@ def pause(store: Store, container: Container) -> None:
         store.containers.write(replace(now, paused=True), lasting=False)  # first: what is frozen must be known
         try:
             sandbox.pause()
-        except BaseException:
+        except BaseException as error:
             store.containers.write(now, lasting=False)
+            alive = now.is_program_alive if now.program else first_process(store, now)
+            if isinstance(error, SystemFailure) and not alive:
+                raise not_running(now) from None  # it is about to start, or to end
             raise
     note_event(store.paths.root, now, "pause")
 

@@ -67,8 +67,10 @@ def wake(directory: str) -> None:
     """Make the monitor, if there is one, look at the container's files again."""
     with suppress(Conflict, OSError):
         connection = _socket.socket(fileno=connect(directory, ""))
-        connection.send(WAKE)
-        connection.close()
+        try:
+            connection.send(WAKE)
+        finally:
+            connection.close()
 
 
 def exit_code_from(connection: int) -> int | None:
