@@ -23,6 +23,8 @@ loopback ports to the container."""
 _OPEN_LOW_PORTS = "echo 0 2>/dev/null >/proc/sys/net/ipv4/ip_unprivileged_port_start || true"
 """docker's setting: every user of a container may use its ports below 1024. Root of a container of bubblewrap has no
 rights in a network namespace that was made outside."""
+_PASTA = (b"pasta", b"passt")
+"""What names of pasta's process begin with: it runs passt.avx2 where the processor allows that."""
 _LOCAL = ("127.", "::1", "0.0.0.0")
 _RESOLV, _UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
 _FORWARDER = "169.254.1.1"
@@ -188,24 +190,15 @@ class NetworkNamespace:
         from lamina.run.published import forwarder
         from lamina.view import kernel
 
-        forwarder.close_left(directory)
-        path, pid = os.path.join(directory, "netns"), os.path.join(directory, "pasta.pid")
+        path = os.path.join(directory, "netns")
         try:
-            with open(pid, encoding="utf-8") as file:
-                number = int(file.read())
-            held = os.pidfd_open(number)
-            try:
-                with open(f"/proc/{number}/comm", encoding="utf-8", errors="replace") as file:
-                    if file.read().startswith("pasta"):  # pidfd_open may have got another process with the same pid
-                        signal.pidfd_send_signal(held, signal.SIGTERM)
-            finally:
-                os.close(held)
-        except (OSError, ValueError):
-            pass
-        if os.path.exists(path):
-            if is_namespace(path):
-                kernel.unmount(path)
-            os.unlink(path)
+            forwarder.close_left(directory)
+        finally:
+            end_pasta(directory)
+            if os.path.exists(path):
+                if is_namespace(path):
+                    kernel.unmount(path)
+                os.unlink(path)
 
 
 class Pasta(NetworkNamespace):
@@ -224,6 +217,25 @@ class Pasta(NetworkNamespace):
         except BaseException:
             self.close()
             raise
+
+
+def end_pasta(directory: str) -> bool:
+    """End the pasta with a pid file in ``directory``; returns whether there was one. It also ends by itself when the
+    namespace's file is unmounted, but not if that happens before it watches the file."""
+    try:
+        with open(os.path.join(directory, "pasta.pid"), encoding="ascii") as file:
+            number = int(file.read(20))
+        held = os.pidfd_open(number)
+        try:  # the pid may be another process's by now
+            with open(f"/proc/{number}/comm", "rb") as comm:
+                if not comm.read().startswith(_PASTA):
+                    return False
+            signal.pidfd_send_signal(held, signal.SIGTERM)
+        finally:
+            os.close(held)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_namespace(path: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
 import socket
 import struct
@@ -102,3 +104,20 @@ def test_a_container_without_a_network_says_so_unless_that_was_asked_for(root: P
     line = b"lamina: warning: the container has no network: pasta is not installed: install the package passt\n"
     assert done.stderr.count(line) == 1
     assert line not in run(root, hidden, "--network", "none", "app", "true").stderr
+
+
+def test_pasta_ends_with_its_network_at_once(tmp_path: Path) -> None:
+    require_root()
+    require_tool("pasta")
+    if reason := network.refusal():
+        pytest.skip(reason)
+    made = network.Pasta(str(tmp_path))
+    number = int((tmp_path / "pasta.pid").read_text())
+    held = os.pidfd_open(number)
+    try:
+        assert network.end_pasta(str(tmp_path))  # whatever its program is called
+        assert select.select([held], [], [], 30)[0] == [held]
+    finally:
+        os.close(held)
+        made.close()
+    assert os.listdir(tmp_path) in ([], ["pasta.pid"])

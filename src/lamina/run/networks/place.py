@@ -274,23 +274,16 @@ def end(store: Store) -> None:
         return
     if not _is_unwanted(store):
         return
+    from lamina.run import network
+
     directory = _directory(store)
     pid = _holder(directory)
-    for one in (aardvark(directory), _pasta(directory), pid):
+    network.end_pasta(directory)
+    for one in (aardvark(directory), pid):
         if one:
             with suppress(OSError):
                 os.kill(one, signal.SIGKILL if one == pid else signal.SIGTERM)
     _clear(directory)
-
-
-def _pasta(directory: str) -> int:
-    try:
-        with open(os.path.join(directory, "pasta.pid"), encoding="ascii") as file:
-            pid = int(file.read(20))
-        with open(f"/proc/{pid}/comm", "rb") as comm:
-            return pid if comm.read().startswith(b"pasta") else 0
-    except (OSError, ValueError):
-        return 0
 
 
 def _clear(directory: str) -> None:
