@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from lamina.light import Value
 
-WORD = "host-gateway"
 _OUTSIDE = "198.51.100.1"
 _NETS = tuple(f"{first}.2." for first in ("10.0", "10.113", "10.217", "172.29", "192.168"))
 """Beginnings of networks of 256 addresses; one that the host is not in is chosen. The first is slirp4netns'."""

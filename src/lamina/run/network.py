@@ -123,12 +123,14 @@ def _read(path: str) -> str:
 
 class ContainerNetwork(Value):
     """A container's network. ``kind``: one of NETWORKS, or NAMED. ``namespace``: the path of its network namespace,
-    if that exists already. ``resolv``: the text of its resolv.conf. ``addresses``: its own on networks with names."""
+    if that exists already. ``resolv``: the text of its resolv.conf. ``addresses``: its own on networks with names.
+    ``gateway``: the address by which it reaches this host, if it has one."""
 
     kind: str
     namespace: str = ""
     resolv: str = ""
     addresses: tuple[str, ...] = ()
+    gateway: str = ""
 
 
 @contextmanager
@@ -141,11 +143,14 @@ def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Contain
         Pasta.close_left(directory)
 
 
-def connect(kind: str, resolver: Resolver, directory: str, *, own: bool = False) -> ContainerNetwork:
+def connect(
+    kind: str, resolver: Resolver, directory: str, *, own: bool = False, to_host: bool = False
+) -> ContainerNetwork:
     """As ``connected``, until ``Pasta.close_left`` is called. ``own``: a container without a network gets a namespace
-    that exists before it starts."""
+    that exists before it starts. ``to_host``: the container is to reach this host by one of its addresses."""
     if kind == "pasta":
-        return ContainerNetwork(kind, Pasta(directory, forward=bool(resolver.forwarded)).plain_path, resolver.text)
+        made = Pasta(directory, forward=bool(resolver.forwarded), to_host=to_host)
+        return ContainerNetwork(kind, made.plain_path, resolver.text, gateway=made.host)
     namespace = NetworkNamespace(directory).plain_path if own and kind == "none" else ""
     return ContainerNetwork(kind, namespace, resolver.text)
 
@@ -205,14 +210,23 @@ class Pasta(NetworkNamespace):
     """A network namespace that is connected through sockets of this process's user, by pasta(1). It is a file,
     because pasta opens it after it has dropped its privileges. ``close`` ends both."""
 
-    def __init__(self, directory: str, *, forward: bool = False) -> None:
-        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``). Raises
-        SystemFailure."""
+    def __init__(self, directory: str, *, forward: bool = False, to_host: bool = False) -> None:
+        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``).
+        ``to_host``: the container gets an address of its own, so that it reaches this host by the host's
+        (``host``). Raises SystemFailure."""
         super().__init__(directory)
+        self.host = ""
+        if to_host:
+            from lamina.run.host_gateway import host_address, own_address
+
+            self.host = host_address()
         try:
             # by default pasta of root becomes nobody, who may not enter the namespace
             words = ["pasta", "--runas", "0", "--config-net", "--quiet", "--no-map-gw", *_NO_PORTS]
             words += ["--dns-forward", _FORWARDER] if forward else []
+            if self.host:
+                own = own_address(_read("/proc/net/route"))
+                words += ["--address", own.address, "--netmask", "24", "--gateway", own.gateway]
             _check([*words, "--pid", os.path.join(directory, "pasta.pid"), "--netns", self.path])
         except BaseException:
             self.close()

@@ -381,22 +381,23 @@ def parse_name(word: str) -> str:
 
 
 def parse_host(word: str, network: str = "") -> tuple[str, str]:
-    """``NAME:ADDRESS`` or ``NAME=ADDRESS``. The address host-gateway means this host; only the host's own ``network``
-    has one. Raises UsageError."""
+    """``NAME:ADDRESS`` or ``NAME=ADDRESS``. The address HOST_GATEWAY means this host; which one that is depends on
+    the network, when the container starts. Raises UsageError."""
     import ipaddress
 
     name, sign, address = word.partition("=")
     if not sign:
         name, _, address = word.partition(":")
-    if address == "host-gateway":
-        if network != "host":
+    is_name = bool(name) and not set(name) & set(" \t\n\0#")
+    if address == HOST_GATEWAY and is_name:
+        if network == "none":
             raise UsageError(
-                f"--add-host {word!r:.100}: this host has no address in the container's network",
-                hint="use --network host, or give an address",
+                f"--add-host {word!r:.100}: a container without a network can't reach this host",
+                hint="leave --network none out",
             )
-        address = "127.0.0.1"
+        return name, "127.0.0.1" if network == "host" else HOST_GATEWAY
     try:
-        if name and not set(name) & set(" \t\n\0#"):
+        if is_name:
             return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         pass
@@ -437,6 +438,8 @@ _NAMESPACES = {
     "uts": ("", "host"),
     "cgroupns": ("", "host"),
 }
+HOST_GATEWAY = "host-gateway"
+"""docker's word for the address by which a container reaches this host."""
 CONTAINER, FILE = "container:", "ns:"
 """How the options of SHARED_KINDS name another container, or the file of a namespace."""
 SHARED_KINDS = ("network", "pid", "ipc", "uts")

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,30 @@ def test_a_namespace_that_is_a_file(root_call: Call, tmp_path: Path) -> None:
         assert found == f"net:[{os.stat(namespace.path).st_ino}]"
     finally:
         namespace.close()
+
+
+def accepted_from(server: socket.socket) -> str:
+    """Accept a connection and close it; the client's address."""
+    one, client = server.accept()
+    one.close()
+    return str(client[0])
+
+
+@pytest.mark.parametrize("words", [(), ("--network", "front")])
+def test_host_gateway_reaches_this_host_but_not_its_loopback(root_call: Call, words: tuple[str, ...]) -> None:
+    if words:
+        if not programs.find("netavark"):
+            require_tool("netavark")
+        said(root_call, "network", "create", "front")
+    try:
+        with socket.create_server(("0.0.0.0", 0)) as every, socket.create_server(("127.0.0.1", 0)) as loopback:
+            ports = [one.getsockname()[1] for one in (every, loopback)]
+            script = "; ".join(f"busybox nc -w 1 here {port} </dev/null && echo {port}" for port in ports)
+            run = ("run", "--rm", *words, "--add-host", "here:host-gateway", "app", "sh", "-c", f"{script}; true")
+            with ThreadPoolExecutor(1) as pool:
+                every.settimeout(30)
+                client = pool.submit(accepted_from, every)
+                assert said(root_call, *run).split() == [str(ports[0])]
+                assert client.result() != "127.0.0.1"
+    finally:
+        root_call("network", "rm", "--force", "front")

@@ -140,7 +140,8 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
     (lambda word: parse_namespace(word, "ipc"), ["container:", "moon"]),
     (lambda word: parse_namespace(word, "uts"), ["shareable"]),
     (lambda word: parse_namespace(word, "cgroupns"), ["container:web", "ns:/x"]),
-    (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "db:host-gateway", "#:1.2.3.4"]),
+    (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "#:1.2.3.4", ":host-gateway"]),
+    (lambda word: parse_host(word, "none"), ["db:host-gateway"]),
 ]  # fmt: skip
 
 
@@ -186,6 +187,10 @@ def test_valid_values_are_parsed() -> None:
     assert parse_env_file("\ufeffA=1\nB=\ufeff2", {}) == [("A", "1"), ("B", "\ufeff2")]
     words = ("", "private", "shareable", "host", "none", "container:web", "ns:/x")
     assert [parse_namespace(word, "ipc") for word in words] == ["", "", *words[2:]]
+    assert parse_host("db=10.0.0.5") == ("db", "10.0.0.5")
+    assert parse_host("db=[fd00::1]") == ("db", "fd00::1")
+    assert parse_host("here:host-gateway", "host") == ("here", "127.0.0.1")
+    assert parse_host("here:host-gateway") == ("here", "host-gateway")
 
 
 @pytest.mark.parametrize(

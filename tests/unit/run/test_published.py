@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import UsageError
+from lamina.run.host_gateway import own_address
 from lamina.run.options import ContainerOptions, Port
 from lamina.run.published.shown import (
     Binding,
@@ -156,3 +157,22 @@ def test_bindings_survive_a_file_and_damage() -> None:
     assert from_json(to_json(bound)) == bound
     assert from_json([*to_json(bound), None, {}, {"host_ip": 1}, {"host_port": True}]) == bound
     assert from_json({"ports": 1}) == ()
+
+
+ROUTES = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ("eth0\t00000000\t010200C0\t3\t0\t0\t0\t00000000\n", "10.0.2.100"),
+        ("eth0\t0002000A\t00000000\t1\t0\t0\t0\t00FFFFFF\n", "10.113.2.100"),
+        ("eth0\t0F02000A\t00000000\t1\t0\t0\t0\tFFFFFFFF\n", "10.113.2.100"),
+        ("eth0\t0000000A\t00000000\t1\t0\t0\t0\t000000FF\n", "172.29.2.100"),
+        ("nonsense\n", "10.0.2.100"),
+        ("", "10.0.2.100"),
+    ],
+)
+def test_a_container_gets_an_address_where_this_host_has_no_route(routes: str, expected: str) -> None:
+    found = own_address(ROUTES + routes)
+    assert (found.address, found.gateway) == (expected, expected.removesuffix("100") + "2")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from lamina.host import privileges
 from lamina.light import TYPE_CHECKING
-from lamina.run.network import NAMED, ContainerNetwork, NetworkNamespace, host_resolver
+from lamina.run.host_gateway import host_address
+from lamina.run.network import NAMED, ContainerNetwork, NetworkNamespace, host_resolver, refusal
 from lamina.run.networks import connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
@@ -28,4 +30,12 @@ def connect(
         raise
     host = "" if found.servers else host_resolver(NAMED, on_warning).text
     resolv = connection.resolv_conf(found.servers, host)
-    return ContainerNetwork(NAMED, namespace.plain_path, resolv, found.addresses)
+    return ContainerNetwork(NAMED, namespace.plain_path, resolv, found.addresses, _gateway(found.gateways))
+
+
+def _gateway(gateways: Sequence[str]) -> str:
+    """The address by which a container on networks reaches this host: of the bridge, which is on this host or, for a
+    plain user, in a namespace whose pasta leads to this host's address; "" if its networks are internal."""
+    if not gateways or privileges.is_root():
+        return next((one for one in gateways if ":" not in one), gateways[0] if gateways else "")
+    return "" if refusal() else host_address()

@@ -9,7 +9,7 @@ from lamina.run import network
 from lamina.run.bundle import Joined, Task, check_architecture, prepare_spec
 from lamina.run.container.ending import release_networks
 from lamina.run.container.record import sandbox_of, wanted_of
-from lamina.run.options import OWN_NETWORK, SHARED_KINDS, publishes
+from lamina.run.options import HOST_GATEWAY, OWN_NETWORK, SHARED_KINDS, publishes
 from lamina.run.rootfs import Inside
 from lamina.run.spec import check_words
 from lamina.run.supported import check_supported
@@ -70,12 +70,16 @@ class Preparation:
         else:
             resolver = network.host_resolver(kind, self._on_warning)
             own = publishes(self.wanted) and self.wanted.network in OWN_NETWORK
-            found = network.connect(kind, resolver, self.sandbox.directories.bundle, own=own)
+            found = network.connect(kind, resolver, self.sandbox.directories.bundle, own=own, to_host=self._to_host)
         if found.namespace and (config.exposed_ports or self.wanted.expose or publishes(self.wanted)):
             from lamina.run.container import ports
 
             ports.publish(self.store, container, self.wanted, config.exposed_ports, found.namespace)
         return found
+
+    @property
+    def _to_host(self) -> bool:
+        return any(address == HOST_GATEWAY for _, address in self.wanted.add_hosts)
 
     def _shared(self) -> str:
         """Find what the container shares with others; the path of the network namespace, "" for its own."""

@@ -37,6 +37,7 @@ class Connected(Value):
 
     addresses: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
 
 
 def connect(
@@ -263,7 +264,8 @@ def connected(directory: str) -> Connected:
     networks = networks_in(directory).values()
     found = dict.fromkeys(word.partition("/")[0] for one in networks for word in one.get("addresses", ()))
     servers = dict.fromkeys(word for one in networks for word in one.get("servers", ()))
-    return Connected(tuple(found), tuple(servers))
+    gateways = dict.fromkeys(word for one in networks for word in one.get("gateways", ()))
+    return Connected(tuple(found), tuple(servers), tuple(gateways))
 
 
 def resolv_conf(servers: Sequence[str], host: str) -> str:

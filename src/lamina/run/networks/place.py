@@ -223,7 +223,7 @@ def _hold(directory: str, orphan: int, on_warning: Callable[[str], object]) -> N
             namespace = network.NetworkNamespace(directory)
         else:
             resolver = network.host_resolver("pasta", on_warning)
-            namespace = network.Pasta(directory, forward=bool(resolver.forwarded))
+            namespace = network.Pasta(directory, forward=bool(resolver.forwarded), to_host=True)
             _resolve(directory, resolver.text)
         with reported(namespace.path):
             opened = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
