@@ -56,6 +56,9 @@ def _of(program: str, *rows: Row) -> list[Row]:
 
 _RUNS = [
     Row("run --rm alpine echo hello", out="hello"),
+    Row("run --rm -p 127.0.0.1::80 alpine echo up", out="up"),
+    Row("run --rm -p 8080:99999 alpine echo up", code=125, err="'99999' is not a port"),
+    Row("port old", out=""),
     Row("run --rm alpine:3.20 cat /etc/os-release", has="Alpine"),
     Row(
         "run hello-world", has="Hello from a registry", then=("lamina images -q hello-world | wc -l", "1"), alone=True
@@ -618,7 +621,6 @@ _LATER = [
         for words, named in (
             ("-d --name bg nginx", "background"),
             ("-dit --name bg alpine sh", "background"),
-            ("-p 8080:80 --rm nginx", "ports"),
             ("-d --restart=always nginx", "background"),
         )
     ),
@@ -635,7 +637,6 @@ _LATER = [
             "network ls",
             "network create front",
             "compose up -d",
-            "port web",
             "events",
         )
     ),
