@@ -16,6 +16,7 @@ from lamina.run.rootfs import Inside
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FURTHER = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 Owner = tuple[int, int] | None
 MAX_DEPTH = 2000
 _ATTEMPTS = 100
@@ -36,8 +37,8 @@ def copy_out(
     SystemFailure."""
     if content_only:
         with _opened(inside, path, os.O_RDONLY | os.O_DIRECTORY) as source, _directory(target) as there:
-            _Copier(there, None).below(source, there)
-            _attributes(os.fstat(source), there, None, 0o7777)
+            _Copier(there, None, extended=True).below(source, there)
+            _attributes(os.fstat(source), there, None, 0o7777, source)
         if lasting:
             _sync(target)
         return
@@ -138,11 +139,13 @@ def _directory(path: str) -> Iterator[int]:
 class _Copier:
     """One copy of a tree. Hardlinks within it stay hardlinks."""
 
-    def __init__(self, top: int, owner: Owner, *, bits: int = 0) -> None:
+    def __init__(self, top: int, owner: Owner, *, bits: int = 0, extended: bool = False) -> None:
         """``top``: the directory that the copy is made in. ``owner``: of all files, None to keep each file's
-        own. ``bits``: the bits of modes that are kept: a set-user-ID program must not become one of another user."""
+        own. ``bits``: the bits of modes that are kept: a set-user-ID program must not become one of another user.
+        ``extended``: with extended attributes."""
         self._top, self._owner = top, owner
         self._bits = bits or (0o7777 if owner is None else 0o1777)
+        self._extended = extended
         self._first: dict[tuple[int, int], tuple[str, ...]] = {}
 
     def below(self, source: int, target: int, at: tuple[str, ...] = ()) -> None:
@@ -206,7 +209,7 @@ class _Copier:
         below, there = os.open(name, DIRECTORY, dir_fd=source), os.open(new, DIRECTORY, dir_fd=target)
         try:
             self.below(below, there, (*at, new))
-            _attributes(state, there, self._owner, self._bits)
+            _attributes(state, there, self._owner, self._bits, below if self._extended else -1)
         finally:
             os.close(below)
             os.close(there)
@@ -218,7 +221,7 @@ class _Copier:
             try:
                 while data := os.read(read, CHUNK):
                     write_all(written, data)
-                _attributes(state, written, self._owner, self._bits)
+                _attributes(state, written, self._owner, self._bits, read if self._extended else -1)
             finally:
                 os.close(written)
         finally:
@@ -270,8 +273,24 @@ def clear(target: int, name: str) -> None:
     os.unlink(name, dir_fd=target)
 
 
-def _attributes(state: os.stat_result, descriptor: int, owner: Owner, bits: int) -> None:
+def _attributes(state: os.stat_result, descriptor: int, owner: Owner, bits: int, source: int = -1) -> None:
+    """``source``: a descriptor of the original, if its extended attributes are copied."""
     if os.geteuid() == 0:
         os.fchown(descriptor, *(owner or (state.st_uid, state.st_gid)))
+    if source >= 0:
+        _copy_extended(source, descriptor)
     os.fchmod(descriptor, state.st_mode & bits)
     os.utime(descriptor, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def _copy_extended(source: int, target: int) -> None:
+    """Copy the extended attributes that programs see, and file capabilities, as far as the target's file system takes
+    them. ``source``, ``target``: descriptors."""
+    try:
+        names = os.listxattr(source)
+    except OSError:
+        return  # its file system has none
+    for name in names:
+        if name.startswith("user.") or name in _FURTHER:
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))

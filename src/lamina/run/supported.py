@@ -151,6 +151,7 @@ def first_unsupported(wanted: ContainerOptions) -> str:
     for mount in wanted.mounts:
         asked[f"the propagation {mount.propagation}"] = mount.propagation.removeprefix("r") != "private"
         asked[f"a mount of {mount.source} alone, without what is mounted below it"] = "bind" in mount.options
+        asked[f"noexec for {mount.target}"] = mount.kind != "tmpfs" and "noexec" in mount.options
         for option in mount.options if mount.kind == "tmpfs" else ():
             asked[f"the option {option} of a tmpfs"] = option.partition("=")[0] not in _TMPFS_OPTIONS
     return next((flag for flag, given in asked.items() if given), "")

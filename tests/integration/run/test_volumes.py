@@ -154,6 +154,20 @@ def test_a_volume_starts_with_the_files_and_owners_of_the_image(root: Path) -> N
     assert out(root, "--mount", "type=volume,src=bare2,dst=/data,volume-nocopy", "app", "ls", "/data") == ""
 
 
+def test_a_volume_starts_with_the_extended_attributes_of_the_image(root: Path) -> None:
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    made(root, "c")
+    (upper,) = [*root.glob("containers/*/upper"), *root.glob("containers/*/memory/upper")]
+    (upper / "x").mkdir()
+    (upper / "x/tool").write_text("")
+    os.setxattr(upper / "x/tool", "security.capability", capability)
+    os.setxattr(upper / "x", "user.note", b"\0\xff")
+    ok(root, "commit", "c", "noted")
+    out(root, "-v", "v:/x", "noted", "true")
+    assert os.getxattr(root / "volumes/v/tool", "security.capability") == capability
+    assert os.getxattr(root / "volumes/v", "user.note") == b"\0\xff"
+
+
 def test_labels_of_a_volume_of_mount(root: Path) -> None:
     made(root, "c", "--mount", "type=volume,src=v,dst=/v,volume-label=a=b,volume-label=c=d")
     assert inspected(root, "v")["Labels"] == {"a": "b", "c": "d"}
@@ -221,7 +235,8 @@ def test_volumes_from_another_container(root: Path, tmp_path: Path) -> None:
 )
 def test_what_is_refused_leaves_nothing(root: Path, words: tuple[str, ...], said: str) -> None:
     done = run(root, "--rm", *words, "app", "true")
-    assert (done.returncode, done.stderr.count(b"\n"), said in done.stderr.decode()) == (125, 1, True), done.stderr
+    told = [line for line in done.stderr.decode().splitlines() if not line.startswith("lamina: warning: ")]
+    assert (done.returncode, len(told), said in told[0]) == (125, 1, True), done.stderr
     assert lamina("ps", "-aq", root=root).stdout == b""
     assert {*names(root)} <= {"v"}
     assert mounts_of(root) == []
@@ -293,7 +308,7 @@ def test_a_killed_run_leaves_no_mount_of_an_image(root: Path) -> None:
         process.kill()
         process.wait(30)
     ok(root, "stop", "-t", "0", "c")
-    assert mounts_of(root) == []
+    assert not [line for line in mounts_of(root) if "/memory " not in line]
 
 
 def test_the_subpath_of_a_volume(root: Path) -> None:

@@ -398,6 +398,7 @@ def test_edits_of_cdi_devices() -> None:
         (ContainerOptions(mounts=(Mount("bind", "/a", "/b", ("rshared",)),)), "rshared"),
         (ContainerOptions(mounts=(Mount("bind", "/a", "/b", ("bind",)),)), "alone"),
         (ContainerOptions(mounts=(Mount("tmpfs", "", "/b", ("suid",)),)), "suid"),
+        (ContainerOptions(mounts=(Mount("volume", "v", "/b", ("noexec",)),)), "noexec for /b"),
         (ContainerOptions(mounts=(Mount("tmpfs", "", "/b", ("rw", "ro", "noexec", "size=1m", "mode=700")),)), ""),
     ],
 )  # fmt: skip

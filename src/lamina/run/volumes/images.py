@@ -32,15 +32,14 @@ def attach_image(store: Store, container: Container, number: int, mount: Mount, 
     """Mount the union of another image, and return the bind of it. Its layers are mounted once on a host, and shared
     with everything else that shows them. Raises BlobNotFound, Unsupported, SystemFailure."""
     place = _place(store, container, number)
-    target, upper, work = (os.path.join(place, name) for name in ("root", "upper", "work"))
+    target, scratch = os.path.join(place, "root"), os.path.join(place, _MAPPED)
     owners = Owners(container.users, container.groups)
-    scratch = os.path.join(place, _MAPPED)
     with reported(place):
-        for path in (target, scratch, *(() if mount.read_only else (upper, work))):
+        for path in (target, scratch):
             os.mkdir(path, 0o755)
     top = None
     if not mount.read_only or owners:
-        written = ("", "") if mount.read_only else (upper, work)
+        written = ("", "") if mount.read_only else _writable(container, number, place)
         top = Top(*written, volatile=True, owners=owners, scratch=scratch)
     mount_union(store, stack_of(store, mount), target, view=view, top=top)
     source = target
@@ -49,6 +48,18 @@ def attach_image(store: Store, container: Container, number: int, mount: Mount, 
     # a runtime that mounts it again would lose what the union was mounted with
     safe = ("nosuid", "nodev") if mount.read_only else ("nodev",)
     return replace(mount, kind="bind", source=source, options=(*mount.options, *safe))
+
+
+def _writable(container: Container, number: int, place: str) -> tuple[str, str]:
+    """New directories ``upper`` and ``work``, where the container's own writable layer is."""
+    above = os.path.join(container.top, f"mount-{number}") if container.top else place
+    upper, work = (os.path.join(above, name) for name in ("upper", "work"))
+    with reported(above):
+        if container.top and os.path.isdir(above):
+            remove_tree(above)
+        for path in (upper, work):
+            os.makedirs(path, mode=0o755)
+    return upper, work
 
 
 def pinned(store: Store, container: Container, number: int, volume: str, mount: Mount) -> str:
