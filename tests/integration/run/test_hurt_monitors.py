@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -271,3 +272,14 @@ def test_a_pause_of_a_container_that_is_about_to_end(root: Path) -> None:
     assert done.returncode == 5, done
     assert b"does not run" in done.stderr
     assert record(root)["paused"] is False
+
+
+def test_a_kill_of_a_container_that_is_about_to_start(root: Path) -> None:
+    told(root, "create", "--network", "none", "--name", "c", "app", "true")
+    (lock,) = root.glob("containers/*/lock")
+    change = {"status": "running", "pid": os.getpid()}
+    lock.with_name("container.json").write_text(json.dumps(record(root) | change))
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as the command that starts it
+        done = lamina("kill", "c", root=root)
+    assert (done.returncode, done.stderr) == (5, b"lamina: the container c does not run (see `lamina ps -a`)\n")

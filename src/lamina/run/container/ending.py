@@ -147,7 +147,7 @@ def _clear(store: Store, seen: Container) -> None:
 def signal_container(store: Store, container: Container, signal: str) -> None:
     """Send a signal to the first process. The container's monitor does not start it again at its next end, as in
     docker and podman. Raises Conflict (the container does not run), UsageError, SystemFailure."""
-    from lamina.run.container.running import check_running, not_running
+    from lamina.run.container.running import check_running, first_process, not_running
     from lamina.run.signals import parse_signal
 
     parse_signal(signal)
@@ -160,9 +160,11 @@ def signal_container(store: Store, container: Container, signal: str) -> None:
         end = time.monotonic() + _ENDING
         while store.containers.is_running(container):
             if time.monotonic() > end:
+                if not first_process(store, store.containers.get(container.id)):
+                    break
                 raise
             time.sleep(_POLL)
-        raise not_running(container) from None  # it was about to end
+        raise not_running(container) from None  # it was about to start, or to end
 
 
 def _ends(container: Container, signal: str) -> bool:
