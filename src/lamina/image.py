@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from lamina.settings import Settings
     from lamina.source.protocols import LayerHandle, Reader, Writer
     from lamina.spec.descriptor import Descriptor
-    from lamina.spec.image_config import Changes, ImageConfig
+    from lamina.spec.image_config import ImageConfig
     from lamina.spec.manifest import Manifest
     from lamina.store.containers import Container as ContainerRecord
     from lamina.store.store import Store
@@ -455,7 +455,7 @@ class Image:
           ``interval``, ``timeout``, ``start_period``, ``start_interval`` (seconds) and ``retries``. False: without
           the check of the image.
         - ``log_driver``, ``log_options``: as --log-driver and --log-opt.
-        - ``remove``: remove the container at its end, whoever ends it.
+        - ``remove``: remove the container at its end, also if another process ends it.
 
         Raises ContainerFailure (the program can't be started; the container is removed), UsageError, NotFound,
         Conflict, Unsupported, SystemFailure.
@@ -794,8 +794,9 @@ class Image:
         """
         from lamina.edit.append import append, files_of
         from lamina.edit.publish import Revision
+        from lamina.spec.image_config import changes_of
 
-        changes = _given(locals())
+        changes = changes_of(locals())
         _refuse_text("remove", remove)
         sources = [(fspath(source), to_bytes(target)) for target, source in (files or {}).items()]
         owner = None if keep_owner else (0, 0)
@@ -838,8 +839,9 @@ class Image:
         (default: untagged). ``epoch``: seconds, as SOURCE_DATE_EPOCH. Raises UsageError, BlobNotFound.
         """
         from lamina.edit.configure import with_config
+        from lamina.spec.image_config import changes_of
 
-        changes = _given(locals())
+        changes = changes_of(locals())
         step = "with_config " + " ".join(sorted(changes))
         return self._new(name, with_config(self.stack, self._store(), name, changes, created_by=step, epoch=epoch))
 
@@ -1101,9 +1103,10 @@ class RunResult:
         change the config, as in ``Image.with_config``. Raises NotFound, UsageError, SystemFailure.
         """
         from lamina.edit.publish import Packing, Revision
+        from lamina.spec.image_config import changes_of
 
         packing = Packing(self.image._packing(epoch).compression, epoch=epoch)
-        revision = Revision(comment=comment, changes=_given(locals()), packing=packing)
+        revision = Revision(comment=comment, changes=changes_of(locals()), packing=packing)
         made = self._finished.call("commit", name, revision)
         return self.image._new(name, made)
 
@@ -1139,14 +1142,6 @@ def _refuse_text(name: str, value: object) -> None:
         raise UsageError(
             f"{name} is a string, not a list: {value!r:.100}", hint=f"give a list, like {name}=[{value!r:.100}]"
         )
-
-
-def _given(arguments: Mapping[str, object]) -> Changes:
-    """Return the arguments that are fields of a config and are not ``...``."""
-    from lamina.spec.image_config import CHANGEABLE
-
-    given = {field: arguments.get(field, ...) for field in CHANGEABLE}
-    return {field: value for field, value in given.items() if value is not ...}  # type: ignore[return-value]
 
 
 def _archive(kind: str, path: str) -> Writer:

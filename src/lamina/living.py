@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 from lamina.errors import NotFound, ProgramFailed, TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any, Self, Unpack
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from types import EllipsisType
+    from typing import Any, Self
 
     from lamina.edit.changes import Change
-    from lamina.edit.publish import Revision
     from lamina.run.inspection.usage import Usage
     from lamina.run.library.jobs import StoreLocation
     from lamina.run.library.runs import Input, Output
     from lamina.spec.descriptor import Descriptor
-    from lamina.spec.image_config import Changes
     from lamina.store.containers import Container as Record
     from lamina.store.store import Store
 
@@ -281,8 +280,8 @@ class Container:
         return self
 
     def remove(self, *, force: bool = False) -> None:
-        """Remove it, with everything that it wrote and its anonymous volumes. ``force``: kill it before. It is no
-        error if it does not exist any more. Raises Conflict (it runs)."""
+        """Remove it, with everything that it wrote and its anonymous volumes. ``force``: kill it before. No error
+        if it does not exist any more. Raises Conflict (it runs)."""
         self._call("living.remove", force)
 
     def changes(self) -> tuple[Change, ...]:
@@ -293,13 +292,34 @@ class Container:
         return tuple(Change(how, path) for how, path in self._call("changes"))
 
     def commit(
-        self, name: str = "", *, comment: str = "", epoch: int | None = None, **changes: Unpack[Changes]
+        self,
+        name: str = "",
+        *,
+        comment: str = "",
+        epoch: int | None = None,
+        author: str | EllipsisType | None = ...,
+        architecture: str | EllipsisType = ...,
+        variant: str | EllipsisType | None = ...,
+        os: str | EllipsisType = ...,
+        os_version: str | EllipsisType | None = ...,
+        user: str | EllipsisType | None = ...,
+        exposed_ports: Iterable[str] | EllipsisType | None = ...,
+        env: Iterable[str] | EllipsisType | None = ...,
+        entrypoint: Iterable[str] | EllipsisType | None = ...,
+        cmd: Iterable[str] | EllipsisType | None = ...,
+        volumes: Iterable[str] | EllipsisType | None = ...,
+        working_dir: str | EllipsisType | None = ...,
+        labels: Mapping[str, str] | EllipsisType | None = ...,
+        stop_signal: str | EllipsisType | None = ...,
+        healthcheck: Mapping[str, Any] | EllipsisType | None = ...,
+        on_build: Iterable[str] | EllipsisType | None = ...,
     ) -> Any:
         """Make a new image in the store: its image plus one layer with its changes up to now. The arguments are those
         of ``RunResult.commit``. Returns the ``Image``."""
         from lamina.edit.publish import Packing, Revision
+        from lamina.spec.image_config import changes_of
 
-        revision: Revision = Revision(comment=comment, changes=changes, packing=Packing(epoch=epoch))
+        revision = Revision(comment=comment, changes=changes_of(locals()), packing=Packing(epoch=epoch))
         return self._as_image(name, self._call("commit", name, revision))
 
     def stats(self) -> Usage:

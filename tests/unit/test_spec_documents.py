@@ -373,6 +373,7 @@ def test_settings_say_where_they_come_from(tmp_path: Any) -> None:
         "authfile": ("", "default"),
         "cert_dir": ("", "default"),
         "keep": ("blob+tar", "default"),
+        "log_driver": ("local", "default"),
         "login_hosts": ("", "default"),
         "publish_address": ("", "default"),
         "upper_dir": ("", "default"),

@@ -345,6 +345,12 @@ def _changed(value: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
     return result
 
 
+def changes_of(arguments: Mapping[str, object]) -> Changes:
+    """The arguments that are fields of a config and are not ``...``."""
+    given = {field: arguments.get(field, ...) for field in CHANGEABLE}
+    return {field: value for field, value in given.items() if value is not ...}  # type: ignore[return-value]
+
+
 def _written(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str):
         if name in ("env", "cmd", "entrypoint", "exposed_ports", "volumes", "labels") and value is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _is_here(session: Session, name: str, *, must: bool) -> bool:
-    """Whether the store has the image. ``must``: raise NotFound if it has not."""
+    """Whether the store has the image. ``must``: raise NotFound if it does not."""
     try:
         session.stack(name)
     except (ReferenceNotFound, BlobNotFound):

@@ -245,7 +245,7 @@ def matching(
 
 
 def has_label(labels: Mapping[str, str], word: str) -> bool:
-    """``NAME`` or ``NAME=VALUE``, as a filter has it."""
+    """``NAME`` or ``NAME=VALUE``, as in a filter."""
     name, equals, value = word.partition("=")
     return name in labels and (not equals or labels[name] == value)
 
