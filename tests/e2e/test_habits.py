@@ -298,9 +298,6 @@ def test_line(row: Row, world: World, tmp_path: Path) -> None:
     with shell(world, tmp_path, row) as run:
         before = world.located(row.before) + "\n" if row.before else ""
         done = run(f"set -e\n{before}set +e\n{row.line}")
-        if row.yet:
-            check_not_yet(row, done)
-            return
         assert done.returncode == row.code, done
         assert "Traceback" not in done.stderr
         if row.out is not None:
@@ -323,16 +320,6 @@ def test_line(row: Row, world: World, tmp_path: Path) -> None:
             assert re.search(rf"\b{row.instead}\b", said.stderr), said
 
 
-def check_not_yet(row: Row, done: subprocess.CompletedProcess[str]) -> None:
-    """Check that one line says so and names the feature."""
-    assert done.returncode == (125 if row.theirs.startswith("docker run ") else 2), done
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("lamina: ")
-    assert re.search(rf"\b({row.yet})\b", line), line
-    assert re.search(r"\byet\b", line), line
-
-
 def test_enough_lines_of_each_tool() -> None:
     assert len({row.theirs for row in ROWS}) == len(ROWS) - 1
     assert len(DOCKER) >= 150
@@ -353,17 +340,13 @@ def shown() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def test_every_line_of_the_page_is_in_the_table() -> None:
-    works = {(row.theirs, row.line) for row in ROWS if not row.yet and (row.instead or not row.todo)}
+    works = {(row.theirs, row.line) for row in ROWS if row.instead or not row.todo}
     same, beside = shown()
     assert len(same) > 40
     assert len(beside) > 20
     for line in same:
         words = line.partition(" ")[2]
         assert (line, f"lamina {words}") in works, line
-    refused = {row.theirs for row in ROWS if row.yet and not row.todo}
-    absent = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert absent
-    assert set("".join(absent).splitlines()) <= refused
     for theirs, ours in beside:
         if ours in SPOKEN:
             assert any(row.theirs == theirs and ours in row.line for row in ROWS), theirs
