@@ -187,7 +187,7 @@ WHOLE = [
 ]
 # Verbs that want an image of the store, and to be root
 PLACE = ["mount {image} out"]
-CONTAINER = ["run --pull never {image} true"]
+CONTAINER = ["run --pull never {image} true", "create --pull never {image} true"]
 NO_IMAGE = {
     # registries, which tests/e2e/test_cli_registry.py asks
     *("blob", "delete", "login", "logout", "plan", "pull", "search", "sync", "tags", "validate"),
@@ -198,7 +198,8 @@ NO_IMAGE = {
     *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
     # archives and containers, below
     *("commit", "cp", "exec", "explore", "import", "kill", "load", "pause", "rename", "rm", "stop", "unpause"),
-    *("stats", "top", "update"),
+    *("stats", "top", "update", "attach", "healthcheck", "logs", "port", "restart", "start", "wait"),
+    *("events", "generate", "network", "volume"),
 }
 GRID = [*LOOK, *EDIT, *WHOLE, *PLACE, *CONTAINER]
 

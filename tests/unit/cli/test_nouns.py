@@ -171,7 +171,7 @@ def test_words_after_the_program_belong_to_the_program() -> None:
         (["prune"], "freed: 0B (0 bytes)\n"),
         (["prune", "--all"], "freed: 0B (0 bytes)\n"),
         (["system", "prune", "-f"], "Total reclaimed space: 0B\n"),
-        (["container", "prune", "-f"], ""),
+        (["container", "prune", "-f"], "Total reclaimed space: 0B\n"),
         (["umount", "--all"], ""),
     ],
 )

@@ -17,7 +17,7 @@ from lamina.cli.option_table import Option
 from lamina.cli.registry import plain_queries, queries
 from lamina.cli.session import Session
 
-NAMES = sorted({name for option in run_command.OPTIONS for name in option.names})
+NAMES = sorted({name for option in run_command.RUN_OPTIONS for name in option.names})
 VALUES = ["x", "", "a=b", "-", "--", "-it", "--rm", "1", "1.5", "missing", "~", "é", "run"]
 ODD = ["--", "-", "-it", "-ti", "-i", "-tx", "-ex", "-e=1", "--r", "--platform", "--view", "--help", "-h"]
 WORDS = st.one_of(
@@ -36,7 +36,7 @@ def by_click(words: list[str]) -> dict[str, Any]:
 @example(["--entrypoint", "", "app"])
 @example(["-v", "--rm", "app"])
 def test_parses_like_click(words: list[str]) -> None:
-    found = plain.parse(words, run_command.OPTIONS)
+    found = plain.parse(words, run_command.RUN_OPTIONS)
     if found is None:
         return
     options, (image, *command) = found
@@ -52,7 +52,7 @@ def test_parses_like_click(words: list[str]) -> None:
     ],
 )
 def test_parses_common_command_lines(words: list[str]) -> None:
-    assert plain.parse(words, run_command.OPTIONS) is not None
+    assert plain.parse(words, run_command.RUN_OPTIONS) is not None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_parses_common_command_lines(words: list[str]) -> None:
     ],
 )
 def test_other_command_lines_are_left_to_click(words: list[str]) -> None:
-    assert plain.parse(words, run_command.OPTIONS) is None
+    assert plain.parse(words, run_command.RUN_OPTIONS) is None
 
 
 def test_run_is_answered_without_click(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_tags_digest_and_manifest_are_answered_without_click(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("verb", "options"),
     [
-        (run, run_command.OPTIONS),
+        (run, run_command.RUN_OPTIONS),
         *((getattr(queries, verb), options) for verb, options in plain_queries.OPTIONS.items()),
     ],
 )

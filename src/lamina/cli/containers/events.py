@@ -52,6 +52,7 @@ def events(
     first = parse_moment(since, now) if since else 0
     last = parse_moment(until, now) if until else None if stream else now
     show = _shown(format)
+    _ = session.store_if_any  # refuses another user's, and what is not a store
     for event in followed(session.settings.root, past=bool(since or last is not None), until=last):
         if event and first <= event.time and (last is None or event.time <= last) and chosen.match(event):
             write(show(event))

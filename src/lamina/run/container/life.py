@@ -160,10 +160,16 @@ def supervised(store: Store, container: Container) -> Container:
             f"the container {container.name} is running",
             hint=f"stop it first with `lamina stop {container.name}`",
         )
-    container = store.containers.supervise(container)
-    store.containers.write(container, lasting=not container.remove)
-    with store.containers.using(container):
-        settle(store, container)
+    store.containers.supervise(container)
+    try:
+        with store.containers.changing(container.id) as now:  # a rename may have come between
+            container = now.supervised_here()
+            store.containers.write(container, lasting=not container.remove)
+        with store.containers.using(container):
+            settle(store, container)
+    except BaseException:
+        store.containers.stop_supervising(container.id)
+        raise
     return container
 
 
