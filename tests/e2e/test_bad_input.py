@@ -509,6 +509,21 @@ def test_containers_and_their_paths(root: Path, call: Call, tmp_path: Path) -> N
             "rm {}",
             "stop {}",
             "kill {}",
+            "attach {}",
+            "generate systemd {}",
+            "healthcheck run {}",
+            "logs {}",
+            "network connect bridge {}",
+            "pause {}",
+            "port {}",
+            "rename {} new",
+            "restart {}",
+            "start {}",
+            "stats --no-stream {}",
+            "top {}",
+            "unpause {}",
+            "update --restart no {}",
+            "wait {}",
         ):
             for name in ("nothing", "a\x1b[31mb\x9b", "caf\udce9", "UPPER"):
                 code = 2 if line.startswith("export") and name != "nothing" else 3

@@ -281,7 +281,7 @@ def connect(
     from lamina.run.networks.catalog import Catalog
     from lamina.run.networks.syntax import endpoint
 
-    store = session.writable_store
+    store = session.store
     one = store.containers.get(container)
     wanted = endpoint(Catalog(store).get(name).name, aliases, ip, ip6, mac_address)
     enter(store, one)
@@ -303,7 +303,7 @@ def disconnect(session: Session, name: str, container: str, force: bool) -> None
     from lamina.run.container.connections import disconnect as disconnect_container
     from lamina.run.container.user_namespace import enter
 
-    store = session.writable_store
+    store = session.store
     one = store.containers.get(container)
     enter(store, one)
     disconnect_container(store, one, name, force=force)
