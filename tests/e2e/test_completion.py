@@ -123,7 +123,8 @@ CASES = [
     ("lamina volume ls -f name=c", ["cache "]),
     ("lamina run --volumes-from wo", ["worker "]),
     ("lamina run -v ca", ["cache:"]),
-    ("lamina logs ", []),
+    ("lamina logs ", ["web ", "worker "]),
+    ("lamina logs nothing", []),
 ]
 
 

@@ -242,7 +242,7 @@ def test_run_of_a_name_that_can_not_be_pulled_suggests_the_nearest_image(told: A
     [
         ("load", 4, "standard input is not an archive of images: it has no manifest.json or index.json"),
         ("rmi", 2, "Missing argument 'IMAGE...'"),
-        ("run --annotation a=b app:1", 125, "--annotation: annotations are not supported"),
+        ("run --link a:b app:1", 125, "--link: links are not supported"),
         ("run --mount type=bind,src=./nothing,dst=/x app:1 true", 125, "check the path of --mount"),
     ],
 )

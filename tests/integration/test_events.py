@@ -18,6 +18,7 @@ from lamina.run.container.events import note_event
 from lamina.store import journal
 from lamina.store.journal import journal_path, note, old_path
 from lamina.store.journal_reading import Event, Filters, Journal, followed, read_line, recorded
+from lamina.store.store import Store
 from support import lamina, make_tar, write_layout
 
 _ID = "c0ffee" + "0" * 58
@@ -232,6 +233,7 @@ def test_a_filter_that_does_not_exist_is_refused(word: str) -> None:
 @pytest.fixture
 def noted(root: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store with five events, a second apart."""
+    Store.open(root)
     for number, (kind, action, identity, attributes) in enumerate(
         (
             ("image", "pull", "app:1", {"name": "app:1"}),

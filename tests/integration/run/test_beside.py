@@ -286,8 +286,9 @@ def test_many_parallel_processes_leave_an_undamaged_store(root: Path, tmp_path: 
     assert {row["State"] for row in rows} <= {"exited"}
     assert {row["ExitCode"] for row in rows} <= {0}
     for row in rows:
-        assert lamina("cp", f"{row['name']}:/name", str(tmp_path / "name"), root=root).returncode == 0
-        assert (tmp_path / "name").read_text() == f"{row['name']}\n"
+        (name,) = row["Names"]
+        assert lamina("cp", f"{name}:/name", str(tmp_path / "name"), root=root).returncode == 0
+        assert (tmp_path / "name").read_text() == f"{name}\n"
     for name, _ in list(store.names()):
         assert out(root, name, "cat", "/data/file").encode() == LOWER
     for number in range(TURNS):

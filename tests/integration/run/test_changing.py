@@ -160,17 +160,19 @@ def test_without_a_cgroup_one_line_says_that_pause_does_not_work(root: Path) -> 
 
 def test_rename(root: Path) -> None:
     with a_container(root):
-        assert fine(root, "rename", "c", "/d") == ""
+        assert fine(root, "rename", "c", "old") == ""
+        assert fine(root, "rename", "old", "/d") == ""
         assert fine(root, "ps", "--format", "{{.Names}}") == "d\n"
         assert fine(root, "inspect", "-f", "{{.Name}}", "d") == "/d\n"
-        assert "no container" in refused(root, 3, "rename", "c", "e")
+        assert "no container" in refused(root, 3, "rename", "old", "e")
         assert "already called" in refused(root, 5, "rename", "d", "d")
         assert "not a container name" in refused(root, 2, "rename", "d", "a b")
         assert run(root, "--name", "c", "app", "true").returncode == 0  # the old name is free
         assert "is taken by the container" in refused(root, 5, "rename", "d", "c")
         assert run(root, "--name", "d", "app", "true").returncode == 125
         assert [(what, given["name"], given["oldName"]) for what, given in events(root) if what == "rename"] == [
-            ("rename", "d", "/c")
+            ("rename", "old", "/c"),
+            ("rename", "d", "/old"),
         ]
         fine(root, "rm", "-f", "d")
 

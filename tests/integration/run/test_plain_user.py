@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from integration.run.test_library_run import until
 from integration.run.test_run import members
 from lamina.host import privileges
 from support import PLAIN_USER, PlainUser, plain_user, require_root, require_tool, write_layout
@@ -230,22 +231,36 @@ def test_cp_takes_host_paths_relative_to_the_working_directory(user: tuple[Path,
         assert call("stop", "--time", "0.2", "long").returncode == 0
 
 
-def test_rm_force_removes_a_container_whose_lamina_was_killed(user: tuple[Path, PlainUser]) -> None:
+@pytest.mark.parametrize("killed", ["run --rm", "run", "monitor"])
+def test_rm_force_removes_a_container_whose_lamina_was_killed(user: tuple[Path, PlainUser], killed: str) -> None:
+    """`run --rm` is killed, which has no monitor; `run`, whose monitor goes on; or `run` and its monitor."""
     top, call = user
-    with call.started(
-        "run", "--name", "lost", "--network", "none", "app", "sh", "-c", "echo up; sleep 987"
-    ) as process:
+    sleep = f"sleep 987{os.getpid()}"
+    flags = ["--rm"] if killed == "run --rm" else []
+    script = f"echo up; {sleep}"
+    with call.started("run", "--name", "lost", *flags, "--network", "none", "app", "sh", "-c", script) as process:
         assert process.stdout.readline() == b"up\n"
         process.kill()
         process.wait()
+    if killed == "monitor":
+        (record,) = (top / "store/containers").glob("*/container.json")
+        monitor = json.loads(record.read_text())["pid"]
+        os.kill(monitor, signal.SIGKILL)
+        until(lambda: not os.path.exists(f"/proc/{monitor}"))
     assert b" Up " in call("ps").stdout  # the program still runs
     assert call("rm", "lost").returncode == 5
     done = call("exec", "lost", "sh", "-c", "echo in; exit 4")
     assert (done.returncode, done.stdout) == (4, b"in\n"), done.stderr
     done = call("cp", "lost:/etc/passwd", str(top / "passwd"))
-    assert (done.returncode, done.stderr.count(b"\n")) == (5, 1), done.stderr
+    if killed == "run":
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert (top / "passwd").read_bytes() == call("exec", "lost", "cat", "/etc/passwd").stdout != b""
+        assert call("logs", "lost").stdout == b"up\n"
+    else:  # who has mounted its files is gone
+        assert (done.returncode, done.stderr.count(b"\n")) == (5, 1), done.stderr
+        assert not (top / "passwd").exists()
     assert call("rm", "--force", "lost").returncode == 0
-    assert subprocess.run(["pgrep", "-f", "sleep 987"], capture_output=True, check=False).stdout == b""
+    assert subprocess.run(["pgrep", "-f", sleep], capture_output=True, check=False).stdout == b""
     assert list((top / "store/containers").iterdir()) == []
 
 

@@ -101,6 +101,16 @@ def test_a_privileged_container_says_so_in_one_line(root: Path) -> None:
     assert said.startswith(b"lamina: warning: --privileged isolates nothing")
 
 
+def test_annotations_are_given_to_the_runtime(root: Path) -> None:
+    words = ("--annotation", "a=b", "--annotation", "org.example.c=d e", "--name", "annotated")
+    done = run(root, "-d", *words, "app", "sleep", "600")
+    assert done.returncode == 0, done.stderr
+    (config,) = root.glob("containers/*/bundle/config.json")
+    assert {"a": "b", "org.example.c": "d e"}.items() <= json.loads(config.read_text())["annotations"].items()
+    shown = lamina("inspect", "-f", "{{json .HostConfig.Annotations}}", "annotated", root=root)
+    assert json.loads(shown.stdout) == {"a": "b", "org.example.c": "d e"}
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
