@@ -613,6 +613,8 @@ _ITSELF = [
     Row("images --nosuchflag", code=2, err="--nosuchflag"),
 ]
 
+_ENDED = "lamina run -d --name bg alpine sh -c 'echo one; echo two' > id && lamina wait bg > code"
+_UP = "lamina compose up -d > said"
 _LIVING = [
     Row(
         "run -d --name bg nginx",
@@ -644,14 +646,59 @@ _LIVING = [
     Row("logs --tail 1 web", out="ready"),
     Row("logs -t web", has=r"^\d{4}-\d\d-\d\dT[0-9:.]+Z ready$"),
     Row("logs -f --tail 100 old", out=""),
-    Row("logs -f web", ours="timeout 2 lamina logs -f web; true", out="ready"),
+    Row("logs -f web", ours="(lamina stop web >&2) & lamina logs -f web", alone=True, web=True, out="ready"),
     Row("logs nosuch", code=3, err="nosuch"),
     Row("attach old", code=5, err="does not run"),
+    Row(
+        "attach bg",
+        before="lamina run -di --name bg alpine sh -c 'read line; echo got $line; exit 4' > id",
+        ours="echo hello | lamina attach bg",
+        alone=True,
+        out="got hello",
+        code=4,
+    ),
+    Row("attach --no-stdin bg", before=_ENDED, alone=True, code=5, err="does not run"),
     Row("wait old", out="3"),
+    Row("wait old web", ours="(lamina stop -t 5 web >&2) & lamina wait old web", alone=True, web=True, out="3\n0"),
+    Row("logs -f bg", before=_ENDED, alone=True, out="one\ntwo"),
+    Row("logs -f --since 1h bg", before="lamina run -d --name bg alpine sh -c 'echo a' > id", alone=True, out="a"),
+    Row("logs -n 1 bg", before=_ENDED, alone=True, out="two"),
+    Row("container logs web", out="ready"),
+    Row("container start old", alone=True, out="old"),
+    Row("restart nosuch", code=3, err="nosuch"),
+    Row("wait nosuch", code=3, err="nosuch"),
     Row("network ls", has="NETWORK ID"),
     Row("network create front", alone=True, then=("lamina network ls -q --filter name=front | wc -l", "1")),
     Row("network rm nosuch", code=3, err="nosuch"),
+    Row("network rm front", before="lamina network create front > id", alone=True, out="front"),
+    Row(
+        "network inspect -f '{{.Name}} {{.Driver}}' front",
+        before="lamina network create front > id",
+        alone=True,
+        out="front bridge",
+    ),
+    Row("run --rm --network nosuch alpine true", code=125, err="nosuch"),
+    Row(
+        "run --rm --network front alpine ls /sys/class/net",
+        before="lamina network create front > id",
+        alone=True,
+        has="^eth0$",
+    ),
     Row("events --since 1h --until 0s", alone=True, web=True, has="container start .*name=web"),
+    Row(
+        "events --since 1h --until 0s -f event=die",
+        before="lamina run -d --name bg alpine sh -c 'exit 3' > id && lamina wait bg > code",
+        alone=True,
+        has="container die .*exitCode=3.*name=bg",
+        lacks="container start",
+    ),
+    Row("compose config -q", out=""),
+    Row("compose up -d", alone=True, then=("lamina ps --format '{{.Names}} {{.State}}'", "here_site_1 running")),
+    Row("compose ps -q", before=_UP, alone=True, has=r"\A[0-9a-f]+\n\Z"),
+    Row("compose logs site", before=_UP, alone=True, has="up$"),
+    Row("compose exec -T site cat /etc/os-release", before=_UP, alone=True, has="Alpine"),
+    Row("compose down", before=_UP, alone=True, then=("lamina ps -aq --filter name=site", "")),
+    Row("compose up nosuch", code=1, err="nosuch"),
     Row("exec -d web touch /made", alone=True, web=True, then=("lamina exec web ls /made", "/made")),
 ]
 
@@ -877,6 +924,16 @@ PODMAN = _of(
     Row("build -t mine:1", alone=True, then=(_RUNS_VERSION, "1")),
     Row("build --layers --format docker -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
     Row("build --squash --isolation chroot --jobs 2 -t mine:1 .", alone=True, then=(_RUNS_VERSION, "1")),
+    Row("pod create --name site", alone=True, then=("lamina pod ps --format '{{.Name}}'", "site")),
+    Row(
+        "run -d --pod new:site --network none --name bg nginx",
+        alone=True,
+        then=("lamina ps --filter pod=site --format '{{.Names}}'", "bg"),
+    ),
+    Row("pod rm --force site", before="lamina pod create --name site", alone=True, then=("lamina pod ps -q", "")),
+    Row("generate systemd --name web", has=(r"^\[Service\]$", r"^ExecStart=.*\bweb$")),
+    Row("healthcheck run web", code=5, err="no health check"),
+    Row("wait --condition running web", out="-1"),
     Row("system check", ours="lamina fsck", has="the store is intact"),
 )
 

@@ -29,7 +29,7 @@ from lamina.host import privileges
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
-from support import write_layout
+from support import lamina, write_layout
 
 TOP = Path(__file__).parents[2]
 PAGES = [
@@ -83,6 +83,15 @@ prefix = "ghcr.io"
 location = "127.0.0.1:{port}/ghcr.io"
 insecure = true
 """
+COMPOSE = """
+services:
+  web:
+    image: debian:12
+    command: sh
+    tty: true
+    stdin_open: true
+    network_mode: none
+"""
 
 
 def images(layout: Path) -> None:
@@ -133,16 +142,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     (tmp_path / "site/index.html").write_text("<p>a site</p>\n")
     (tmp_path / "motd.txt").write_text("a site\n")
     (tmp_path / "Dockerfile").write_text('FROM app:1\nCOPY motd.txt /etc/motd\nCMD ["cat", "/etc/motd"]\n')
+    (tmp_path / "compose.yaml").write_text(COMPOSE)
     there = Store.open(str(tmp_path / "there"))
     copy(layout, there, [("alpine", "alpine"), ("debian:12", "debian:12"), ("app:1", "ghcr.io/me/app:1")])
     with RegistryServer(there, writable=True) as registry:
         (tmp_path / "registries.conf").write_text(CONF.format(port=registry.port))
+        can_run = os.geteuid() == 0 and shutil.which("busybox") and (shutil.which("runc") or shutil.which("crun"))
         yield {
             "can_mount": os.geteuid() == 0 or not privileges.refusal() or _has_fuse(),
-            "can_run": os.geteuid() == 0
-            and shutil.which("busybox")
-            and (shutil.which("runc") or shutil.which("crun")),
+            "can_run": can_run,
         }
+    if can_run:  # a line that fails must not leave the container of an earlier one running
+        assert lamina("rm", "--all", "--force", root=tmp_path / "store").returncode == 0
 
 
 def _has_fuse() -> bool:
@@ -185,7 +196,7 @@ def console_lines() -> list[str]:
 
 OTHER_CODES = {"diff": 1}
 """Verbs that end with another exit code than 0 here."""
-NEEDS_RUN = ("run", "commit", "cp", "diff try", "rm")
+NEEDS_RUN = (*("run", "commit", "cp", "diff try", "rm"), *("port", "exec", "logs", "stop", "compose"))
 
 
 def test_the_console_lines_of_readme_run(
@@ -207,6 +218,8 @@ def test_the_console_lines_of_readme_run(
         with subtests.test(line):
             if words.startswith(NEEDS_RUN) and not world["can_run"]:
                 _skip("containers can't be run here")
+            if words.startswith("compose") and not importlib.util.find_spec("podman_compose"):
+                _skip("podman-compose is not installed")
             done = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, check=False)
             code = OTHER_CODES.get(words.split()[0], 0) if "try" not in words else 0
             assert (done.returncode, b"Traceback" in done.stderr) == (code, False), done

@@ -61,6 +61,14 @@ SYNC = """
     team/app: ["1"]
 """
 FILES = {
+    "compose.yaml": """\
+services:
+  site:
+    image: alpine
+    command: sh -c "echo up; sleep 1000"
+    network_mode: none
+    stop_signal: SIGKILL
+""",
     "app.py": "print('app')\n",
     "page.html": "<p>page</p>\n",
     "site/index.html": "<p>site</p>\n",

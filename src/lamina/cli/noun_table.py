@@ -128,7 +128,8 @@ INSTEAD: Verbs = {"auth": "`lamina login` and `lamina logout`", "context": "`--r
 """Verbs of other tools for which there is no single verb, and what to use instead."""
 
 
-_DETACHED = "containers run in the foreground, and `lamina run` ends when the program ends"
+_KUBE = "use `lamina compose` or `lamina pod`"
+_MEMORY = "`lamina commit` keeps the files of a container, but nothing keeps its memory"
 
 
 _BUILDING = "use `lamina build` for each image"
@@ -152,17 +153,17 @@ ABSENT: dict[str, str] = {
     "auto-update": "use `lamina pull` to get the newest image",
     "bake": _BUILDING,
     "cache": "use `lamina prune` to delete what no image needs",
-    "checkpoint": _DETACHED,
+    "checkpoint": _MEMORY,
     "exists": "use `lamina image exists` or `lamina container exists`",
     "export-cache": _BUILDING,
     "farm": _BUILDING,
     "init": "`lamina run` does this itself",
-    "kube": "there are no pods",
+    "kube": _KUBE,
     "machine": "lamina uses no virtual machine; containers run on this host",
     "node": "there is no cluster",
-    "play": "there are no pods",
+    "play": _KUBE,
     "plugin": "there are no plugins",
-    "restore": _DETACHED,
+    "restore": _MEMORY,
     "scout": "use `lamina packages` to list what is installed, or to make an SBOM",
     "secret": "use `lamina run -v FILE:/run/secrets/NAME:ro` to pass a file",
     "service": "there is no cluster",
