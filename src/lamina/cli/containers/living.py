@@ -159,7 +159,9 @@ def restart(
     names = with_files(names, cidfiles, ignore=False)
     if (all_ or running) == bool(names):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    store = session.store
+    store = session.store if names else session.store_if_any
+    if store is None:
+        return
 
     def restart_one(one: Container) -> None:
         with store.containers.owning(one) if one.remove else nullcontext():  # its end does not remove it
@@ -200,7 +202,9 @@ def wait(
 
     wanted = [parse_condition(word) for word in conditions]
     pause = of_option(interval, "--interval") / 1_000_000_000 if interval else INTERVAL
-    store = session.store
+    store = session.store_if_any if ignore else session.store
+    if store is None:
+        return
 
     def wait_one(one: Container) -> None:
         found = wait_for(store, one, wanted, pause) if wanted else wait_end(store, one)

@@ -107,7 +107,9 @@ def rm(
     names = with_files(names, cidfiles, force or ignore)
     if all_ == bool(names or cidfiles):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    store = session.store
+    store = session.store_if_any if all_ or force or ignore else session.store
+    if store is None:
+        return
 
     def remove_one(one: Container) -> None:
         if force and seconds and store.containers.is_running(one):
@@ -156,7 +158,7 @@ def stop(
     if all_ == bool(names or cidfiles):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
     number = None if signal is None else str(parse_signal(signal))
-    store = session.store_if_any if all_ else session.store
+    store = session.store_if_any if all_ or ignore else session.store
     if store is None:
         return
 
@@ -194,7 +196,9 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
     names = with_files(names, cidfiles, ignore=False)
     if all_ == bool(names):
         raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    store = session.store
+    store = session.store_if_any if all_ else session.store
+    if store is None:
+        return
 
     def kill_one(one: Container) -> None:
         signal_container(store, one, number)
