@@ -25,6 +25,8 @@ named=(
   "$run/test_beside.py"
   "$run/test_damaged_container.py"
   "$run/test_killed_run.py"
+  "$run/test_monitor.py"
+  "$run/test_library_start.py"
   "$run/test_architecture.py::test_a_program_for_another_architecture_is_one_error_line"
   "$run/test_bubblewrap.py::test_a_nul_in_a_config_does_not_become_an_option_of_a_runtime"
   "$run/test_bubblewrap.py::test_sysfs_shows_the_containers_network"

@@ -329,10 +329,11 @@ def test_update_of_a_bubblewrap_container(root: Path) -> None:
 
 
 def test_the_monitor_follows_a_changed_restart_policy(root: Path) -> None:
-    script = "echo >>/starts; test -f /once || { touch /once; sleep 0.3; }; exit 1"
+    script = "until test -f /end; do sleep 0.02; done; exit 1"
     done = lamina("run", "-d", "--network", "none", "--name", "c", "app", "sh", "-c", script, root=root)
     assert done.returncode == 0, done.stderr
     fine(root, "update", "--restart", "on-failure:2", "c")
+    fine(root, "exec", "c", "touch", "/end")
     assert fine(root, "wait", "--condition", "exited", "c") == "1\n"
     assert fine(root, "inspect", "-f", "{{.RestartCount}} {{.State.ExitCode}}", "c") == "2 1\n"
 

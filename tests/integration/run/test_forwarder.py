@@ -215,6 +215,15 @@ def test_its_end_frees_the_ports_and_it_survives_its_starter(bundle: Path) -> No
     close_left(str(bundle))
 
 
+def test_every_port_is_free_when_it_has_ended(bundle: Path) -> None:
+    """The kernel frees its lock and its ports in no fixed order."""
+    for _ in range(40):
+        (port,) = published(bundle, "80")
+        close_left(str(bundle))
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
 def test_two_get_different_free_ports(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     try:

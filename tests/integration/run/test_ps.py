@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +73,8 @@ def root(tmp_path: Path) -> Iterator[Path]:
     yield root
     for descriptor in held:
         os.close(descriptor)
+    for memory in root.glob("containers/*/memory"):  # on an overlayfs
+        subprocess.run(["umount", memory], check=True)
 
 
 def states(now: float) -> dict[str, dict[str, Any]]:
@@ -210,6 +213,8 @@ def test_a_damaged_record_is_listed(out: Out, root: Path) -> None:
     store = Store.open(str(root))
     one: Container = store.containers.get("new")
     Path(store.containers.path(one.id, "container.json")).write_text("{")
-    Path(store.containers.path(one.id, "upper", "kept")).touch()
+    upper = Path(store.containers.path(one.id, "upper"))
+    upper.mkdir(exist_ok=True)  # on an overlayfs it is elsewhere
+    (upper / "kept").touch()
     assert out("ps", "--filter", "status=damaged", "--format", "{{.Names}} {{.Status}}") == "new Damaged\n"
     assert [row["State"] for row in json.loads(out("ps", "--format", "json"))].count("damaged") == 1

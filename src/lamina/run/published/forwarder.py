@@ -162,8 +162,11 @@ def close_left(directory: str) -> None:
 
 
 def _kill(said: bytes) -> bool:
-    """``said``: the pid of a process that holds the lock. Returns False if it can't be found. It may end meanwhile;
-    its pid is not taken for that of another process, because the descriptor is opened before the check."""
+    """End a process, and wait for its end. ``said``: the pid of a process that holds the lock. Returns False if it
+    can't be found. It may end meanwhile; its pid is not taken for that of another process, because the descriptor is
+    opened before the check."""
+    import select
+
     try:
         number = int(said)
         held = os.pidfd_open(number)
@@ -174,6 +177,9 @@ def _kill(said: bytes) -> bool:
             if b"lamina.run.published" not in file.read(1 << 12):
                 return False
         signal.pidfd_send_signal(held, signal.SIGKILL)
+        ended = select.poll()  # the kernel may free the lock before the ports
+        ended.register(held, select.POLLIN)
+        ended.poll()
     except OSError:
         pass  # it has ended: the lock is free
     finally:
