@@ -660,7 +660,7 @@ def test_a_pull_waits_while_prune_removes_its_part_file(tmp_path: Path, monkeypa
     part = Path(ours.paths.part(descriptor.digest))
     part.write_bytes(data[:1000])
     os.utime(part, (1, 1))
-    wants, out = threading.Event(), list[object]()
+    wants, pruned, out = threading.Event(), threading.Event(), list[object]()
     from lamina.store import ingest
 
     before_lock, before_remove = ingest.acquire, leftovers.remove
@@ -673,6 +673,7 @@ def test_a_pull_waits_while_prune_removes_its_part_file(tmp_path: Path, monkeypa
         try:
             with theirs.session("pull") as session:
                 out.append(session.put_blob(descriptor, BytesBlob(descriptor, data)))
+                pruned.wait(20)  # nothing names the blob but this session
         except LaminaError as error:
             out.append(error)
 
@@ -688,6 +689,7 @@ def test_a_pull_waits_while_prune_removes_its_part_file(tmp_path: Path, monkeypa
     monkeypatch.setattr(ingest, "acquire", asks)
     monkeypatch.setattr(leftovers, "remove", removes)
     prune(ours)
+    pruned.set()
     thread.join()
     assert out == [True]
     assert ours.blobs.read(descriptor) == data
