@@ -586,7 +586,7 @@ _TIDY = [
         web=True,
         then=('until [ -z "$(lamina ps -q)" ]; do :; done; echo gone', "gone"),
     ),
-    Row("kill -s HUP web", out="web", then=("lamina ps --format '{{.Names}}'", "web")),
+    Row("kill -s HUP web", out="web", alone=True, web=True, then=("lamina logs web", "(?s)ready.*")),
     Row("kill --signal=SIGTERM web", out="web", alone=True, web=True),
     Row("container stop web", out="web", alone=True, web=True),
 ]

@@ -411,6 +411,13 @@ class PlainUser:
         return {**os.environ, **own}
 
 
+def unmount_memory(root: Path) -> None:
+    """Unmount what containers of this store, which may be damaged, have in memory: on an overlayfs their upper
+    directories are there."""
+    for memory in root.glob("containers/*/memory"):
+        subprocess.run(["umount", memory], check=True)
+
+
 @contextmanager
 def plain_user(name: str) -> Iterator[tuple[Path, PlainUser]]:
     """A directory of the user ``name`` (or with this number), and the command line run as that user."""

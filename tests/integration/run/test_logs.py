@@ -26,7 +26,7 @@ from lamina.run.options import ContainerOptions
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, Container
 from lamina.store.store import Store
-from support import lamina, made_once, running, write_layout
+from support import lamina, made_once, running, unmount_memory, write_layout
 
 if TYPE_CHECKING:
     from lamina.run.logs.writer import Writer
@@ -41,9 +41,10 @@ def make(top: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> Iterator[Store]:
     made_once(make, tmp_path)
-    return Store.open(str(tmp_path / "s"))
+    yield Store.open(str(tmp_path / "s"))
+    unmount_memory(tmp_path / "s")
 
 
 def container(store: Store, name: str = "c", driver: str = "", *options: str) -> Container:

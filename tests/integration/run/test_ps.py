@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ from lamina.run.options import (
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, RESTARTING, RUNNING, Container
 from lamina.store.store import Store
-from support import made_once
+from support import made_once, unmount_memory
 
 Out = Callable[..., str]
 NAMES = ("plain", "web", "held", "again", "ended", "new", "sick")
@@ -73,8 +72,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     yield root
     for descriptor in held:
         os.close(descriptor)
-    for memory in root.glob("containers/*/memory"):  # on an overlayfs
-        subprocess.run(["umount", memory], check=True)
+    unmount_memory(root)
 
 
 def states(now: float) -> dict[str, dict[str, Any]]:
