@@ -271,12 +271,9 @@ class Container:
 
     def rename(self, name: str) -> Self:
         """Raises Conflict (the name is taken), UsageError."""
-        from lamina.run.container.events import note_event
-        from lamina.run.options import parse_name
+        from lamina.run.container.renaming import rename
 
-        store, before = self._store(), self.reload()._record
-        self._record = store.containers.rename(before, parse_name(name))
-        note_event(store.paths.root, self._record, "rename", oldName=f"/{before.name}")
+        self._record = rename(self._store(), self.reload()._record, name)
         return self
 
     def remove(self, *, force: bool = False) -> None:

@@ -129,6 +129,14 @@ def test_on_failure_is_tried_again_as_often_as_was_said(root: Path) -> None:
     assert text(root, "logs", "c") == "run\n" * 3
 
 
+def test_a_run_that_ends_inside_a_line_is_a_piece_of_its_own_in_the_log(root: Path) -> None:
+    words = ("--log-driver", "json-file", "--restart", "on-failure:1")
+    behind(root, "--name", "c", *words, "app", "sh", "-c", "printf 'a\\nrest'; exit 3")
+    assert text(root, "wait", "c") == "3\n"
+    path = json.loads(text(root, "inspect", "c"))[0]["LogPath"]
+    assert [json.loads(line)["log"] for line in Path(path).read_text().splitlines()] == ["a\n", "rest"] * 2
+
+
 def test_always_ends_with_stop_and_begins_with_start(root: Path) -> None:
     behind(root, "--name", "c", "--restart", "always", "app", "sh", "-c", "exit 1")
     eventually(lambda: int(str(record(root, "c")["restarts"])) >= 2)

@@ -192,6 +192,20 @@ def test_a_running_container_is_connected_and_disconnected(side: Side) -> None:
     assert "eth" not in side.ok("exec", "web", "ip", "link")
 
 
+def test_a_renamed_container_has_its_new_name_on_its_networks(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.start("web", "--network", "front", "--network-alias", "www")
+    side.start("one", "--network", "front")
+    before = side.resolved("one", "web")
+    side.ok("rename", "web", "Shop")
+    end = time.monotonic() + 10
+    while side("exec", "one", "nslookup", "shop").code:  # the name server reads its files a moment later
+        assert time.monotonic() < end
+    assert [side.resolved("one", name) for name in ("shop", "www", "web")] == [before, before, ""]
+    side.ok("stop", "-t", "0", "Shop")
+    assert side("exec", "one", "nslookup", "shop").code != 0
+
+
 def test_a_created_container_is_connected_at_its_start(side: Side) -> None:
     side.ok("network", "create", "front")
     side.ok("network", "create", "back")

@@ -12,7 +12,7 @@ from lamina.errors import Conflict, StoreDamaged, UsageError
 from lamina.run.networks import addresses
 from lamina.run.networks.connection import resolv_conf
 from lamina.run.networks.links import guard_rules
-from lamina.run.networks.names import question
+from lamina.run.networks.names import question, renamed
 from lamina.run.networks.record import Network, Subnet, from_json, parse_network_name, to_json
 from lamina.run.networks.syntax import parse_networks
 from lamina.run.options import NetworkEndpoint
@@ -160,3 +160,18 @@ def test_a_question_for_a_name_is_as_the_rfc_says() -> None:
 def test_without_name_servers_of_networks_the_hosts_are_kept() -> None:
     assert resolv_conf((), "nameserver 192.0.2.1\n") == "nameserver 192.0.2.1\n"
     assert resolv_conf(("10.1.0.1",), "nameserver 192.0.2.1\n") == "nameserver 10.1.0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ID 10.0.0.2  old,old,1234", "ID 10.0.0.2  new,1234"),
+        ("ID 10.0.0.2 fd00::2 old 10.0.0.9", "ID 10.0.0.2 fd00::2 new,1234 10.0.0.9"),
+        ("OTHER 10.0.0.2  old,1234", "OTHER 10.0.0.2  old,1234"),
+        ("ID 10.0.0.2", "ID 10.0.0.2"),
+        ("10.0.0.1,fd00::1 1.1.1.1", "10.0.0.1,fd00::1 1.1.1.1"),
+        ("", ""),
+    ],
+)
+def test_a_line_of_the_name_server_gets_the_new_names_of_its_container(line: str, wanted: str) -> None:
+    assert renamed(line, "ID", ["new", "1234"]) == wanted

@@ -75,11 +75,7 @@ def _on_each(
 @click.pass_obj
 def rename(session: Session, container: str, name: str) -> None:
     """Give a container another name. It may be running."""
-    from lamina.run.container.events import note_event
-    from lamina.run.options import parse_name
+    from lamina.run.container.renaming import rename as give_name
 
-    name = parse_name(name.removeprefix("/"))  # docker writes names with a slash
     store = session.store
-    one = store.containers.get(container)
-    renamed = store.containers.rename(one, name)
-    note_event(store.paths.root, renamed, "rename", oldName=f"/{one.name}")
+    give_name(store, store.containers.get(container), name)

@@ -48,12 +48,16 @@ class JournalWriter:
             rest = rest[PIECE:]
         self._held[stream] = rest
 
-    def close(self) -> None:
+    def end_run(self) -> None:
         for stream, rest in self._held.items():
             if rest:
                 self._line(stream, rest, partial=True)
+                self._held[stream] = b""
         if self._lost:
             self._tell_loss()
+
+    def close(self) -> None:
+        self.end_run()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -92,9 +92,12 @@ class LocalWriter:
         if (self._lost and not self._tell_loss()) or not self._put(stream, data):
             self._lost += len(data)
 
-    def close(self) -> None:
+    def end_run(self) -> None:
         if self._lost:
             self._tell_loss()
+
+    def close(self) -> None:
+        self.end_run()
         self._close()
 
     def _put(self, stream: int, data: bytes) -> bool:

@@ -49,11 +49,14 @@ class TextWriter:
         if (self._lost and not self._tell_loss(now)) or (lines and not self._put(lines)):
             self._lost += len(data)
 
-    def close(self) -> None:
+    def end_run(self) -> None:
         now = time.time_ns()
         lines = self._encoder.rest(now)
         if not self._lost or self._tell_loss(now):
             self._put(lines)
+
+    def close(self) -> None:
+        self.end_run()
         self._close()
 
     def _put(self, lines: bytes) -> bool:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
         def write(self, stream: int, data: bytes) -> None:
             """``stream``: 1 for stdout, 2 for stderr. Does not raise OSError."""
 
+        def end_run(self) -> None:
+            """The program has ended, and may start again: write what is still held back. Does not raise OSError."""
+
         def close(self) -> None:
             """Write what is still held back, and close. Does not raise OSError."""
 
@@ -56,6 +59,9 @@ class NoWriter:
     """Keeps nothing."""
 
     def write(self, stream: int, data: bytes) -> None:
+        pass
+
+    def end_run(self) -> None:
         pass
 
     def close(self) -> None:

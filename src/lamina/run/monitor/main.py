@@ -180,6 +180,7 @@ class Monitor:
             self._close_outputs()
         assert self._code is not None
         if not self._again_at:
+            self._log.end_run()
             self._note_end()
             stopped = self._is_stopped()
             unhealthy = bool(self._health and self._health.restarts) and not stopped

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from lamina.errors import Conflict, LaminaError, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import reported
-from lamina.light import TYPE_CHECKING, Value
+from lamina.light import TYPE_CHECKING, Value, replace
 from lamina.run.network import NetworkNamespace, is_namespace
 from lamina.run.networks import addresses, links, names, place, programs
 from lamina.run.networks.catalog import Catalog
@@ -69,6 +69,8 @@ def _connect(
     on_warning: Callable[[str], object],
 ) -> None:
     catalog, directory = Catalog(store), store.containers.path(container.id)
+    with suppress(LaminaError):  # it may have another name by now
+        container = replace(container, name=store.containers.get(container.id).name)
     networks = {one.name: catalog.get(one.name) for one in endpoints}
     where = place.made(store, on_warning)
     before = networks_in(directory)
@@ -176,17 +178,32 @@ def _endpoint(
         "gateways": [] if network.internal else [one.gateway for one in network.subnets if one.gateway],
         "mac": mac,
         "aliases": list(endpoint.aliases),
-        "names": _names(container, endpoint),
+        "names": _names(container, endpoint.aliases),
         "asked": {"ip": endpoint.ip, "ip6": endpoint.ip6, "mac": endpoint.mac},
         "servers": [],
     }
 
 
-def _names(container: Container, endpoint: NetworkEndpoint) -> list[str]:
+def _names(container: Container, aliases: Iterable[str]) -> list[str]:
     """The names that resolve to the container there. aardvark-dns compares with names in lower case."""
     hostname = str((container.wanted or {}).get("hostname") or "")
-    names = [container.name, container.id[:12], *([hostname] if hostname else []), *endpoint.aliases]
+    names = [container.name, container.id[:12], *([hostname] if hostname else []), *aliases]
     return list(dict.fromkeys(word.lower() for word in names))
+
+
+def tell_name(store: Store, container: Container) -> None:
+    """Tell the networks of a running container its new name: the old one leads nowhere then. Raises SystemFailure."""
+    directory = store.containers.path(container.id)
+    with Catalog(store).locked():
+        networks = networks_in(directory)
+        if not networks:
+            return
+        for one in networks.values():
+            one["names"] = _names(container, one.get("aliases", ()))
+        write_state(directory, read_state(directory) | {"networks": networks})
+        where = place.existing(store)
+        if where is not None:
+            names.rename(where, container.id, {name: one["names"] for name, one in networks.items()})
 
 
 def _taken(store: Store, name: str) -> set[str]:

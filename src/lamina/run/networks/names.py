@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lamina.run.networks.place import Place
 
 _PID = "aardvark.pid"
+_NAMES = 3
+"""The word of a line that has the names."""
 _PATIENCE, _AGAIN = 2.0, 0.02  # seconds
 _PORT = 53
 _ADDRESS, _ADDRESS_6, _INTERNET = 1, 28, 1  # RFC 1035, RFC 3596
@@ -54,11 +56,50 @@ def _forget(path: str, members: set[str]) -> bool:
     if not kept:
         os.unlink(path)
         return True
+    _replace(path, "\n".join([head, *kept, ""]))
+    return True
+
+
+def rename(place: Place, identity: str, names: Mapping[str, Sequence[str]]) -> None:
+    """Let a container of that id be known by other names. ``names``: by network. Call it under the lock of the
+    catalog. Raises SystemFailure."""
+    directory = os.path.join(place.directory, "aardvark-dns")
+    changed = False
+    with reported(directory):
+        for name in os.listdir(directory) if os.path.isdir(directory) else ():
+            if name in names:
+                changed |= _rename(os.path.join(directory, name), identity, names[name])
+    server = aardvark(place.directory)
+    if changed and server:
+        with suppress(OSError):
+            os.kill(server, signal.SIGHUP)
+
+
+def _rename(path: str, identity: str, names: Sequence[str]) -> bool:
+    """Returns whether the file was changed."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    changed = "\n".join(renamed(line, identity, names) for line in text.split("\n"))
+    if changed == text:
+        return False
+    _replace(path, changed)
+    return True
+
+
+def renamed(line: str, identity: str, names: Sequence[str]) -> str:
+    """A line of aardvark-dns (id, addresses of both kinds, names, servers), with these names if it is of that
+    container (pure)."""
+    words = line.split(" ")
+    if words[0] != identity or len(words) < _NAMES + 1:
+        return line
+    return " ".join([*words[:_NAMES], ",".join(names), *words[_NAMES + 1 :]])
+
+
+def _replace(path: str, text: str) -> None:
     new = f"{path}.new"
     with open(new, "w", encoding="utf-8") as file:
-        file.write("\n".join([head, *kept, ""]))
+        file.write(text)
     os.replace(new, path)
-    return True
 
 
 def await_end(place: Place, server: int) -> None:

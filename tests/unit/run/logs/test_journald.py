@@ -84,6 +84,15 @@ def test_long_lines_are_partial_messages(tmp_path: Path, journal: socket.socket)
     assert (third["MESSAGE"], third["CONTAINER_PARTIAL_MESSAGE"]) == (b"rest", b"true")
 
 
+def test_the_end_of_a_run_is_a_message_of_its_own(tmp_path: Path, journal: socket.socket) -> None:
+    one = writer(tmp_path)
+    one.write(1, b"rest")
+    one.end_run()
+    one.write(1, b"next\n")
+    one.close()
+    assert [received(journal)["MESSAGE"] for _ in range(2)] == [b"rest", b"next"]
+
+
 def test_an_entry_that_is_too_large_for_a_datagram_goes_in_memory(tmp_path: Path, journal: socket.socket) -> None:
     one = writer(tmp_path, ("attributes", '{"BIG":"%s"}' % ("y" * 4_000_000)))
     one.write(1, b"x\n")
