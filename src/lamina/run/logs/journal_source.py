@@ -20,7 +20,7 @@ class JournalSource:
         self._cursor = ""
         self._read = 0
 
-    def forward(self) -> Iterator[tuple[Position, Piece]]:
+    def forward(self, apart: Position | None = None) -> Iterator[tuple[Position, Piece]]:
         words = [f"--after-cursor={self._cursor}"] if self._cursor else []
         for cursor, piece in self._entries(*words):
             self._cursor = cursor

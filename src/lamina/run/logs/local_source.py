@@ -35,7 +35,7 @@ class LocalSource:
         self._part = self._next = self._at = 0
         self._data = self._index = -1
 
-    def forward(self) -> Iterator[tuple[Position, Piece]]:
+    def forward(self, apart: Position | None = None) -> Iterator[tuple[Position, Piece]]:
         for block in self._blocks():
             for position, time_ns, stream, start, end in _pieces(block):
                 yield position, Piece(time_ns, stream, os.pread(block.data, end - start, start))

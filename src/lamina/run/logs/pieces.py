@@ -33,8 +33,9 @@ class Source(Protocol):
 
     complete: bool
 
-    def forward(self) -> Iterable[tuple[Position, Piece]]:
-        """What was not read yet, up to the end that the log has now. Raises OSError."""
+    def forward(self, apart: Position | None = None) -> Iterable[tuple[Position, Piece]]:
+        """What was not read yet, up to the end that the log has now. ``apart``: pieces up to this position begin
+        where those of ``backward`` begin; later ones may be larger. Raises OSError."""
 
     def bulk(self, choice: Choice) -> Iterable[Span | Piece]:
         """What ``forward`` gives and ``choice`` wants, without the times: in large pieces, or as ranges of files.
@@ -74,6 +75,11 @@ class Choice:
         """Whether everything from here on is wanted."""
         return self.since is None and self.until is None and self.starts is None
 
+    @property
+    def last_start(self) -> Position | None:
+        """The last position of ``starts``."""
+        return max(position for position, _ in self.starts.values()) if self.starts is not None else None
+
     def skipped(self, position: Position, time_ns: int, stream: int, size: int) -> int:
         """How many bytes at the start of a piece of this size are not wanted."""
         if self.until is not None and time_ns > self.until:
@@ -92,7 +98,7 @@ class Choice:
 
 def wanted_pieces(source: Source, choice: Choice) -> Iterator[Piece]:
     """What can be read and ``choice`` wants. Raises OSError."""
-    for position, piece in source.forward():
+    for position, piece in source.forward(choice.last_start):
         size = len(piece.data)
         skipped = choice.skipped(position, piece.time_ns, piece.stream, size)
         if choice.over:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import NamedTuple
 
-from lamina.run.logs import stamp
+from lamina.run.logs import cri_lines, json_lines
 from lamina.run.logs.pieces import Choice, Piece, Position, wanted_pieces
 from lamina.run.logs.text_file import rotated
 
-Decoder = Callable[[Sequence[bytes]], list[Piece | None]]
-Stripper = Callable[[bytes], bytes | None]
-"""From lines that are all of stdout to what the program wrote; None: the decoder must look at each."""
-Form = tuple[Decoder, Stripper]
-_CRI_START = re.compile(rb"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}[+-]\d\d:\d\d stdout F ")
 _BLOCK = 1 << 20
 _LONGEST = 1 << 26
 _MOST_FILES = 100_000
+
+
+class Form(NamedTuple):
+    """How lines are read. ``decode``: a piece for each line, None for one that can't be read. ``runs`` and
+    ``streams`` take a block of whole lines, are faster, and give None for a block that only ``decode`` understands.
+    ``runs``: lines of one moment as one piece, each with the size of its lines. ``streams``: no moments."""
+
+    decode: Callable[[Sequence[bytes]], list[Piece | None]]
+    runs: Callable[[bytes], list[tuple[int, Piece]] | None]
+    streams: Callable[[bytes], list[tuple[int, bytes]] | None]
 
 
 class TextSource:
@@ -28,25 +32,32 @@ class TextSource:
 
     def __init__(self, path: str, form: Form, *, complete: bool = True, on_damage: Callable[[int], object]) -> None:
         self._path, self._on_damage = path, on_damage
-        self._decode, self._strip = form
+        self._form = form
         self.complete = complete
         self._files: list[int] = []  # descriptors, the oldest first
         self._current = self._at = 0
         self._look()
 
-    def forward(self) -> Iterator[tuple[Position, Piece]]:
+    def forward(self, apart: Position | None = None) -> Iterator[tuple[Position, Piece]]:
         for number, start, block in self._blocks():
-            for offset, piece in self._decoded(block.split(b"\n")[:-1], start, self._on_damage):
-                yield (number, offset), piece
+            runs = None if apart is not None and (number, start) <= apart else self._form.runs(block)
+            if runs is None:
+                for offset, piece in self._decoded(block.split(b"\n")[:-1], start, self._on_damage):
+                    yield (number, offset), piece
+                continue
+            for size, piece in runs:
+                yield (number, start), piece
+                start += size
 
     def bulk(self, choice: Choice) -> Iterator[Piece]:
         if not choice.is_all:
             yield from wanted_pieces(self, choice)
             return
         for _, start, block in self._blocks():
-            data = self._strip(block)
-            if data is not None:
-                yield Piece(0, 1, data)
+            streams = self._form.streams(block)
+            if streams is not None:
+                for stream, data in streams:
+                    yield Piece(0, stream, data)
                 continue
             found = self._decoded(block.split(b"\n")[:-1], start, self._on_damage)
             for stream, pieces in groupby((piece for _, piece in found), key=itemgetter(1)):
@@ -120,7 +131,7 @@ class TextSource:
         self, lines: list[bytes], start: int, on_damage: Callable[[int], object]
     ) -> Iterator[tuple[int, Piece]]:
         damaged = 0
-        for line, piece in zip(lines, self._decode(lines), strict=True):
+        for line, piece in zip(lines, self._form.decode(lines), strict=True):
             if piece is None:
                 damaged += 1
             else:
@@ -162,74 +173,5 @@ def _identity(state: os.stat_result) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def decode_json(lines: Sequence[bytes]) -> list[Piece | None]:
-    """Lines of docker's json-file (pure). None for a line that is none."""
-    from json import loads
-
-    try:
-        values = loads(b"[" + b",".join(lines) + b"]")
-        if len(values) == len(lines):
-            return [_of_json(value) for value in values]
-    except (ValueError, RecursionError):
-        pass
-    found = []
-    for line in lines:
-        try:
-            found.append(_of_json(loads(line)))
-        except (ValueError, RecursionError):
-            found.append(None)
-    return found
-
-
-def _of_json(value: Any) -> Piece | None:
-    try:
-        log, stream, moment = value["log"], value["stream"], value["time"]
-        attributes = value.get("attrs")
-        details = ",".join(f"{key}={item}" for key, item in attributes.items()) if attributes else ""
-        data = log.encode("utf-8", "replace")
-        return Piece(stamp.parse(moment), 2 if stream == "stderr" else 1, data, details)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
-        return None
-
-
-def strip_json(block: bytes) -> bytes | None:
-    """(pure) A quote in a text is escaped, so the marks that are counted are those of the lines."""
-    from json import loads
-
-    lines = block.count(b"\n")
-    if block.count(b'"stream":"stdout"') != lines or block.count(b'{"log":"') != lines:
-        return None
-    try:
-        values = loads(b"[" + block[:-1].replace(b"\n", b",") + b"]")
-        if len(values) != lines:
-            return None
-        text: str = "".join([value["log"] for value in values])
-        return text.encode("utf-8", "replace")
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-
-
-def decode_cri(lines: Sequence[bytes]) -> list[Piece | None]:
-    """Lines of the CRI format (pure). None for a line that is none."""
-    return [_of_cri(line) for line in lines]
-
-
-def _of_cri(line: bytes) -> Piece | None:
-    try:
-        moment, stream, tag, text = line.split(b" ", 3)
-        if stream not in (b"stdout", b"stderr") or tag[:1] not in (b"F", b"P"):
-            return None
-        data = text + b"\n" if tag[:1] == b"F" else text
-        return Piece(stamp.parse(moment.decode("ascii")), 2 if stream == b"stderr" else 1, data)
-    except (ValueError, OverflowError):
-        return None
-
-
-def strip_cri(block: bytes) -> bytes | None:
-    """(pure)"""
-    data, count = _CRI_START.subn(b"", block)
-    return data if count == block.count(b"\n") else None
-
-
-JSON: Form = (decode_json, strip_json)
-CRI: Form = (decode_cri, strip_cri)
+JSON = Form(json_lines.decode, json_lines.runs, json_lines.streams)
+CRI = Form(cri_lines.decode, cri_lines.runs, cri_lines.streams)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import UsageError
-from lamina.run.logs import attributes, drivers, stamp
+from lamina.run.logs import attributes, cri_lines, drivers, json_lines, stamp
 from lamina.run.logs.json_file import JsonEncoder, escaped
 from lamina.run.logs.k8s_file import CriEncoder
 from lamina.run.logs.local import LocalWriter
 from lamina.run.logs.local_source import LocalSource
 from lamina.run.logs.pieces import Choice, Piece, Source, starts_of_tail
-from lamina.run.logs.text_source import CRI, JSON, TextSource, decode_cri, decode_json, strip_json
+from lamina.run.logs.text_source import CRI, JSON, Form, TextSource
 from lamina.run.logs.writer import open_writer
 
 CONTAINER = {"id": "a" * 64, "name": "web", "image": "nginx"}
@@ -179,7 +179,7 @@ def test_tail_and_times_choose_as_a_list_in_memory(
 
     opened = source(directory, driver)
     chosen, got = choice(opened), {1: b"", 2: b""}
-    for position, piece in opened.forward():
+    for position, piece in opened.forward(chosen.last_start):
         skipped = chosen.skipped(position, piece.time_ns, piece.stream, len(piece.data))
         if chosen.over:
             break
@@ -417,20 +417,20 @@ def test_a_torn_line_is_cut_off(tmp_path: Path, driver: str) -> None:
     path.write_bytes(whole + whole[:30])
     assert [piece.data for piece in pieces(tmp_path, driver)] == [b"one\n"]
     written(tmp_path, driver, [(1, b"two\n", 1)])
-    assert [piece.data for piece in pieces(tmp_path, driver)] == [b"one\n", b"two\n"]
+    assert of_stream(pieces(tmp_path, driver), 1) == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize(
     ("decode", "good", "bad"),
     [
-        (decode_json, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b'{"log":1}'),
-        (decode_json, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"[" * 100_000),
-        (decode_json, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"\xff"),
-        (decode_json, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"1],[2"),
-        (decode_json, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"{},{}"),
-        (decode_cri, b"2023-11-14T22:13:20Z stdout F x", b"2023-11-14T22:13:20Z stdin F x"),
-        (decode_cri, b"2023-11-14T22:13:20Z stdout F x", b"now stdout F x"),
-        (decode_cri, b"2023-11-14T22:13:20Z stdout F x", b""),
+        (json_lines.decode, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b'{"log":1}'),
+        (json_lines.decode, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"[" * 100_000),
+        (json_lines.decode, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"\xff"),
+        (json_lines.decode, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"1],[2"),
+        (json_lines.decode, b'{"log":"x\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}', b"{},{}"),
+        (cri_lines.decode, b"2023-11-14T22:13:20Z stdout F x", b"2023-11-14T22:13:20Z stdin F x"),
+        (cri_lines.decode, b"2023-11-14T22:13:20Z stdout F x", b"now stdout F x"),
+        (cri_lines.decode, b"2023-11-14T22:13:20Z stdout F x", b""),
     ],
 )
 def test_a_damaged_line_hides_no_other_one(decode: object, good: bytes, bad: bytes) -> None:
@@ -439,18 +439,104 @@ def test_a_damaged_line_hides_no_other_one(decode: object, good: bytes, bad: byt
     assert [piece and piece.data for piece in found] == [b"x\n", None, b"x\n"]
 
 
+FORMS = pytest.mark.parametrize("form", [JSON, CRI], ids=["json", "cri"])
+
+
+def encoded(form: Form, writes: Writes) -> bytes:
+    encoder, found, now = JsonEncoder('{"a":"b"}') if form is JSON else CriEncoder(), b"", MOMENT
+    for stream, data, later in writes:
+        now += later
+        found += encoder.encode(stream, data, now)
+    return found + encoder.rest(now)
+
+
+def neighbors(found: Sequence[Piece | None]) -> list[Piece]:
+    """Pieces of one moment and stream put together."""
+    whole: list[Piece] = []
+    for piece in found:
+        assert piece is not None
+        if whole and whole[-1][:2] == piece[:2]:
+            whole[-1] = piece._replace(data=whole[-1].data + piece.data)
+        else:
+            whole.append(piece)
+    return whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(writes=WRITES, copies=st.integers(1, 9))
+@FORMS
+def test_lines_that_are_read_together_give_what_each_line_gives(form: Form, writes: Writes, copies: int) -> None:
+    block = encoded(form, [(stream, data * copies, later) for stream, data, later in writes])
+    each = form.decode(block.split(b"\n")[:-1])
+    assert None not in each
+    runs = form.runs(block)
+    if runs is not None:
+        assert neighbors([piece for _, piece in runs]) == neighbors(each)
+        assert sum(size for size, _ in runs) == len(block)
+        at = 0
+        for size, piece in runs:  # each tells of the lines that it has the size of
+            assert neighbors(form.decode(block[at : at + size].split(b"\n")[:-1])) == [piece]
+            at += size
+    streams = form.streams(block)
+    for stream in (1, 2) if streams is not None else ():
+        expected = b"".join(piece.data for piece in each if piece and piece.stream == stream)
+        assert b"".join(data for one, data in streams or () if one == stream) == expected
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+@FORMS
+def test_what_a_program_writes_at_once_is_one_piece(form: Form, stream: int) -> None:
+    text = b'a "quoted" line\n' * 50 + b"\\ \xc3\xa9 <&>\x01\n" + b"\n"
+    block = encoded(form, [(stream, text, 0)])
+    assert form.runs(block) is not None
+    assert [(piece.stream, piece.data, piece.time_ns) for _, piece in form.runs(block) or ()] == [
+        (stream, text, MOMENT)
+    ]
+    assert form.streams(block) == [(stream, text)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(writes=WRITES, at=st.integers(0, 1 << 16), junk=st.binary(max_size=9), cut=st.integers(0, 9))
+@FORMS
+def test_a_damaged_block_is_read_line_by_line(form: Form, writes: Writes, at: int, junk: bytes, cut: int) -> None:
+    whole = encoded(form, [*writes, (1, b"the end\n", 1)])
+    at %= len(whole)
+    block = whole[:at] + junk + whole[at + cut :]
+    if not block.endswith(b"\n"):
+        return
+    each = form.decode(block.split(b"\n")[:-1])
+    runs, streams = form.runs(block), form.streams(block)
+    if None in each:  # only `decode` knows which
+        assert runs is None
+    if runs is not None:
+        assert neighbors([piece for _, piece in runs]) == neighbors(each)
+    if streams is not None and None not in each:
+        expected = [b"".join(piece.data for piece in each if piece and piece.stream == one) for one in (1, 2)]
+        assert [b"".join(data for stream, data in streams if stream == one) for one in (1, 2)] == expected
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("form", "block"),
     [
-        b'{"log":"a\\n","stream":"stdout","time":"x"}\n',
-        b'{"log":"\\"stream\\":\\"stdout\\"\\n","stream":"stderr","time":"2023-11-14T22:13:20Z"}\n',
-        b'{"log":1,"stream":"stdout","time":"2023-11-14T22:13:20Z"}\n',
-        b'{"log":"a","stream":"stdout"},{"log":"b","stream":"stdout"}\n\n',
+        (JSON, b'{"log":"a\\n","stream":"stdout","time":"x"}\n'),
+        (JSON, b'{"log":"a\\n","stream":"stdin","time":"2023-11-14T22:13:20Z"}\n'),
+        (JSON, b'{"log":1,"stream":"stdout","time":"2023-11-14T22:13:20Z"}\n'),
+        (JSON, b'{"log":"a","stream":"stdout"},{"log":"b","stream":"stdout"}\n\n'),
+        (JSON, b'{"log":"a\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}\n\n'),
+        (JSON, b'\0\0{"log":"a\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}\n'),
+        (JSON, b'{"log":"a\0\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}\n'),
+        (JSON, b'{"log":"\xff\\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}\n'),
+        (CRI, b"2023-11-14T22:13:20Z stdout F a\n"),
+        (CRI, b"2023-11-14T22:13:20.123456789-01:00 stdout F a\n"),
+        (CRI, b"2023-11-14T22:13:20.123456789+00:00 stdin  F a\n"),
+        (CRI, b"2023-11-14T22:13:20.123456789+00:00 stdout X a\n"),
+        (CRI, b"2023-11-14T22:13:20.123456789+00:00 stdout F a\n\n"),
+        (CRI, b"2023-11-14T22:13:20.123456789+00:00 stdout F\n"),
     ],
 )
-def test_lines_of_json_are_only_taken_together_if_all_are_of_stdout(text: bytes) -> None:
-    assert strip_json(text) in (None, b"a\n")
-    assert strip_json(text) is None or text.count(b"stdout") == 1
+def test_lines_of_another_form_are_not_read_together(form: Form, block: bytes) -> None:
+    assert form.runs(block) is None
+    assert form.streams(block) is None
 
 
 def test_damaged_lines_are_counted(tmp_path: Path) -> None:
@@ -468,7 +554,7 @@ def test_a_file_that_another_program_empties_is_read_from_its_start(tmp_path: Pa
     writer = open_writer(str(tmp_path), "json-file", options, container=CONTAINER)
     writer.write(1, b"a long line that is gone soon\n" * 3)
     opened = source(tmp_path, "json-file", complete=False)
-    assert len([*opened.forward()]) == 3
+    assert b"".join(piece.data for _, piece in opened.forward()).count(b"gone soon\n") == 3
     os.truncate(tmp_path / f"{CONTAINER['id']}-json.log", 0)
     writer.write(1, b"new\n")
     assert [piece.data for _, piece in opened.forward()] == [b"new\n"]
