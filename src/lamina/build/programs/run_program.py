@@ -32,7 +32,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.run import network
 from lamina.run.bundle import Task, check_architecture, prepare_spec
 from lamina.run.child import CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND, ExitStatus, Program, Streams
-from lamina.run.options import ContainerOptions
+from lamina.run.options import ContainerOptions, Mount
 from lamina.run.rootfs import Inside
 from lamina.run.runtime import Runtime, find_runtime
 from lamina.run.sandbox import Sandbox
@@ -183,7 +183,7 @@ def _run(
     Raises ProgramFailed."""
     sandbox = directory.sandbox(runtime)
     with given(step, directory, inputs, log, shared.contexts if shared else None) as seen:
-        wanted = _wanted(step, seen)
+        wanted = _wanted(step, seen, _mounts(seen.mounts, runtime))
         check_supported(wanted, runtime)
         upper, work = directory.upper, directory.work
         view = sandbox.mount(inputs.store, stack, upper, work, devices=runtime.devices, volatile=True)
@@ -202,7 +202,7 @@ def _run(
                     ImageConfig.build(step.platform),
                     step.words,
                     net,
-                    mounts=seen.mounts,
+                    mounts=wanted.mounts,
                     files=("hosts", "resolv.conf"),
                 )
                 with Inside(directory.rootfs) as inside:
@@ -219,11 +219,22 @@ def _run(
     return view, made
 
 
-def _wanted(step: RunStep, seen: Given) -> ContainerOptions:
+def _mounts(mounts: tuple[Mount, ...], runtime: Runtime) -> tuple[Mount, ...]:
+    """bubblewrap has no noexec, which secrets have: without execute permission nobody executes them anyway."""
+    if not runtime.is_bubblewrap:
+        return mounts
+    from dataclasses import replace
+
+    return tuple(
+        replace(mount, options=tuple(option for option in mount.options if option != "noexec")) for mount in mounts
+    )
+
+
+def _wanted(step: RunStep, seen: Given, mounts: tuple[Mount, ...]) -> ContainerOptions:
     return ContainerOptions(
         command=step.words,
         env=tuple({**dict(step.env), **dict(step.hidden), **seen.variables}.items()),
-        mounts=seen.mounts,
+        mounts=mounts,
         workdir=posixpath.join("/", step.workdir),
         user=step.user,
         network=step.network,
