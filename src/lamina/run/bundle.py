@@ -150,6 +150,7 @@ def _host_resources(task: Task, tables: dict[str, bytes]) -> HostResources:
         devices=runtime.devices,
         cgroups=runtime.cgroups,
         network="host" if task.network.kind == "host" else task.network.namespace,
+        user_namespace=task.network.user_namespace,
         seccomp=_seccomp(task, here),
         init=_init_program() if wanted.init and not runtime.is_bubblewrap else "",
         owners=owners,

@@ -8,14 +8,18 @@ from contextlib import contextmanager
 
 from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.host.files import reported
-from lamina.light import Value, signal
+from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import output_of
 from lamina.run.options import CONTAINER, FILE, NETWORKS, OWN_NETWORK
 from lamina.run.runtime import find_program
 from lamina.text import clean
 
+if TYPE_CHECKING:
+    from lamina.view.owners import Owners
+
 NAMED, SHARED = "named", "shared"
 """The kinds of networks that have names, and of a network namespace that exists already."""
+_NETWORK_FILE, _USER_FILE = "netns", "userns"
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
@@ -124,13 +128,15 @@ def _read(path: str) -> str:
 class ContainerNetwork(Value):
     """A container's network. ``kind``: one of NETWORKS, or NAMED. ``namespace``: the path of its network namespace,
     if that exists already. ``resolv``: the text of its resolv.conf. ``addresses``: its own on networks with names.
-    ``gateway``: the address by which it reaches this host, if it has one."""
+    ``gateway``: the address by which it reaches this host, if it has one. ``user_namespace``: the path of the user
+    namespace that ``namespace`` belongs to, if that is the container's own."""
 
     kind: str
     namespace: str = ""
     resolv: str = ""
     addresses: tuple[str, ...] = ()
     gateway: str = ""
+    user_namespace: str = ""
 
 
 @contextmanager
@@ -144,15 +150,25 @@ def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[Contain
 
 
 def connect(
-    kind: str, resolver: Resolver, directory: str, *, own: bool = False, to_host: bool = False
+    kind: str,
+    resolver: Resolver,
+    directory: str,
+    *,
+    own: bool = False,
+    to_host: bool = False,
+    owners: Owners | None = None,
 ) -> ContainerNetwork:
     """As ``connected``, until ``Pasta.close_left`` is called. ``own``: a container without a network gets a namespace
-    that exists before it starts. ``to_host``: the container is to reach this host by one of its addresses."""
+    that exists before it starts. ``to_host``: the container is to reach this host by one of its addresses. ``owners``
+    as ``NetworkNamespace`` takes it."""
     if kind == "pasta":
-        made = Pasta(directory, forward=bool(resolver.forwarded), to_host=to_host)
-        return ContainerNetwork(kind, made.plain_path, resolver.text, gateway=made.host)
-    namespace = NetworkNamespace(directory).plain_path if own and kind == "none" else ""
-    return ContainerNetwork(kind, namespace, resolver.text)
+        made = Pasta(directory, forward=bool(resolver.forwarded), to_host=to_host, owners=owners)
+        user = made.plain_user_path
+        return ContainerNetwork(kind, made.plain_path, resolver.text, gateway=made.host, user_namespace=user)
+    if own and kind == "none":
+        closed = NetworkNamespace(directory, owners)
+        return ContainerNetwork(kind, closed.plain_path, resolver.text, user_namespace=closed.plain_user_path)
+    return ContainerNetwork(kind, resolv=resolver.text)
 
 
 def shared(namespace: str, on_warning: Callable[[str], object]) -> ContainerNetwork:
@@ -163,29 +179,48 @@ def shared(namespace: str, on_warning: Callable[[str], object]) -> ContainerNetw
 class NetworkNamespace:
     """A new network namespace as a file, which keeps it without a process. ``close`` ends it."""
 
-    def __init__(self, directory: str) -> None:
-        """``directory``: for the file. Raises SystemFailure."""
-        self.path = os.path.join(directory, "netns")
-        self._opened = -1
+    def __init__(self, directory: str, owners: Owners | None = None) -> None:
+        """``directory``: for the file. ``owners``: the ids of a container's user namespace; it is then made here too,
+        because the network belongs to it, and is kept as another file. Raises SystemFailure."""
+        self.path = os.path.join(directory, _NETWORK_FILE)
+        self._user_path = os.path.join(directory, _USER_FILE) if owners else ""
+        self._opened: dict[str, int] = {}
         self.close_left(directory)
-        with reported(self.path), open(self.path, "wb"):
-            pass
-        _check(["unshare", f"--net={self.path}", "sh", "-c", _OPEN_LOW_PORTS])
+        for path in filter(None, (self.path, self._user_path)):
+            with reported(path), open(path, "wb"):
+                pass
+        if not owners:
+            _check(["unshare", f"--net={self.path}", "sh", "-c", _OPEN_LOW_PORTS])
+            return
+        from lamina.run import owned_network
+
+        try:
+            owned_network.make(self.path, self._user_path, owners)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def plain_path(self) -> str:
         """A path of the namespace without a comma: runc takes no path with one."""
-        if "," not in self.path:
-            return self.path
-        if self._opened < 0:
-            with reported(self.path):
-                self._opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return f"/proc/{os.getpid()}/fd/{self._opened}"
+        return self._plain(self.path)
+
+    @property
+    def plain_user_path(self) -> str:
+        """As ``plain_path``, of the user namespace; "" if none was made here."""
+        return self._plain(self._user_path)
+
+    def _plain(self, path: str) -> str:
+        if "," not in path:
+            return path
+        if path not in self._opened:
+            with reported(path):
+                self._opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return f"/proc/{os.getpid()}/fd/{self._opened[path]}"
 
     def close(self) -> None:
-        if self._opened >= 0:
-            os.close(self._opened)
-            self._opened = -1
+        while self._opened:
+            os.close(self._opened.popitem()[1])
         self.close_left(os.path.dirname(self.path))
 
     @staticmethod
@@ -195,26 +230,29 @@ class NetworkNamespace:
         from lamina.run.published import forwarder
         from lamina.view import kernel
 
-        path = os.path.join(directory, "netns")
         try:
             forwarder.close_left(directory)
         finally:
             end_pasta(directory)
-            if os.path.exists(path):
-                if is_namespace(path):
-                    kernel.unmount(path)
-                os.unlink(path)
+            for name in (_NETWORK_FILE, _USER_FILE):
+                path = os.path.join(directory, name)
+                if os.path.exists(path):
+                    if is_namespace(path):
+                        kernel.unmount(path)
+                    os.unlink(path)
 
 
 class Pasta(NetworkNamespace):
     """A network namespace that is connected through sockets of this process's user, by pasta(1). It is a file,
     because pasta opens it after it has dropped its privileges. ``close`` ends both."""
 
-    def __init__(self, directory: str, *, forward: bool = False, to_host: bool = False) -> None:
-        """``directory``: for the file. ``forward``: run a name server for the container (see ``resolver``).
-        ``to_host``: the container gets an address of its own, so that it reaches this host by the host's
-        (``host``). Raises SystemFailure."""
-        super().__init__(directory)
+    def __init__(
+        self, directory: str, *, forward: bool = False, to_host: bool = False, owners: Owners | None = None
+    ) -> None:
+        """``directory``, ``owners``: as ``NetworkNamespace`` takes them. ``forward``: run a name server for the
+        container (see ``resolver``). ``to_host``: the container gets an address of its own, so that it reaches this
+        host by the host's (``host``). Raises SystemFailure."""
+        super().__init__(directory, owners)
         self.host = ""
         if to_host:
             from lamina.run.host_gateway import host_address, own_address

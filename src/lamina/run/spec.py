@@ -43,7 +43,8 @@ class HostResources(Value):
     """What the host gives to a container. ``files``: paths of this host, by path in the container (hosts,
     hostname, resolv.conf). ``mounts``: binds with absolute sources, and tmpfs. ``devices``: a device cgroup guards
     the host's devices. ``owners``: the ids of the container's user namespace, if it has one. ``network``: "" for a
-    new namespace, "host", or the path of one. ``plain``: for a plain user. ``tty_group``: the group of terminals,
+    new namespace, "host", or the path of one. ``user_namespace``: the path of the user namespace that ``network``
+    belongs to, if that is the container's own. ``plain``: for a plain user. ``tty_group``: the group of terminals,
     5, exists. ``capabilities``: the bits of those that can be given away. ``nodes``: the devices that were asked
     for; with ``bind_nodes`` the host's device files are bind-mounted, because this user can't make device files.
     ``namespaces``: paths of namespaces that others have too, by kind (pid, ipc, uts). ``shm``: the directory that is
@@ -56,6 +57,7 @@ class HostResources(Value):
     devices: bool = True
     cgroups: bool = True
     network: str = ""
+    user_namespace: str = ""
     owners: Owners = AS_STATED
     seccomp: Mapping[str, Any] | None = None
     init: str = ""
@@ -262,8 +264,9 @@ def _shared(wanted: ContainerOptions, host: HostResources, quiet: list[str]) -> 
 
 
 def _sys(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
-    """A sysfs needs a new network namespace: without one a user namespace may only bind-mount the host's."""
-    theirs = host.network == "host" or (host.network and host.owners)
+    """A sysfs needs a network namespace that belongs to the user namespace, which otherwise may only bind-mount the
+    host's."""
+    theirs = host.network == "host" or (host.network and host.owners and not host.user_namespace)
     options = ["nosuid", "noexec", "nodev", *([] if wanted.privileged else ["ro"])]
     if theirs and (host.plain or host.owners):
         return _mount("/sys", "bind", "/sys", ["rbind", *options])
@@ -285,7 +288,7 @@ def _linux(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
         namespaces.append({"type": "network", **({"path": host.network} if host.network else {})})
     found: dict[str, Any] = {"namespaces": namespaces}
     if host.owners:
-        namespaces.append({"type": "user"})
+        namespaces.append({"type": "user", **({"path": host.user_namespace} if host.user_namespace else {})})
         for key, ranges in (("uidMappings", host.owners.users), ("gidMappings", host.owners.groups)):
             found[key] = [
                 {"containerID": inside, "hostID": outside, "size": count} for inside, outside, count in ranges

@@ -443,3 +443,33 @@ def test_a_killed_disconnect_is_finished_by_the_next_command(root: Side) -> None
     assert killed.code == -signal.SIGKILL
     assert "late" not in root.ok("network", "ls", "--format", "{{.Name}}").split()
     assert root.ok("network", "create", "late")
+
+
+@pytest.mark.parametrize("side", ["root", PLAIN_USER], indirect=True)
+def test_the_network_belongs_to_the_containers_user_namespace(request: Any, side: Side) -> None:
+    """Programs that are started later enter it, and the container's root has rights in it."""
+    kind = "auto" if "root" in request.node.callspec.id else "keep-id"
+    side.ok("network", "create", "front")
+    more = ("--userns", kind, "--network", "front", "--cap-add", "NET_ADMIN", "-u", "0")
+    side.start("server", "--network", "front", command=SERVER)
+    side.start("c", *more, "--sysctl", "net.core.somaxconn=77")
+    assert side.sees("c", "server")
+    assert side.ok("exec", "c", "cat", "/proc/sys/net/core/somaxconn") == "77"
+    side.ok("exec", "c", "ip", "link", "set", "eth0", "mtu", "1300")
+    assert "mtu 1300" in side.ok("exec", "c", "ip", "link", "show", "eth0")
+    assert side.ok("exec", "c", "ls", "/sys/class/net").split() == ["eth0", "lo"]
+    side.ok("restart", "-t", "0", "c")
+    assert side.sees("c", "server")
+    side.ok("rm", "-f", "-t", "0", "c", "server")
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    assert [line for line in mounts if str(side.store) in line and "/bundle/" in line] == []
+
+
+@pytest.mark.skipif(os.environ.get("LAMINA_RUNTIME", "runc") != "runc", reason="it is about runc")
+def test_runc_cannot_enter_a_network_of_another_user_namespace(root: Side) -> None:
+    root.start("other", "--network", "none")
+    root.start("c", "--userns", "auto", "--network", "container:other")
+    done = root("exec", "c", "true")
+    assert (done.code, done.err.count("\n")) == (7, 0)
+    assert "its network does not belong to its user namespace" in done.err
+    assert root("exec", "other", "true").code == 0

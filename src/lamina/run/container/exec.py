@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from lamina.errors import Conflict
+from lamina.errors import Conflict, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
@@ -21,7 +21,7 @@ from lamina.run.user import resolve_user
 from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from lamina.run.child import ExitStatus
@@ -79,9 +79,11 @@ def _process(store: Store, container: Container, wanted: ContainerOptions) -> tu
     with reported(path):
         try:
             with open(path, "rb") as file:
-                process = read_own(file.read().decode())["process"]
+                spec = read_own(file.read().decode())
         except FileNotFoundError:
             raise not_running(container) from None  # it is about to start
+    _check_entrance(sandbox, container, spec["linux"]["namespaces"])
+    process: dict[str, Any] = spec["process"]
     process |= {"args": list(wanted.command), "terminal": wanted.tty}
     if wanted.user:
         with Inside(sandbox.directories.rootfs) as inside:
@@ -99,3 +101,15 @@ def _process(store: Store, container: Container, wanted: ContainerOptions) -> tu
         process["cwd"] = wanted.workdir
     process["env"] = environment(wanted, process["env"], "/", container.id[:12])
     return sandbox, process
+
+
+def _check_entrance(sandbox: Sandbox, container: Container, namespaces: Sequence[Mapping[str, str]]) -> None:
+    """Refuse what `runc exec` can't do: it enters the user namespace first, which has no rights in the network of
+    another container that does not belong to it. Raises Unsupported."""
+    paths = {one["type"]: one.get("path", "") for one in namespaces}
+    is_foreign = paths.get("user") == "" and paths.get("network", "") != ""
+    if is_foreign and not sandbox.is_bubblewrap and os.path.basename(sandbox.runtime.program) == "runc":
+        raise Unsupported(
+            f"runc can't enter the container {container.name}: its network does not belong to its user namespace",
+            hint="run it with --runtime crun or bwrap, or without --userns",
+        )

@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from lamina.run.options import ContainerOptions
     from lamina.store.containers import Container
     from lamina.store.store import Store
+    from lamina.view.owners import Owners
 
 
 def connect(
-    store: Store, container: Container, wanted: ContainerOptions, on_warning: Callable[[str], object]
+    store: Store,
+    container: Container,
+    wanted: ContainerOptions,
+    owners: Owners | None,
+    on_warning: Callable[[str], object],
 ) -> ContainerNetwork:
     """Connect the container, which this process supervises, to the networks that it asks for by name. ``ending``
-    undoes it. Raises as ``networks.connection.connect``."""
+    undoes it. ``owners`` as ``NetworkNamespace`` takes it. Raises as ``networks.connection.connect``."""
     bundle = store.containers.path(container.id, "bundle")
-    namespace = NetworkNamespace(bundle)
+    namespace = NetworkNamespace(bundle, owners)
     try:
         found = connection.connect(store, container, wanted.networks, namespace.path, on_warning=on_warning)
     except BaseException:
@@ -30,7 +35,9 @@ def connect(
         raise
     host = "" if found.servers else host_resolver(NAMED, on_warning).text
     resolv = connection.resolv_conf(found.servers, host)
-    return ContainerNetwork(NAMED, namespace.plain_path, resolv, found.addresses, _gateway(found.gateways))
+    gateway = _gateway(found.gateways)
+    user = namespace.plain_user_path
+    return ContainerNetwork(NAMED, namespace.plain_path, resolv, found.addresses, gateway, user)
 
 
 def _gateway(gateways: Sequence[str]) -> str:

@@ -66,16 +66,23 @@ class Preparation:
         if named:
             from lamina.run.container import networking
 
-            found = networking.connect(self.store, container, self.wanted, self._on_warning)
+            found = networking.connect(self.store, container, self.wanted, self._network_owners, self._on_warning)
         else:
             resolver = network.host_resolver(kind, self._on_warning)
             own = publishes(self.wanted) and self.wanted.network in OWN_NETWORK
-            found = network.connect(kind, resolver, self.sandbox.directories.bundle, own=own, to_host=self._to_host)
+            bundle, owners = self.sandbox.directories.bundle, self._network_owners
+            found = network.connect(kind, resolver, bundle, own=own, to_host=self._to_host, owners=owners)
         if found.namespace and (config.exposed_ports or self.wanted.expose or publishes(self.wanted)):
             from lamina.run.container import ports
 
             ports.publish(self.store, container, self.wanted, config.exposed_ports, found.namespace)
         return found
+
+    @property
+    def _network_owners(self) -> Owners | None:
+        """The ids of the user namespace that the network is to belong to; None for this process's. bubblewrap makes
+        its user namespaces itself."""
+        return None if self.sandbox.is_bubblewrap else self.sandbox.owners or None
 
     @property
     def _to_host(self) -> bool:
