@@ -177,12 +177,12 @@ def test_stop_kill_restart_pause_and_rename(image: library.Image) -> None:
 
 
 def test_what_it_uses_is_measured(image: library.Image) -> None:
-    with start(
-        image, "echo begun; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; sleep 1000"
-    ) as container:
+    script = "trap go=1 USR1; echo begun; until [ $go ]; do sleep 0.02; done; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
+    with start(image, f"{script}; echo done; sleep 1000") as container:
         lines = container.logs(follow=True)
         assert next(lines) == b"begun\n"
         before = container.stats()
+        container.kill("USR1")
         assert next(lines) == b"done\n"
         after = container.stats()
         assert after.cpu > before.cpu
