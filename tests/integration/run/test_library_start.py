@@ -177,8 +177,9 @@ def test_stop_kill_restart_pause_and_rename(image: library.Image) -> None:
 
 
 def test_what_it_uses_is_measured(image: library.Image) -> None:
-    script = "trap go=1 USR1; echo begun; until [ $go ]; do sleep 0.02; done; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"
-    with start(image, f"{script}; echo done; sleep 1000") as container:
+    waiting = "trap go=1 USR1; echo begun; until [ $go ]; do sleep 0.02; done"
+    working = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done"
+    with start(image, f"{waiting}; {working}; sleep 1000") as container:
         lines = container.logs(follow=True)
         assert next(lines) == b"begun\n"
         before = container.stats()
