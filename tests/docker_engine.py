@@ -28,6 +28,7 @@ class Docker:
 
     def __init__(self, address: str, home: str) -> None:
         self.command = [client(), "--host", address]
+        self.top = os.path.dirname(address.removeprefix("unix://"))  # of the daemon's directories
         own = {"HOME": home, "DOCKER_CONFIG": home}
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")} | own
 

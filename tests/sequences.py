@@ -18,6 +18,8 @@ Lines that begin with one of these words are not verbs:
 - ``keys TEXT WORDS``: at a terminal; TEXT is typed when the program has said "ready". ``typed TEXT WORDS``: TEXT is
   typed after a moment.
 - ``later WORDS``: start it, and go on; ``then`` waits for it.
+- ``fields WORDS``: the output is JSON: a line for each field, and its value. Objects in lists are in the order of
+  their names; paths in the directories of an engine are ``<path>``.
 - ``commands @a``: the commands that top shows. ``port-count @a``: port, without the numbers of this host.
 - ``volume-of @a``: remember the name of its volume; ``volume-there``: whether that is there.
 - ``same-namespace KIND @a @b``: whether they are in the same one. ``by-prefix @a``: inspect by parts of its ID.
@@ -28,6 +30,7 @@ Lines that begin with one of these words are not verbs:
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -36,11 +39,13 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _PATIENCE = 20.0  # seconds
+_NEVER = "0001-"  # docker's time of what did not happen
 _STATE = (
     "{{.State.Status}} running={{.State.Running}} paused={{.State.Paused}} restarting={{.State.Restarting}} "
     "oom={{.State.OOMKilled}} dead={{.State.Dead}} code={{.State.ExitCode}} error={{json .State.Error}} "
@@ -79,10 +84,11 @@ _REPLACED = (
 
 @dataclass(frozen=True)
 class Engine:
-    """``command``: the words before a verb."""
+    """``command``: the words before a verb. ``places``: how paths begin in its own directories."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,22 @@ class Answer:
         out = "".join(f"\n    {line}" for line in self.out.splitlines())
         error = "".join(f"\n    ! {line}" for line in self.stderr.splitlines())
         return f"{self.line}\n    -> {self.code}{out}{error}"
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a document of JSON, and their values: what holds no further fields."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _fields(item, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for number, item in enumerate(sorted(value, key=_name)):
+            yield from _fields(item, f"{name}.{number}")
+    else:
+        yield name, value
+
+
+def _name(value: Mapping[str, Any]) -> str:
+    return next((str(value[key]) for key in ("Destination", "Target", "Name", "Subnet") if key in value), "")
 
 
 def sequences(text: str) -> dict[str, dict[str, str]]:
@@ -158,6 +180,27 @@ class _Player:
     def do_code(self, line: str, words: list[str]) -> None:
         given = _bytes(words[1]) if words[0] == "in" else None
         self._verb(line, words[2:] if words[0] == "in" else words, lambda out: "", given)
+
+    def do_fields(self, line: str, words: list[str]) -> None:
+        done = self._run(words)
+        out = ""
+        if done.returncode == 0:
+            found = json.loads(done.stdout)[0]
+            out = "".join(f"{key}: {json.dumps(value)}\n" for key, value in _fields(self._same(found)))
+        error = self._clean(done.stderr.decode(errors="replace"))
+        self.answers.append(Answer(line, min(done.returncode, 1), out, bool(error), error))
+
+    def _same(self, value: Any) -> Any:
+        """A value of JSON without what differs from run to run. Names in it are not IDs."""
+        if isinstance(value, dict):
+            return {self._clean(name): self._same(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._same(item) for item in value]
+        if not isinstance(value, str) or value.startswith(_NEVER):
+            return value
+        if value.startswith(self.engine.places):
+            return "<path>"
+        return self._clean(value)
 
     def do_sorted(self, line: str, words: list[str]) -> None:
         if words[0] == "show":

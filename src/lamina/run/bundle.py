@@ -11,6 +11,7 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run import network
 from lamina.run.capability import EVERY
+from lamina.run.cgroups import counts_swap
 from lamina.run.granted_user import Caller, find_user, granted_user
 from lamina.run.mount_targets import VisibleFiles, prepare_targets
 from lamina.run.options import HOST_GATEWAY
@@ -160,6 +161,7 @@ def _host_resources(task: Task, tables: dict[str, bytes]) -> HostResources:
         nodes=nodes,
         bind_nodes=bound,
         namespaces=task.joined.namespaces,
+        swap=not wanted.memory or counts_swap(),
         shm=task.joined.shm or (_shared_memory(task) if wanted.ipc == "shareable" else ""),
     )
 

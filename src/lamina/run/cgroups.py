@@ -74,6 +74,14 @@ def _own(path: str, identity: str) -> str:
     return "/".join(parts[: parts.index(identity) + 1])
 
 
+def counts_swap(top: str = TOP, proc: str = "/proc") -> bool:
+    """Whether the kernel can limit memory and swap together."""
+    if not os.path.exists(os.path.join(top, "cgroup.controllers")):
+        return os.path.exists(os.path.join(top, "memory", "memory.memsw.limit_in_bytes"))
+    paths = [line[len("0::/") :] for line in read(f"{proc}/self/cgroup").splitlines() if line.startswith("0::/")]
+    return any(os.path.exists(os.path.join(top, path, "memory.swap.max")) for path in paths)
+
+
 def read(path: str) -> str:
     try:
         with open(path, "rb") as file:

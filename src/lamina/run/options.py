@@ -188,8 +188,9 @@ class ContainerOptions(Value):
     ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are started before
     it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the streams that `start
     --attach` connects; empty: stdout and stderr.
-    ``create_command``: the words that made it, if the command line did. A new field needs a default: the records of
-    containers hold these (``run.container.record``)."""
+    ``create_command``: the words that made it, if the command line did. ``detached``: made by a `run` in the
+    background. ``cidfile``: the file that got its ID. A new field needs a default: the records of containers hold
+    these (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -261,6 +262,8 @@ class ContainerOptions(Value):
     annotations: tuple[tuple[str, str], ...] = ()
     create_command: tuple[str, ...] = ()
     no_hosts: bool = False
+    detached: bool = False
+    cidfile: str = ""
 
     @property
     def limited(self) -> bool:
@@ -453,6 +456,14 @@ def parse_namespace(word: str, kind: str) -> str:
     if found not in _NAMESPACES[kind]:
         raise UsageError(f"unknown value for --{kind}: {word!r:.60}", hint="choose private or host")
     return found
+
+
+def memory_and_swap(wanted: ContainerOptions) -> int | None:
+    """The limit of memory and swap together, in bytes; -1: none. If it was not given, it is twice the memory, as with
+    docker and podman."""
+    if wanted.memory_swap is None and wanted.memory and 2 * wanted.memory < _MAX_BYTES:
+        return 2 * wanted.memory
+    return wanted.memory_swap
 
 
 def publishes(wanted: ContainerOptions) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lamina.errors import InvalidContent
 from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.capability import EVERY, capabilities
-from lamina.run.options import ContainerOptions, Mount, Node
+from lamina.run.options import ContainerOptions, Mount, Node, memory_and_swap
 from lamina.run.user import User
 from lamina.view.owners import AS_STATED, Owners
 
@@ -48,7 +48,7 @@ class HostResources(Value):
     5, exists. ``capabilities``: the bits of those that can be given away. ``nodes``: the devices that were asked
     for; with ``bind_nodes`` the host's device files are bind-mounted, because this user can't make device files.
     ``namespaces``: paths of namespaces that others have too, by kind (pid, ipc, uts). ``shm``: the directory that is
-    shared as /dev/shm."""
+    shared as /dev/shm. ``swap``: the kernel can limit memory and swap together."""
 
     rootfs: str
     hostname: str
@@ -68,6 +68,7 @@ class HostResources(Value):
     bind_nodes: bool = False
     namespaces: Mapping[str, str] = field(default_factory=dict)
     shm: str = ""
+    swap: bool = True
 
 
 def check_words(image: str, words: Iterable[str]) -> None:
@@ -342,13 +343,17 @@ def _resources(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
             for one in host.nodes
             if one.kind in "bc"
         ]
-    return found | limits(wanted)
+    return found | limits(wanted, swap=host.swap)
 
 
-def limits(wanted: ContainerOptions) -> dict[str, Any]:
-    """The limits of memory, processors and processes in ``linux.resources``."""
+def limits(wanted: ContainerOptions, *, swap: bool) -> dict[str, Any]:
+    """The limits of memory, processors and processes in ``linux.resources``. ``swap``: the kernel can limit it."""
     found: dict[str, Any] = {}
-    memory = {"limit": wanted.memory, "swap": wanted.memory_swap, "reservation": wanted.memory_reservation}
+    memory = {
+        "limit": wanted.memory,
+        "swap": memory_and_swap(wanted) if swap else wanted.memory_swap,
+        "reservation": wanted.memory_reservation,
+    }
     cpu = {
         **({} if wanted.cpus is None else {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}),
         "shares": wanted.cpu_shares,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.run.cgroups import Cgroups, cgroups_of
+from lamina.run.cgroups import Cgroups, cgroups_of, counts_swap
 from lamina.run.oom import oom_kills
 
 ID = "ab" * 32
@@ -66,3 +66,24 @@ def test_a_container_without_a_cgroup_of_its_own_has_none(tmp_path: Path, text: 
     found = cgroups_of(7, ID, str(tmp_path / "cgroup"), process(tmp_path, text))
     assert found is None
     assert oom_kills(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "counts"),
+    [
+        (["memory/memory.limit_in_bytes"], "7:memory:/a\n0::/\n", False),
+        (["memory/memory.memsw.limit_in_bytes"], "7:memory:/a\n0::/\n", True),
+        (["cgroup.controllers", "a/b/memory.swap.max"], "0::/a/b\n", True),
+        (["cgroup.controllers", "a/memory.swap.max"], "0::/a/b\n", False),
+        (["cgroup.controllers", "memory.swap.max"], "0::/\n", True),
+        (["cgroup.controllers"], "", False),
+    ],
+)
+def test_whether_swap_can_be_limited(tmp_path: Path, files: list[str], own: str, counts: bool) -> None:
+    for name in files:
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text(own)
+    assert counts_swap(str(tmp_path / "cgroup"), str(tmp_path)) == counts

@@ -246,7 +246,9 @@ def test_spec_of_namespaces_and_limits() -> None:
     assert "network" not in kinds(HostResources("/r", "h", network="host"))
     assert "user" in kinds(HostResources("/r", "h", owners=Owners(((0, 1000, 1),), ((0, 1000, 1),))))
     limits = made(ContainerOptions(memory=5, cpus=1.5, pids=7), HostResources("/r", "h"))["linux"]["resources"]
-    assert limits["memory"] == {"limit": 5}
+    assert limits["memory"] == {"limit": 5, "swap": 10}  # docker's default
+    without = made(ContainerOptions(memory=5), HostResources("/r", "h", swap=False))["linux"]["resources"]
+    assert without["memory"] == {"limit": 5}
     assert limits["cpu"] == {"period": 100_000, "quota": 150_000}
     assert limits["pids"] == {"limit": 7}
 

@@ -213,7 +213,12 @@ def _created(
     from lamina.run.container.user_namespace import enter_for
 
     image = str(parse_stored(image))
-    wanted = replace(container_options(words, given), create_command=spelt_out(image, words, given))
+    wanted = replace(
+        container_options(words, given),
+        create_command=spelt_out(image, words, given),
+        detached=given.get("detach", False),
+        cidfile=given["cidfile"],
+    )
     if wanted.log_options or session.settings.log_driver != LOG_DRIVERS[0]:
         from lamina.run.logs.drivers import chosen
 

@@ -11,6 +11,7 @@ import os
 from lamina.errors import Conflict, UsageError
 from lamina.host.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, replace
+from lamina.run.cgroups import counts_swap
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, to_json, wanted_of
 from lamina.run.container.running import check_running
@@ -46,7 +47,8 @@ def update(store: Store, container: Container, changes: Mapping[str, Any], runti
         if limited and store.containers.is_running(now):
             check_running(store, now)
             sandbox_of(store, now).limit(_resources(wanted, before))
-            _write_limits(store.containers.path(now.id, "bundle", "config.json"), limits(wanted))
+            found = limits(wanted, swap=counts_swap())
+            _write_limits(store.containers.path(now.id, "bundle", "config.json"), found)
         changed = to_json(wanted)
         kept = {**(now.wanted or {}), **{name: changed[name] for name in changes}}
         store.containers.write(replace(now, wanted=kept), lasting=not now.remove)
@@ -71,8 +73,8 @@ def check(wanted: ContainerOptions, changes: Mapping[str, Any]) -> None:
 
 
 def _resources(wanted: ContainerOptions, before: ContainerOptions) -> dict[str, Any]:
-    """``linux.resources`` for the running container (pure): the limits, and -1 for those that it had before."""
-    found, had = limits(wanted), limits(before)
+    """``linux.resources`` for the running container: the limits, and -1 for those that it had before."""
+    found, had = (limits(one, swap=counts_swap()) for one in (wanted, before))
     for controller, none in _NO_LIMITS.items():
         for name, value in none.items():
             if name in had.get(controller, {}) and name not in found.get(controller, {}):

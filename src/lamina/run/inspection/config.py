@@ -18,18 +18,18 @@ def container_config(
     wanted: ContainerOptions, container: Container, config: ImageConfig | None, ports: Mapping[str, Any]
 ) -> dict[str, Any]:
     """``config``: of the image; None if it can't be read. ``ports``: ``ExposedPorts``."""
-    streams = {word.lower() for word in wanted.attach} or {"stdout", "stderr"}
+    streams = _streams(wanted)
     found: dict[str, Any] = {
         "Hostname": hostname(wanted, container),
         "Domainname": wanted.domainname,
         "User": wanted.user or (config.user if config else ""),
-        "AttachStdin": wanted.interactive,
+        "AttachStdin": "stdin" in streams,
         "AttachStdout": "stdout" in streams,
         "AttachStderr": "stderr" in streams,
         "Tty": wanted.tty,
         "OpenStdin": wanted.interactive,
-        "StdinOnce": wanted.interactive,
-        "Env": _environment(wanted, config),
+        "StdinOnce": wanted.interactive and "stdin" in streams,
+        "Env": _environment(wanted, config) or None,
         "Cmd": _command(wanted, config),
         "Image": container.image,
         "Volumes": _volumes(wanted, config) or None,
@@ -43,9 +43,18 @@ def container_config(
         "Healthcheck": healthcheck_of(config, wanted),
         "StopSignal": container.stop_signal or (config.stop_signal if config else ""),
         "StopTimeout": container.stop_timeout,
+        "MacAddress": next((one.mac for one in wanted.networks if one.mac), ""),
         "Annotations": dict(sorted(wanted.annotations)),
     }
     return found | {key: value for key, value in more.items() if value not in (None, "", {})}
+
+
+def _streams(wanted: ContainerOptions) -> set[str]:
+    """Those that the `run` or `create` that made the container is connected to."""
+    if wanted.detached:
+        return set()
+    default = {"stdout", "stderr", *(("stdin",) if wanted.interactive else ())}
+    return {word.lower() for word in wanted.attach} or default
 
 
 def hostname(wanted: ContainerOptions, container: Container) -> str:
@@ -75,5 +84,9 @@ def _command(wanted: ContainerOptions, config: ImageConfig | None) -> list[str] 
 
 
 def _volumes(wanted: ContainerOptions, config: ImageConfig | None) -> dict[str, Any]:
-    anonymous = [mount.target for mount in wanted.mounts if mount.kind == "volume" and not mount.source]
+    anonymous = [
+        mount.target
+        for mount in wanted.mounts
+        if mount.kind == "volume" and not mount.source and mount.mode is not None
+    ]
     return {target: {} for target in sorted({*anonymous, *(config.volumes if config else ())})}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
 from lamina.run import writable
+from lamina.run.cgroups import counts_swap
 from lamina.run.container.health import health_of
 from lamina.run.container.ports import ports_of
 from lamina.run.container.record import asked, stack_of
@@ -19,7 +20,9 @@ from lamina.run.inspection.host_config import host_config
 from lamina.run.inspection.mounts import mounts_of
 from lamina.run.inspection.networks import network_settings
 from lamina.run.logs.drivers import DEFAULT, log_path
+from lamina.run.networks.listing import every
 from lamina.run.networks.state import networks_in
+from lamina.run.options import other_container
 from lamina.run.published.shown import exposed_ports, port_bindings
 from lamina.run.runtime import EXECUTED
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
@@ -42,17 +45,19 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
     state = store.containers.state(container)
     exposed = config.exposed_ports if config else ()
     networks = networks_in(store.containers.path(container.id)) if container.may_run else {}
+    pid = first_process(store, container) if state in (RUNNING, PAUSED) else 0
+    was_started = container.since is not None or state not in (CREATED, DAMAGED)
     return {
         "Id": container.id,
         "Created": _time(container.created),
         "Path": words[0] if words else "",
         "Args": words[1:],
-        "State": _state(store, container, state),
+        "State": _state(store, container, state, pid),
         "Image": str(config.descriptor.digest) if config else "",
         "ImageDigest": container.manifest,
         "ImageName": container.image,
         "Pod": wanted.pod,
-        **_files(store, container, wanted),
+        **_files(store, container, wanted, was_started=was_started),
         "Name": "/" + container.name,
         "RestartCount": container.restarts,
         "Driver": container.view,
@@ -61,11 +66,20 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
         "ProcessLabel": "",
         "AppArmorProfile": wanted.apparmor,
         "ExecIDs": _executed(store, container) or None,
-        "HostConfig": host_config(wanted, container, port_bindings(wanted), wanted.log_driver or DEFAULT),
+        "HostConfig": host_config(
+            wanted, container, port_bindings(wanted), wanted.log_driver or DEFAULT, swap=counts_swap()
+        ),
         "GraphDriver": {"Data": _directories(store, container), "Name": container.view},
         "Mounts": mounts_of(store, container, wanted, config.volumes if config else ()),
         "Config": container_config(wanted, container, config, exposed_ports(wanted, exposed)),
-        "NetworkSettings": network_settings(container.id, wanted, networks, ports_of(store, container).map),
+        "NetworkSettings": network_settings(
+            container.id,
+            wanted,
+            networks,
+            ports_of(store, container).map,
+            ids={one.name: one.id for one in every(store)} if was_started else {},
+            pid=pid,
+        ),
     }
 
 
@@ -86,7 +100,7 @@ def _time(seconds: float | None) -> str:
         return _NEVER
 
 
-def _state(store: Store, container: Container, state: str) -> dict[str, Any]:
+def _state(store: Store, container: Container, state: str, pid: int) -> dict[str, Any]:
     is_alive = state in (RUNNING, PAUSED)
     started = container.since or (container.created if state not in (CREATED, DAMAGED) else None)
     found = {
@@ -96,7 +110,7 @@ def _state(store: Store, container: Container, state: str) -> dict[str, Any]:
         "Restarting": state == RESTARTING,
         "OOMKilled": container.oom,
         "Dead": state == DAMAGED,
-        "Pid": first_process(store, container) if is_alive else 0,
+        "Pid": pid,
         "ExitCode": 0 if is_alive else container.exit_code or 0,
         "Error": container.error,
         "StartedAt": _time(started),
@@ -106,15 +120,16 @@ def _state(store: Store, container: Container, state: str) -> dict[str, Any]:
     return found | ({"Health": health_json(health)} if health else {})
 
 
-def _files(store: Store, container: Container, wanted: ContainerOptions) -> dict[str, str]:
+def _files(store: Store, container: Container, wanted: ContainerOptions, *, was_started: bool) -> dict[str, str]:
     """Paths of this host: the files that the container sees in /etc, and its log."""
     found = {}
+    owner = (other_container(wanted, "network") if was_started else "") or container.id
     for field, name in (("ResolvConfPath", "resolv.conf"), ("HostnamePath", "hostname"), ("HostsPath", "hosts")):
-        path = store.containers.path(container.id, "bundle", name)
+        path = store.containers.path(owner, "bundle", name)
         found[field] = path if os.path.exists(path) else ""
     directory = store.containers.path(container.id, "log")
     log = log_path(directory, wanted.log_driver or DEFAULT, wanted.log_options, container.id)
-    return {**found, "LogPath": log}
+    return {**found, "LogPath": log if was_started else ""}
 
 
 def _directories(store: Store, container: Container) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from lamina.run.limits import UNLIMITED
+from lamina.run.options import memory_and_swap, parse_size
 from lamina.run.spec import MASKED, READ_ONLY
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ _PREFIX = "CAP_"
 
 
 def host_config(
-    wanted: ContainerOptions, container: Container, ports: dict[str, Any], log_driver: str
+    wanted: ContainerOptions, container: Container, ports: dict[str, Any], log_driver: str, *, swap: bool
 ) -> dict[str, Any]:
-    """``ports``: ``PortBindings``. ``log_driver``: the one that writes the log."""
+    """``ports``: ``PortBindings``. ``log_driver``: the one that writes the log. ``swap``: the kernel can limit it."""
     found: dict[str, Any] = {
         "Binds": [_bind(mount) for mount in wanted.mounts if mount.mode is not None and mount.source] or None,
-        "ContainerIDFile": "",
+        "ContainerIDFile": wanted.cidfile,
         "LogConfig": {"Type": log_driver, "Config": dict(sorted(wanted.log_options))},
         "NetworkMode": network_mode(wanted),
         "PortBindings": ports,
@@ -46,14 +47,14 @@ def host_config(
         "Privileged": wanted.privileged,
         "PublishAllPorts": wanted.publish_all,
         "ReadonlyRootfs": wanted.read_only,
-        "SecurityOpt": _security(wanted) or None,
+        "SecurityOpt": _security(wanted) or ([] if wanted.unmask else None),
         "UTSMode": wanted.uts,
         "UsernsMode": _userns(wanted.userns),
         "ShmSize": _SHM_SIZE if wanted.shm_size is None else wanted.shm_size,
         "Runtime": os.path.basename(container.runtime),
         "ConsoleSize": [0, 0],
         "Isolation": "",
-        **_resources(wanted),
+        **_resources(wanted, swap=swap),
         **_masks(wanted),
     }
     tmpfs = {mount.target: mount.mode for mount in wanted.mounts if mount.kind == "tmpfs" and mount.mode is not None}
@@ -86,9 +87,24 @@ def _mount(mount: Mount) -> dict[str, Any]:
     found["ReadOnly"] = mount.read_only
     if mount.kind == "bind" and mount.propagation != "rprivate":
         found["BindOptions"] = {"Propagation": mount.propagation}
-    if mount.kind == "volume" and (mount.labels or "nocopy" in mount.options or mount.subpath):
+    if mount.kind == "volume" and (
+        mount.labels or "nocopy" in mount.options or mount.subpath or mount.driver_options
+    ):
         volume = {"NoCopy": "nocopy" in mount.options, "Labels": dict(mount.labels), "Subpath": mount.subpath}
-        found["VolumeOptions"] = {key: value for key, value in volume.items() if value}
+        driver = {"DriverConfig": {"Options": dict(mount.driver_options)} if mount.driver_options else {}}
+        found["VolumeOptions"] = {key: value for key, value in volume.items() if value} | driver
+    if mount.kind == "tmpfs":
+        found["TmpfsOptions"] = _tmpfs(mount)
+    return {key: value for key, value in found.items() if value}
+
+
+def _tmpfs(mount: Mount) -> dict[str, int]:
+    values = dict(word.split("=", 1) for word in mount.options if "=" in word)
+    size, mode = values.get("size", ""), values.get("mode", "")
+    found = {
+        "SizeBytes": 0 if not size or size.endswith("%") else parse_size(size),
+        "Mode": int(mode, 8) if mode else 0,
+    }
     return {key: value for key, value in found.items() if value}
 
 
@@ -101,7 +117,6 @@ def _security(wanted: ContainerOptions) -> list[str]:
     found = ["no-new-privileges"] if wanted.no_new_privileges else []
     found += [f"seccomp={wanted.seccomp}"] if wanted.seccomp else []
     found += [f"apparmor={wanted.apparmor}"] if wanted.apparmor else []
-    found += ["systempaths=unconfined"] if wanted.unmask else []
     found += [f"mask={':'.join(wanted.masked)}"] if wanted.masked else []
     found += [f"unmask={':'.join(wanted.unmasked)}"] if wanted.unmasked else []
     return found
@@ -112,14 +127,14 @@ def _userns(userns: Userns) -> str:
     return userns.kind + (f":{','.join(ids)}" if ids else "")
 
 
-def _resources(wanted: ContainerOptions) -> dict[str, Any]:
+def _resources(wanted: ContainerOptions, *, swap: bool) -> dict[str, Any]:
     return {
         "CpuShares": wanted.cpu_shares or 0,
         "Memory": wanted.memory or 0,
         "NanoCpus": round((wanted.cpus or 0) * 1_000_000_000),
         "CgroupParent": "",
         "BlkioWeight": 0,
-        **{f"BlkioDevice{name}": [] for name in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
+        **{f"BlkioDevice{name}": None for name in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")},
         "BlkioWeightDevice": [],
         "CpuPeriod": 0,
         "CpuQuota": 0,
@@ -136,11 +151,12 @@ def _resources(wanted: ContainerOptions) -> dict[str, Any]:
         "KernelMemory": 0,
         "KernelMemoryTCP": 0,
         "MemoryReservation": wanted.memory_reservation or 0,
-        "MemorySwap": wanted.memory_swap or 0,
+        "MemorySwap": (memory_and_swap(wanted) if swap else wanted.memory_swap) or 0,
         "MemorySwappiness": None,
         "OomKillDisable": False,
         "PidsLimit": wanted.pids,
-        "Ulimits": [{"Name": one.name, "Hard": _limit(one.hard), "Soft": _limit(one.soft)} for one in wanted.ulimits],
+        "Ulimits": [{"Name": one.name, "Hard": _limit(one.hard), "Soft": _limit(one.soft)} for one in wanted.ulimits]
+        or None,
         "CpuCount": 0,
         "CpuPercent": 0,
         "IOMaximumIOps": 0,
@@ -154,7 +170,8 @@ def _limit(number: int) -> int:
 
 def _masks(wanted: ContainerOptions) -> dict[str, Any]:
     if wanted.unmask or wanted.privileged:
-        return {"MaskedPaths": list(wanted.masked) or None, "ReadonlyPaths": None}
+        none: list[str] | None = [] if wanted.unmask else None
+        return {"MaskedPaths": list(wanted.masked) or none, "ReadonlyPaths": none}
     return {
         "MaskedPaths": [*(path for path in MASKED if path not in wanted.unmasked), *wanted.masked],
         "ReadonlyPaths": [path for path in READ_ONLY if path not in wanted.unmasked],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.light import replace
 from lamina.run.options import Mount
-from lamina.run.volumes.points import described
+from lamina.run.volumes.points import described, is_option
 from lamina.run.volumes.points import mounts_of as stated
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def _of_older(
     given = {os.path.normpath(mount.target) for mount in wanted.mounts}
     more = [Mount("volume", "", target) for target in declared if os.path.normpath(target) not in given]
     for number, mount in enumerate((*wanted.mounts, *more)):
+        if is_option(mount):
+            continue
         if mount.kind == "volume" and not mount.source:
             place = store.containers.path(container.id, "volumes", str(number))
             yield described(replace(mount, source=str(number)), place)

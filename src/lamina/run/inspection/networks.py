@@ -16,10 +16,17 @@ BRIDGE = "bridge"
 
 
 def network_settings(
-    identity: str, wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any]], ports: Mapping[str, Any]
+    identity: str,
+    wanted: ContainerOptions,
+    connected: Mapping[str, Mapping[str, Any]],
+    ports: Mapping[str, Any],
+    *,
+    ids: Mapping[str, str],
+    pid: int,
 ) -> dict[str, Any]:
     """``identity``: of the container. ``connected``: the networks that the container is on while it runs, by name, as
-    ``network.json`` has them. ``ports``: the published and exposed ones."""
+    ``network.json`` has them. ``ports``: the published and exposed ones. ``ids``: of networks by name; empty if it
+    was never started. ``pid``: of its first process, 0 if it does not run."""
     asked = {one.name: one for one in wanted.networks}
     return {
         "Bridge": "",
@@ -28,7 +35,7 @@ def network_settings(
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
         "Ports": dict(ports),
-        "SandboxKey": "",
+        "SandboxKey": f"/proc/{pid}/ns/net" if pid and not is_shared(wanted) else "",
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
         "EndpointID": "",
@@ -40,10 +47,15 @@ def network_settings(
         "IPv6Gateway": "",
         "MacAddress": "",
         "Networks": {
-            name: _endpoint(identity, asked.get(name), one)
+            name: _endpoint(identity if ids else "", asked.get(name), one) | {"NetworkID": ids.get(name, "")}
             for name, one in sorted(_networks(wanted, connected).items())
         },
     }
+
+
+def is_shared(wanted: ContainerOptions) -> bool:
+    """Whether it has the network of another container, or a namespace that somebody else made."""
+    return network_mode(wanted).startswith(("container:", "ns:"))
 
 
 def network_names(wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -54,22 +66,23 @@ def network_names(wanted: ContainerOptions, connected: Mapping[str, Mapping[str,
 def _networks(wanted: ContainerOptions, connected: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {one.name: {} for one in wanted.networks} | dict(connected)
     mode = network_mode(wanted)
-    if found or mode.startswith(("container:", "ns:")):
+    if found or is_shared(wanted):
         return found
     return {BRIDGE if mode in (*OWN_NETWORK, "pasta") else mode: {}}
 
 
 def _endpoint(identity: str, asked: NetworkEndpoint | None, now: Mapping[str, Any]) -> dict[str, Any]:
-    """``asked``: what the container asks of the network. ``now``: what it has there while it runs."""
+    """``identity``: "" if the container was never started. ``asked``: what it asks of the network. ``now``: what it
+    has there while it runs."""
     addresses, gateways = _words(now, "addresses"), _words(now, "gateways")
     four, six = _of(addresses, version=4), _of(addresses, version=6)
     static = {"IPv4Address": asked.ip, "IPv6Address": asked.ip6} if asked else {}
-    aliases = [*(asked.aliases if asked else _words(now, "aliases")), identity[:12]]
+    aliases = [*(asked.aliases if asked else _words(now, "aliases")), *((identity[:12],) if identity else ())]
     return {
         "IPAMConfig": {key: word for key, word in static.items() if word} or None,
         "Links": None,
-        "Aliases": aliases if asked or now else None,
-        "NetworkID": str(now.get("id", "")),
+        "Aliases": (aliases or None) if asked or now else None,
+        "NetworkID": "",
         "EndpointID": str(now.get("endpoint", "")),
         "Gateway": _of(gateways, version=4),
         "IPAddress": four.partition("/")[0],

@@ -128,7 +128,7 @@ def described(store: Store, network: Network) -> dict[str, Any]:
         "EnableIPv6": network.ipv6,
         "IPAM": {
             "Driver": "default",
-            "Options": {},
+            "Options": None if is_builtin(network) else {},
             "Config": [
                 {
                     "Subnet": one.subnet,
@@ -138,7 +138,7 @@ def described(store: Store, network: Network) -> dict[str, Any]:
                 for one in network.subnets
             ],
         },
-        "Internal": network.internal,
+        "Internal": network.internal and not is_builtin(network),
         "Attachable": False,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},

@@ -54,7 +54,8 @@ def _resolved(store: Store, mount: Mount) -> Mount:
         return replace(mount, source=source, options=(*mount.options, *more), mode=mount.mode or "")
     if mount.kind == "volume":
         if not mount.source:
-            return replace(mount, source=new_name(), anonymous=True, mode=mount.mode or "")
+            mode = "z" if mount.mode is None else mount.mode  # docker's
+            return replace(mount, source=new_name(), anonymous=True, mode=mode)
         if store.volumes.exists(mount.source):
             store.volumes.checked(mount.source)
         else:
@@ -97,11 +98,7 @@ def _of_others(store: Store, words: Sequence[str]) -> Iterable[Mount]:
             if mount.kind == "tmpfs":
                 continue
             read_only = "ro" in mode.split(",") and not mount.read_only
-            yield replace(
-                mount,
-                options=(*mount.options, *(("ro",) if read_only else ())),
-                mode="ro" if read_only else mount.mode,
-            )
+            yield replace(mount, options=(*mount.options, *(("ro",) if read_only else ())), mode="")
 
 
 def images_of(store: Store, mounts: Iterable[Mount]) -> tuple[tuple[str, str, int, tuple[str, ...]], ...]:
@@ -161,7 +158,13 @@ def _mount(value: Any) -> Mount:
 def mounts_of(store: Store, container: Container) -> list[dict[str, Any]]:
     """The mounts of a container as docker's inspect lists them. Empty for a container of an older lamina. Raises
     StoreDamaged."""
-    return [described(mount, store.volumes.path(mount.source)) for mount in points_of(container) or ()]
+    mounts = [mount for mount in points_of(container) or () if not is_option(mount)]
+    return [described(mount, store.volumes.path(mount.source)) for mount in mounts]
+
+
+def is_option(mount: Mount) -> bool:
+    """Whether it was asked for with ``--tmpfs``, which docker shows among the options only (pure)."""
+    return mount.kind == "tmpfs" and mount.mode is not None
 
 
 def described(mount: Mount, place: str) -> dict[str, Any]:
