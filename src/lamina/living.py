@@ -276,10 +276,11 @@ class Container:
         self._record = rename(self._store(), self.reload()._record, name)
         return self
 
-    def remove(self, *, force: bool = False) -> None:
-        """Remove it, with everything that it wrote and its anonymous volumes. ``force``: kill it before. No error
-        if it does not exist any more. Raises Conflict (it runs)."""
-        self._call("living.remove", force)
+    def remove(self, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it, with everything that it wrote. ``force``: kill it before. ``volumes``: also its anonymous
+        volumes; those of one that is removed at its end always go. No error if it does not exist any more. Raises
+        Conflict (it runs)."""
+        self._call("living.remove", force, volumes)
 
     def changes(self) -> tuple[Change, ...]:
         """The changes of its file system up to now, in byte order of the paths; ``how`` is "A" (added), "C" (changed)
@@ -339,7 +340,7 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.remove(force=True)
+        self.remove(force=True, volumes=True)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Container):

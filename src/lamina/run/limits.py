@@ -31,6 +31,7 @@ _SYSCTL = pattern(r"[a-z0-9_]+([./][A-Za-z0-9_-]+)+")
 _IPC_SYSCTLS = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem")
 _MIN_SHARES, _MAX_SHARES = 2, 1 << 18  # cpu.shares of the kernel
 _MAX_SECONDS = 1 << 31
+_MIN_TURN = 1000  # microseconds, of the kernel
 
 
 def parse_ulimit(word: str) -> Ulimit:
@@ -86,6 +87,20 @@ def parse_shares(word: str) -> int | None:
     if word == "0":
         return None
     return parse_whole(word, "--cpu-shares", _MIN_SHARES, _MAX_SHARES)
+
+
+def parse_period(word: str) -> int | None:
+    """The length of a turn on the processors, in microseconds; 0 is the kernel's default. Raises UsageError."""
+    if word == "0":
+        return None
+    return parse_whole(word, "--cpu-period", _MIN_TURN, 1_000_000)
+
+
+def parse_quota(word: str) -> int | None:
+    """The processor time in each turn, in microseconds; 0 and -1 are no limit. Raises UsageError."""
+    if word in ("0", "-1"):
+        return None
+    return parse_whole(word, "--cpu-quota", _MIN_TURN, _MAX_SECONDS * 1_000_000)
 
 
 def parse_oom_score(word: str) -> int:

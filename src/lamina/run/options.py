@@ -180,8 +180,8 @@ class HealthCheck(Value):
 class ContainerOptions(Value):
     """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
     ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
-    ``cpus`` in processors, ``stop_timeout`` in seconds. ``ipc``, ``pid``, ``uts``, ``cgroupns``: "" for a
-    namespace of its own, "host", or but for cgroupns container:ID or ns:PATH; with ``ipc`` "none" there is no
+    ``cpus`` in processors, ``cpu_period`` and ``cpu_quota`` in microseconds, ``stop_timeout`` in seconds. ``ipc``,
+    ``pid``, ``uts``, ``cgroupns``: "" for a namespace of its own, "host", or but for cgroupns container:ID or ns:PATH; with ``ipc`` "none" there is no
     /dev/shm, with "shareable" others may share it. ``edits``: from CDI devices. ``dns_search`` ".": no
     search domain. ``network``: a kind (NETWORKS, "" for the default), container:ID or ns:PATH; ``networks``: the
     networks with names, if any. ``publish_address``: the address of this host for ports without one, "" for all.
@@ -239,6 +239,8 @@ class ContainerOptions(Value):
     unmasked: tuple[str, ...] = ()
     oom_score: int | None = None
     cpu_shares: int | None = None
+    cpu_period: int | None = None
+    cpu_quota: int | None = None
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     memory_swap: int | None = None
@@ -269,7 +271,8 @@ class ContainerOptions(Value):
     def limited(self) -> bool:
         """Whether these limits need a cgroup."""
         numbers = (self.memory, self.cpus, self.pids, self.cpu_shares, self.memory_swap, self.memory_reservation)
-        return any(number is not None for number in numbers) or bool(self.cpuset_cpus or self.cpuset_mems)
+        times = (self.cpu_period, self.cpu_quota)
+        return any(one is not None for one in (*numbers, *times)) or bool(self.cpuset_cpus or self.cpuset_mems)
 
 
 def parse_env(words: Iterable[str], host: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -159,12 +159,12 @@ def start(
 
 @contextmanager
 def execute(
-    runtime: Runtime, state: str, bundle: str, identity: str, process: bytes, streams: Streams
+    runtime: Runtime, state: str, bundle: str, identity: str, process: bytes, streams: Streams, executed: str
 ) -> Iterator[Program]:
     """Start ``process`` (runtime-spec config.md, "Process") in the container; it is killed if the block ends without
-    a wait. If it can't start, the runtime prints why on standard error. The process is described in memory: it holds
-    secrets, and a file would stay behind if this process were killed."""
-    pid = os.path.join(bundle, f"{EXECUTED}{os.urandom(8).hex()}")
+    a wait. ``executed``: its own ID. If it can't start, the runtime prints why on standard error. The process is
+    described in memory: it holds secrets, and a file would stay behind if this process were killed."""
+    pid = os.path.join(bundle, EXECUTED + executed)
     with ExitStack() as opened:
         described, log = in_memory(process), in_memory(b"")
         opened.callback(os.close, described)
@@ -192,20 +192,17 @@ def execute(
 
 
 def execute_behind(
-    runtime: Runtime, state: str, identity: str, process: bytes, streams: Streams | None = None, pid_file: str = ""
+    runtime: Runtime, state: str, identity: str, process: bytes, streams: Streams, pid_file: str
 ) -> ExitStatus:
-    """Start ``process`` in the container, by default without streams, and leave it. ``pid_file``: a file for its pid.
-    The exit status is not 0 if it can't start. Raises SystemFailure."""
+    """Start ``process`` in the container, and leave it. ``pid_file``: a file for its pid. The exit status is not 0 if
+    it can't start. Raises SystemFailure."""
     with ExitStack() as opened:
         described, log = in_memory(process), in_memory(b"")
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for descriptor in (described, log, null):
+        for descriptor in (described, log):
             opened.callback(os.close, descriptor)
         command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
         command += ["--log-format", "json", *runtime.options]
-        command += ["exec", "--detach", *(("--pid-file", pid_file) if pid_file else ())]
-        command += ["--process", f"/proc/self/fd/{described}", identity]
-        streams = streams or Streams(null, null, null, interactive=False)
+        command += ["exec", "--detach", "--pid-file", pid_file, "--process", f"/proc/self/fd/{described}", identity]
         with spawned(command, streams, (described, log)) as child:
             code = child.wait()
         message = failure_in(f"/proc/self/fd/{log}") if code else ""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from lamina.run.child import ExitStatus, Program, Streams
+    from lamina.run.child import Program, Streams
     from lamina.source.stack import Stack
     from lamina.store.store import Store
 
@@ -174,29 +174,31 @@ class Sandbox:
                 runtime.delete(self.runtime, states, self.identity)
 
     @contextmanager
-    def execute(self, process: Mapping[str, Any], streams: Streams) -> Iterator[Program]:
+    def execute(self, process: Mapping[str, Any], streams: Streams, identity: str) -> Iterator[Program]:
         """Start a further program; it is killed if the block ends without a wait. ``process``: as in the runtime
-        spec. If it can't start, a line on standard error says why, and the exit code is docker's. Raises
-        SystemFailure."""
+        spec. ``identity``: a file of the bundle names it (EXECUTED), and holds a pid, while the program runs. If it
+        can't start, a line on standard error says why, and the exit code is docker's. Raises SystemFailure."""
         bundle = self.directories.bundle
         if self.is_bubblewrap:
             from lamina.run.bubblewrap import launch
 
-            with launch.execute(bundle, self.identity, process, streams) as program:
+            with launch.execute(bundle, self.identity, process, streams) as program, self._named(identity):
                 yield program
             return
         described, states = write_own(process).encode(), self._states()
-        with runtime.execute(self.runtime, states, bundle, self.identity, described, streams) as program:
+        with runtime.execute(self.runtime, states, bundle, self.identity, described, streams, identity) as program:
             yield program
 
-    def execute_behind(self, process: Mapping[str, Any]) -> ExitStatus:
-        """Start a further program without streams, and leave it; not 0 and why if it can't start. Raises
-        SystemFailure."""
-        if not self.is_bubblewrap:
-            return runtime.execute_behind(self.runtime, self._states(), self.identity, write_own(process).encode())
-        from lamina.run.bubblewrap import launch
-
-        return launch.execute_behind(self.directories.bundle, self.identity, process)
+    @contextmanager
+    def _named(self, identity: str) -> Iterator[None]:
+        path = os.path.join(self.directories.bundle, runtime.EXECUTED + identity)
+        with reported(path), open(path, "wb", opener=_private) as file:
+            file.write(str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""

@@ -155,10 +155,7 @@ def runtime_spec(
         "oomScoreAdj": wanted.oom_score or 0,
     }
     if wanted.ulimits:
-        process["rlimits"] = [
-            {"type": f"RLIMIT_{one.name.upper()}", "soft": one.soft, "hard": one.hard}
-            for one in {one.name: one for one in wanted.ulimits}.values()
-        ]
+        process["rlimits"] = rlimits(wanted)
     if wanted.apparmor:
         process["apparmorProfile"] = wanted.apparmor
     found = {
@@ -346,6 +343,14 @@ def _resources(wanted: ContainerOptions, host: HostResources) -> dict[str, Any]:
     return found | limits(wanted, swap=host.swap)
 
 
+def rlimits(wanted: ContainerOptions) -> list[dict[str, Any]]:
+    """``process.rlimits``; of one limit that was given twice the last one counts."""
+    return [
+        {"type": f"RLIMIT_{one.name.upper()}", "soft": one.soft, "hard": one.hard}
+        for one in {one.name: one for one in wanted.ulimits}.values()
+    ]
+
+
 def limits(wanted: ContainerOptions, *, swap: bool) -> dict[str, Any]:
     """The limits of memory, processors and processes in ``linux.resources``. ``swap``: the kernel can limit it."""
     found: dict[str, Any] = {}
@@ -355,7 +360,8 @@ def limits(wanted: ContainerOptions, *, swap: bool) -> dict[str, Any]:
         "reservation": wanted.memory_reservation,
     }
     cpu = {
-        **({} if wanted.cpus is None else {"period": _PERIOD, "quota": int(wanted.cpus * _PERIOD)}),
+        "period": wanted.cpu_period if wanted.cpus is None else _PERIOD,
+        "quota": wanted.cpu_quota if wanted.cpus is None else int(wanted.cpus * _PERIOD),
         "shares": wanted.cpu_shares,
         "cpus": wanted.cpuset_cpus or None,
         "mems": wanted.cpuset_mems or None,

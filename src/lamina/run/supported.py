@@ -33,6 +33,9 @@ def check_flags(wanted: ContainerOptions) -> None:
             _check_set(flag, word, _read(f"/sys/devices/system/{kind}/online"))
     if wanted.memory_reservation and wanted.memory and wanted.memory_reservation > wanted.memory:
         raise UsageError("--memory-reservation is more than --memory", hint="give less than --memory")
+    for flag, value in (("--cpu-period", wanted.cpu_period), ("--cpu-quota", wanted.cpu_quota)):
+        if wanted.cpus is not None and value is not None:
+            raise UsageError(f"{flag} and --cpus exclude each other", hint="give one of them; 0 takes one away")
     if wanted.pid == "host" and wanted.userns.kind == "auto":
         raise UsageError("--pid host can't be combined with --userns auto", hint="leave one of them out")
     for kind in SHARED_KINDS:

@@ -304,11 +304,51 @@ def test_update_of_a_container_that_has_ended(root: Path) -> None:
         ("update", "--restart", "sometimes", "c"),
         ("update", "--cpuset-cpus", "100000", "c"),
         ("update", "--memory-swap", "1g", "--memory", "2g", "c"),
-        ("update", "--cpu-quota", "1000", "c"),
+        ("update", "--cpu-quota", "10", "c"),
+        ("update", "--cpu-period", "999", "c"),
+        ("update", "--cpus", "1", "--cpu-quota", "1000", "c"),
+        ("update", "--env", "=x", "c"),
+        ("update", "--ulimit", "nofile=x", "c"),
+        ("update", "--blkio-weight", "300", "c"),
+        ("update", "--device-read-bps", "/dev/sda:1mb", "c"),
+        ("update", "--cpu-rt-runtime", "100", "c"),
+        ("update", "--memory-swappiness", "10", "c"),
+        ("update", "--health-startup-cmd", "true", "c"),
+        ("update", "--no-healthcheck", "c"),
+        ("update", "--unsetenv", "A", "c"),
     ):
         refused(root, 2, *words)
     refused(root, 3, "update", "--pids-limit", "5", "nothing")
     assert fine(root, "inspect", "-f", shown, "c") == "on-failure 2 67108864\n"
+
+
+@needs_version_1
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+def test_turns_on_the_processors(root: Path, runtime: str) -> None:
+    require_tool("bwrap")
+    shown = "{{.HostConfig.CpuPeriod}} {{.HostConfig.CpuQuota}} {{.HostConfig.NanoCpus}}"
+    with a_container(root, LOOP, "--runtime", runtime, "--cpu-period", "20000", "--cpu-quota", "10000"):
+        assert limit(root, "cpu", "cpu.cfs_period_us") == "20000"
+        assert limit(root, "cpu", "cpu.cfs_quota_us") == "10000"
+        fine(root, "update", "--cpu-period", "50000", "--cpu-quota", "5000", "c")
+        assert limit(root, "cpu", "cpu.cfs_period_us") == "50000"
+        assert limit(root, "cpu", "cpu.cfs_quota_us") == "5000"
+        assert fine(root, "inspect", "-f", shown, "c") == "50000 5000 0\n"
+        assert "exclude each other" in refused(root, 2, "update", "--cpus", "1", "c")
+        fine(root, "update", "--cpu-quota", "-1", "c")
+        assert limit(root, "cpu", "cpu.cfs_quota_us") == "-1"
+        fine(root, "update", "--cpu-period", "0", "--cpus", "0.5", "c")
+        assert limit(root, "cpu", "cpu.cfs_quota_us") == "50000"
+        assert fine(root, "inspect", "-f", shown, "c") == "0 0 500000000\n"
+
+
+def test_the_next_programs_get_new_variables_and_limits(root: Path) -> None:
+    show = ("sh", "-c", "echo $A $B; ulimit -n")
+    with a_container(root, LOOP, "-e", "A=1", "-e", "B=2", "--ulimit", "nofile=100"):
+        fine(root, "update", "--env", "B=new", "--ulimit", "nofile=50", "c")
+        assert fine(root, "exec", "c", *show) == "1 new\n50\n"
+        fine(root, "restart", "-t", "0", "c")
+        assert fine(root, "exec", "c", *show) == "1 new\n50\n"
 
 
 def test_the_restart_policy_of_a_container_that_removes_itself_stays(root: Path) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +130,41 @@ def test_no_secret_reaches_the_journal(root: Path) -> None:
     text = (root / "events").read_text()
     assert "exec_die" in text
     assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+@pytest.mark.parametrize("monitor", ["lives", "was killed"])
+def test_a_program_in_the_background_tells_its_end(root: Path, runtime: str, monitor: str) -> None:
+    require_tool("bwrap")
+    if runtime == "bwrap" and monitor == "was killed":
+        return  # the container has ended with it
+    hold = ("app", "sleep", "600")
+    identity = ok(root, "run", "-d", "--network", "none", "--runtime", runtime, "--name", "c", *hold)
+    if monitor == "was killed":
+        record = json.loads((root / "containers" / identity / "container.json").read_bytes())
+        os.kill(record["pid"], signal.SIGKILL)
+    follow = [sys.executable, "-m", "lamina", "--root", str(root), "events", "-f", "event=exec_die", "--since", "1h"]
+    ok(root, "exec", "-d", "c", "sh", "-c", "while ! [ -e /go ]; do sleep 0.01; done; exit 9")
+    (executed,) = json.loads(ok(root, "inspect", "c"))[0]["ExecIDs"]
+    ok(root, "exec", "-d", "c", "touch", "/go")
+    with subprocess.Popen([*follow, "--format", "json"], stdout=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        ends = {}
+        while executed not in ends:
+            told = json.loads(following.stdout.readline())["Actor"]["Attributes"]
+            ends[told["execID"]] = told["exitCode"]
+        following.kill()
+    assert ends[executed] == "9"
+    assert json.loads(ok(root, "inspect", "c"))[0]["ExecIDs"] is None
+
+
+def test_a_program_in_front_is_listed_by_the_id_of_its_events(root: Path) -> None:
+    ok(root, "run", "-d", "--network", "none", "--name", "c", "app", "sleep", "600")
+    words = [sys.executable, "-m", "lamina", "--root", str(root), "exec", "-i", "c", "sh", "-c", "echo up; cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"up\n"
+        (executed,) = json.loads(ok(root, "inspect", "c"))[0]["ExecIDs"]
+        one.communicate()
+    told = ok(root, "events", "--no-stream", "-f", "event=exec_die", "--format", "json")
+    assert json.loads(told)["Actor"]["Attributes"]["execID"] == executed

@@ -245,6 +245,18 @@ def test_a_health_check_is_waited_for(image: library.Image) -> None:
         assert container.health == "healthy"
 
 
+@pytest.mark.parametrize("volumes", [False, True])
+def test_anonymous_volumes_go_if_asked_for(image: library.Image, volumes: bool) -> None:
+    root = Path(root_of(image))
+    container = start(image, volumes=["/anonymous"])
+    container.remove(force=True, volumes=volumes)
+    assert len(lamina("volume", "ls", "-q", root=root).stdout.split()) == (0 if volumes else 1)
+    before = len(lamina("volume", "ls", "-q", root=root).stdout.split())
+    with start(image, volumes=["/anonymous"]):
+        pass  # it goes with all that is its own
+    assert len(lamina("volume", "ls", "-q", root=root).stdout.split()) == before
+
+
 def test_a_container_that_removes_itself(image: library.Image) -> None:
     with start(image, "exit 0", remove=True) as container:
         with pytest.raises(NotFound):

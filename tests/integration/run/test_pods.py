@@ -209,3 +209,74 @@ def test_a_pod_shares_one_network(root: Path) -> None:
     said(root, "start", "two")
     assert states(root) == {"one": "running", "two": "running"}
     said(root, "pod", "rm", "--force", "site")
+
+
+@pytest.fixture
+def two(root: Path) -> Path:
+    """A store with a pod of two running containers, and another container."""
+    said(root, "pod", "create", "--name", "site", "--share=")
+    for name, script in (("web", "echo page; echo fault >&2"), ("db", "echo ready")):
+        run(
+            root, "-d", "--pod", "site", "--name", name, "-v", "/anonymous", "app", "sh", "-c", f"{script}; sleep 600"
+        )
+        said(root, "exec", name, "sh", "-c", "until [ $(pidof sleep) ]; do :; done")
+    run(root, "-d", "--name", "other", "app", "sleep", "700")
+    return root
+
+
+def test_a_pod_shows_the_processes_of_all_its_containers(two: Path) -> None:
+    shown = said(two, "pod", "top", "site", "pid", "args").splitlines()
+    assert shown[0].split() == ["PID", "COMMAND"]
+    assert sorted(line.split()[1] for line in shown[1:]) == ["sleep", "sleep"]
+    assert "700" not in "".join(shown)
+    assert said(two, "pod", "top", "--latest").split()[:8] == [
+        *("USER", "PID", "PPID", "%CPU", "ELAPSED", "TTY", "TIME", "COMMAND")
+    ]
+    assert "PID" in said(two, "pod", "top", "site", "-o", "pid,args").splitlines()[0]
+    said(two, "pod", "stop", "-t", "0", "site")
+    assert code(two, "pod", "top", "site") == 5
+
+
+def test_a_pod_shows_what_its_containers_use(two: Path) -> None:
+    pod = said(two, "pod", "inspect", "--latest", "--format", "{{.Id}}")[:12]
+    for words in (("site",), ("--all",), ("--latest",), ()):
+        found = rows(two, "pod", "stats", "--no-stream", *words)
+        assert sorted((one["Name"], one["Pod"], one["PIDS"]) for one in found) == [
+            ("db", pod, "1"),
+            ("web", pod, "1"),
+        ]
+    assert said(two, "pod", "stats", "--no-stream", "--format", "{{.Name}}", "site").split() == ["db", "web"]
+    assert code(two, "pod", "stats", "--all", "site") == 2
+    assert code(two, "pod", "stats", "nothing") == 3
+
+
+def test_a_pod_shows_the_logs_of_its_containers(two: Path) -> None:
+    done = lamina("pod", "logs", "--names", "site", root=two)
+    assert sorted(done.stdout.splitlines()) == [b"db ready", b"web page"]
+    assert done.stderr == b"web fault\n"
+    ids = {name: said(two, "inspect", "-f", "{{.Id}}", name)[:12] for name in ("web", "db")}
+    assert sorted(said(two, "pod", "logs", "-l").splitlines()) == sorted([f"{ids['web']} page", f"{ids['db']} ready"])
+    assert said(two, "pod", "logs", "-c", "db", "--tail", "1", "site") == "ready"
+    assert code(two, "pod", "logs", "-c", "other", "site") == 3
+    # podman's -n, and docker's
+    assert sorted(said(two, "logs", "-n", "web", "db", "--tail", "5").splitlines()) == ["db ready", "web page"]
+    assert said(two, "logs", "-n", "0", "db") == ""
+    assert said(two, "logs", "-n", "1", "db") == "ready"
+
+
+def test_anonymous_volumes_go_with_their_pod(two: Path) -> None:
+    said(two, "volume", "create", "kept")
+    assert len(said(two, "volume", "ls", "-q").split()) == 3
+    said(two, "pod", "rm", "--force", "--latest")
+    assert said(two, "volume", "ls", "-q").split() == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "verb", ["rm", "start", "stop", "kill", "restart", "pause", "unpause", "inspect", "top", "logs"]
+)
+def test_a_verb_of_pods_needs_one_way_to_choose(root: Path, verb: str) -> None:
+    assert code(root, "pod", verb) == 2
+    done = lamina("pod", verb, "--latest", root=root)
+    assert (done.returncode, b"there are no pods" in done.stderr) == (3, True)
+    if verb != "top":
+        assert code(root, "pod", verb, "--latest", "a") == 2

@@ -248,6 +248,8 @@ def kinds(spec: dict[str, Any]) -> set[str]:
         (ContainerOptions(cpus=1.5, cpu_shares=512, cpuset_cpus="0-1", cpuset_mems="0"),
          ("linux", "resources", "cpu"),
          {"period": 100_000, "quota": 150_000, "shares": 512, "cpus": "0-1", "mems": "0"}),
+        (ContainerOptions(cpu_period=50_000, cpu_quota=20_000), ("linux", "resources", "cpu"),
+         {"period": 50_000, "quota": 20_000}),
         (ContainerOptions(masked=("/proc/mine",)), ("linux", "maskedPaths"), [*MASKED, "/proc/mine"]),
         (ContainerOptions(unmasked=(MASKED[0],)), ("linux", "maskedPaths"), list(MASKED[1:])),
         (ContainerOptions(unmasked=(READ_ONLY[0],)), ("linux", "readonlyPaths"), list(READ_ONLY[1:])),

@@ -9,7 +9,15 @@ import click
 
 from lamina.cli import warn
 from lamina.cli.containers import run_command
-from lamina.cli.containers.several import cidfile_option, each, for_container, with_files
+from lamina.cli.containers.several import (
+    chosen,
+    cidfile_option,
+    each,
+    filter_option,
+    for_container,
+    latest_option,
+    one_name,
+)
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.containers.verbs import end, time_option
 from lamina.cli.format.output import write
@@ -59,7 +67,8 @@ create.context_settings["help_option_names"] = ["--help"]
 @click.option("-a", "--attach", is_flag=True, help="Connect its output, pass signals on, and exit with its code.")
 @click.option("-i", "--interactive", is_flag=True, help="Connect standard input.")
 @click.option("--all", "all_", is_flag=True, help="Start all containers that do not run.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="As in `ps`; with --all.")
+@filter_option
+@latest_option
 @_keys_option
 @_proxy_option
 @click.pass_obj
@@ -70,19 +79,19 @@ def start(
     interactive: bool,
     all_: bool,
     filters: tuple[str, ...],
+    latest: bool,
     detach_keys: str,
     sig_proxy: str,
 ) -> int:
     """Start containers that were created, or have ended. A container that runs already stays as it is."""
-    if all_ == bool(names) or (filters and not all_):
-        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    if all_ and session.store_if_any is None:
+    wanted = chosen(session, names, all_=all_, latest=latest, filters=filters)
+    if (all_ or filters) and session.store_if_any is None:
         return 0
     store = session.store
     if attach or interactive:
-        if len(names) != 1:
+        if wanted is None or len(wanted) != 1:
             raise UsageError("only one container can be attached", hint="give one name")
-        return _start_attached(session, store.containers.get(names[0]), interactive, detach_keys, sig_proxy)
+        return _start_attached(session, store.containers.get(wanted[0]), interactive, detach_keys, sig_proxy)
 
     def start_one(one: Container) -> None:
         if one.paused and store.containers.is_running(one):
@@ -95,16 +104,15 @@ def start(
                 raise
         write(one.name)
 
-    if all_:
-        from lamina.run.inspection.listing import Filters, listed
-
-        chosen = [one for one, _ in listed(store, Filters.parse(filters), all_=True, last=-1)]
-        each([one for one in chosen if not store.containers.is_running(one)], start_one)
+    if wanted is None or filters:
+        names = tuple(one.id for one in store.containers) if wanted is None else wanted
+        every = [store.containers.get(name) for name in names]
+        each([one for one in every if not store.containers.is_running(one)], start_one)
     else:
         from lamina.cli.containers.monitored import told_to_systemd
 
-        with told_to_systemd(store, names[0]):
-            each(names, lambda name: start_one(store.containers.get(name)))
+        with told_to_systemd(store, wanted[0]):
+            each(wanted, lambda name: start_one(store.containers.get(name)))
     return 0
 
 
@@ -146,6 +154,8 @@ def _start_attached(session: Session, one: Container, interactive: bool, keys: s
 @click.option("--running", is_flag=True, help="Restart all running containers.")
 @time_option
 @cidfile_option
+@filter_option
+@latest_option
 @click.pass_obj
 def restart(
     session: Session,
@@ -154,12 +164,12 @@ def restart(
     running: bool,
     seconds: float | None,
     cidfiles: tuple[str, ...],
+    filters: tuple[str, ...],
+    latest: bool,
 ) -> None:
     """Stop containers, if they run, and start them again."""
-    names = with_files(names, cidfiles, ignore=False)
-    if (all_ or running) == bool(names):
-        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    store = session.store if names else session.store_if_any
+    wanted = chosen(session, names, cidfiles=cidfiles, all_=all_ or running, latest=latest, filters=filters)
+    store = session.store_if_any if all_ or running or filters else session.store
     if store is None:
         return
 
@@ -170,17 +180,19 @@ def restart(
         note_event(store.paths.root, one, "restart")
         write(one.name)
 
-    if names:
-        each(names, lambda name: restart_one(store.containers.get(name)))
-    else:
-        each([one for one in store.containers if all_ or store.containers.is_running(one)], restart_one)
+    def restart_named(name: str) -> None:
+        one = store.containers.get(name)
+        if not running or store.containers.is_running(one):
+            restart_one(one)
+
+    each([one.id for one in store.containers] if wanted is None else wanted, restart_named)
 
 
 @command(
     "wait",
     "lamina wait web\nlamina run -d --name job app:1 && lamina wait job\nlamina wait --condition healthy db",
 )
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
 @click.option(
     "--condition",
     "conditions",
@@ -189,10 +201,21 @@ def restart(
     help="Wait for one of these instead: created, running, paused, exited, healthy, unhealthy.",
 )
 @click.option("--ignore", is_flag=True, help="Do not fail if a container does not exist.")
-@click.option("-i", "--interval", metavar="TIME", help="Time between two looks at a condition (default: 100ms).")
+@click.option(
+    "-i",
+    "--interval",
+    metavar="TIME",
+    help="Time between two looks at a condition, a number alone in milliseconds (default: 100ms).",
+)
+@latest_option
 @click.pass_obj
 def wait(
-    session: Session, names: tuple[str, ...], conditions: tuple[str, ...], ignore: bool, interval: str | None
+    session: Session,
+    names: tuple[str, ...],
+    conditions: tuple[str, ...],
+    ignore: bool,
+    interval: str | None,
+    latest: bool,
 ) -> None:
     """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started, and -1,
     after a --condition, for one that runs."""
@@ -200,7 +223,10 @@ def wait(
     from lamina.run.container.waiting import wait_end
     from lamina.spec.duration import of_option
 
+    names = chosen(session, names, latest=latest) or ()
     wanted = [parse_condition(word) for word in conditions]
+    if interval and interval.isascii() and interval.isdigit():
+        interval = f"{interval}ms"  # podman's unit
     pause = of_option(interval, "--interval") / 1_000_000_000 if interval else INTERVAL
     store = session.store_if_any if ignore else session.store
     if store is None:
@@ -214,14 +240,15 @@ def wait(
 
 
 @command("attach", "lamina attach web\nlamina attach --no-stdin --detach-keys ctrl-c web")
-@click.argument("name", metavar="CONTAINER")
+@click.argument("name", required=False, metavar="CONTAINER")
+@latest_option
 @click.option("--no-stdin", is_flag=True, help="Do not connect standard input.")
 @_keys_option
 @_proxy_option
 @click.pass_obj
-def attach(session: Session, name: str, no_stdin: bool, detach_keys: str, sig_proxy: str) -> int:
+def attach(session: Session, name: str | None, latest: bool, no_stdin: bool, detach_keys: str, sig_proxy: str) -> int:
     """Connect this terminal to a running container, and exit with its code."""
-    one = session.store.containers.get(name)
+    one = session.store.containers.get(one_name(session, name, latest))
     return attach_to(session, one, stdin=not no_stdin, keys=detach_keys, forward=sig_proxy)
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import EXIT_INTERRUPTED, EXIT_UNREAD, warn
+from lamina.cli.containers.several import chosen, latest_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import NotFound, UsageError
+from lamina.errors import UsageError
 from lamina.run.logs.pieces import Piece
 
 if TYPE_CHECKING:
@@ -35,20 +36,27 @@ _PLAIN = b"\033[0m"
 )
 @click.argument("names", nargs=-1, metavar="CONTAINER...")
 @click.option("-f", "--follow", is_flag=True, help="Wait for more output, until the container ends.")
-@click.option("-n", "--tail", default="all", metavar="N", help="Show only the last N lines (default: all).")
+@click.option("--tail", default="all", metavar="N", help="Show only the last N lines (default: all).")
+@click.option("-n", "short", default="", metavar="N", help="As --tail; or, as in podman, before a name: as --names.")
 @click.option("--since", default=None, metavar="TIME", help="Show output from TIME on: 10m, 2026-01-31T12:00:00Z.")
 @click.option("--until", default=None, metavar="TIME", help="Show output before TIME.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
 @click.option("--details", is_flag=True, help="Show what --log-opt labels, env and tag have put into the log.")
-@click.option("--names", "by_name", is_flag=True, help="With several containers: their names instead of their IDs.")
+@click.option(
+    "--names",
+    "by_name",
+    is_flag=True,
+    help="With several containers: their names instead of their IDs.",
+)
 @click.option("--color", is_flag=True, help="With several containers: give each a color.")
-@click.option("-l", "--latest", is_flag=True, help="The container that was created last.")
+@latest_option
 @click.pass_obj
 def logs(
     session: Session,
     names: tuple[str, ...],
     follow: bool,
     tail: str,
+    short: str,
     since: str | None,
     until: str | None,
     timestamps: bool,
@@ -62,38 +70,53 @@ def logs(
 
     TIME is a length of time up to now (10m, 1h30m), a date (2026-01-31, 2026-01-31T12:00:00Z; local without a zone),
     or seconds since 1970. With --tail, the last lines are chosen first."""
+    if short and not _is_count(short):  # podman's -n
+        names, by_name = (short, *names), True
+    elif short:
+        tail = short
+    lines = count(tail)
+    found = [session.store.containers.get(name) for name in chosen(session, names, latest=latest) or ()]
+    times = {"since": since, "until": until}
+    form = Form(timestamps=timestamps, details=details)
+    return show(session, found, form, **times, tail=lines, follow=follow, by_name=by_name, color=color)
+
+
+def show(
+    session: Session,
+    found: Sequence[Container],
+    form: Form,
+    *,
+    since: str | None,
+    until: str | None,
+    tail: int | None,
+    follow: bool,
+    by_name: bool,
+    color: bool,
+) -> int:
+    """Show the logs of containers; the exit code. The arguments are those of the verb."""
     from lamina.run.container.log import Log
     from lamina.spec.moment import parse_moment
 
     now = time.time_ns()
-    times = [None if text is None else parse_moment(text, now) for text in (since, until)]
-    lines = _count(tail)
-    chosen = _containers(session, names, latest)
+    times = {
+        name: None if text is None else parse_moment(text, now) for name, text in (("since", since), ("until", until))
+    }
     with ExitStack() as stack:
         opened = [
-            stack.enter_context(
-                closing(
-                    Log(
-                        session.store,
-                        one,
-                        follow=follow,
-                        since=times[0],
-                        until=times[1],
-                        tail=lines,
-                        on_warning=warn,
-                    )
-                )
-            )
-            for one in chosen
+            stack.enter_context(closing(Log(session.store, one, follow=follow, **times, tail=tail, on_warning=warn)))
+            for one in found
         ]
-        heads = _heads(chosen, by_name, color) if len(chosen) > 1 else [b""]
-        form = _Form(timestamps=timestamps, details=details)
+        heads = _heads(found, by_name, color) if len(found) > 1 else [b""]
         with suppress(KeyboardInterrupt):
             return _show(opened, heads, form, follow)
     return EXIT_INTERRUPTED
 
 
-def _count(text: str) -> int | None:
+def _is_count(text: str) -> bool:
+    return text == "all" or text.removeprefix("-").isdigit()
+
+
+def count(text: str) -> int | None:
     """The number of ``--tail``; None for all lines, which docker understands by a negative number too."""
     if text == "all":
         return None
@@ -102,20 +125,6 @@ def _count(text: str) -> int | None:
     except ValueError:
         raise UsageError(f"--tail {text!r:.60} is not a number", hint="give a number of lines, or all") from None
     return None if number < 0 else number
-
-
-def _containers(session: Session, names: tuple[str, ...], latest: bool) -> list[Container]:
-    if latest == bool(names):
-        raise UsageError(
-            "no container given, or both a name and --latest", hint="give names or IDs, or --latest alone"
-        )
-    containers = session.store.containers
-    if not latest:
-        return [containers.get(name) for name in names]
-    every = list(containers)
-    if not every:
-        raise NotFound("there are no containers", hint="see `lamina ps -a`")
-    return every[-1:]
 
 
 def _heads(chosen: Sequence[Container], by_name: bool, color: bool) -> list[bytes]:
@@ -129,7 +138,7 @@ def _heads(chosen: Sequence[Container], by_name: bool, color: bool) -> list[byte
     return heads
 
 
-def _show(opened: Sequence[Log], heads: Sequence[bytes], form: _Form, follow: bool) -> int:
+def _show(opened: Sequence[Log], heads: Sequence[bytes], form: Form, follow: bool) -> int:
     """Write the logs, and what comes to them. Returns the exit code."""
     from lamina.run.container.log import Waiter
 
@@ -153,7 +162,7 @@ def _show(opened: Sequence[Log], heads: Sequence[bytes], form: _Form, follow: bo
                 return EXIT_UNREAD
 
 
-class _Form:
+class Form:
     """What each line begins with."""
 
     def __init__(self, *, timestamps: bool, details: bool) -> None:
@@ -179,7 +188,7 @@ class _Lines:
     """The lines of one container, each with its beginning. ``whole``: a line is written when it is complete, so that
     lines of several containers do not mix."""
 
-    def __init__(self, output: _Output, head: bytes, form: _Form, *, whole: bool) -> None:
+    def __init__(self, output: _Output, head: bytes, form: Form, *, whole: bool) -> None:
         self._output, self._head, self._form, self._whole = output, head, form, whole
         self._held = {1: b"", 2: b""}
         self._is_inside = {1: False, 2: False}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli import warn
+from lamina.cli.containers.pod_watching import latest_option, newest, pod_logs, pod_stats, pod_top
 from lamina.cli.containers.verbs import end, time_option
 from lamina.cli.format.output import ask, emit, emit_json, emit_template, write
 from lamina.cli.format.template_record import Record
@@ -152,11 +153,19 @@ def exists(session: Session, name: str) -> int:
 @click.option("-f", "--force", is_flag=True, help="Also remove running containers.")
 @_ignore
 @click.option("-t", "--time", "seconds", type=click.FloatRange(min=-1), default=None, metavar="SECONDS", hidden=True)
+@latest_option
 @click.pass_obj
 def rm(
-    session: Session, names: tuple[str, ...], all_: bool, force: bool, ignore: bool, seconds: float | None
+    session: Session,
+    names: tuple[str, ...],
+    all_: bool,
+    latest: bool,
+    force: bool,
+    ignore: bool,
+    seconds: float | None,
 ) -> None:
-    """Remove pods and their containers. A pod with a running container is only removed with --force.
+    """Remove pods and their containers, with their anonymous volumes. A pod with a running container is only removed
+    with --force.
 
     \b
     Example:
@@ -168,7 +177,7 @@ def rm(
         _remove(store, one, force=force)
         write(one.id)
 
-    _each(session, names, all_, remove_one, ignore=ignore or force)
+    _each(session, names, all_, latest, remove_one, ignore=ignore or force)
 
 
 def _remove(store: Store, one: Pod, *, force: bool) -> None:
@@ -184,7 +193,7 @@ def _remove(store: Store, one: Pod, *, force: bool) -> None:
             hint=f"stop them with `lamina pod stop {one.name}`, or use --force",
         )
     for each in reversed(mine):
-        remove(store, each, force=force)
+        remove(store, each, force=force, volumes=True)  # as podman
     Pods(store.paths).remove(one)
     _note(store, one, "remove")
 
@@ -199,6 +208,7 @@ def _each(
     session: Session,
     names: Sequence[str],
     all_: bool,
+    latest: bool,
     work: Callable[[Store, Pod], object],
     *,
     ignore: bool = False,
@@ -206,9 +216,12 @@ def _each(
     """Call ``work`` with each pod, even if it fails for others; raise the first failure at the end."""
     from lamina.cli import say
 
-    if all_ == bool(names):
-        raise UsageError("no pods given, or both names and --all", hint="give names or IDs, or --all alone")
+    if all_ + latest + bool(names) != 1:
+        raise UsageError(
+            "no pods given, or both names and --all or --latest", hint="give names or IDs, or one option"
+        )
     store = session.store_if_any
+    names = [newest(store)] if latest else names
     pods = Pods(store.paths) if store is not None else None
     failed: list[LaminaError] = []
     for name in [one.name for one in pods or ()] if all_ else names:
@@ -234,6 +247,7 @@ def _on_containers(
     session: Session,
     names: tuple[str, ...],
     all_: bool,
+    latest: bool,
     work: Callable[[Container], object],
     *,
     ignore: bool = False,
@@ -247,14 +261,15 @@ def _on_containers(
         each(members(store, one), work)
         write(one.id)
 
-    _each(session, names, all_, on_pod, ignore=ignore)
+    _each(session, names, all_, latest, on_pod, ignore=ignore)
 
 
 @pod.command("start", cls=Command)
 @_names
 @_all
+@latest_option
 @click.pass_obj
-def start(session: Session, names: tuple[str, ...], all_: bool) -> None:
+def start(session: Session, names: tuple[str, ...], all_: bool, latest: bool) -> None:
     """Start the containers of pods that do not run.
 
     \b
@@ -267,7 +282,7 @@ def start(session: Session, names: tuple[str, ...], all_: bool) -> None:
         if not session.store.containers.is_running(one):
             start_behind(session, one)
 
-    _on_containers(session, names, all_, start_one)
+    _on_containers(session, names, all_, latest, start_one)
 
 
 @pod.command("stop", cls=Command)
@@ -275,8 +290,11 @@ def start(session: Session, names: tuple[str, ...], all_: bool) -> None:
 @_all
 @_ignore
 @time_option
+@latest_option
 @click.pass_obj
-def stop(session: Session, names: tuple[str, ...], all_: bool, ignore: bool, seconds: float | None) -> None:
+def stop(
+    session: Session, names: tuple[str, ...], all_: bool, latest: bool, ignore: bool, seconds: float | None
+) -> None:
     """Stop the containers of pods.
 
     \b
@@ -288,7 +306,7 @@ def stop(session: Session, names: tuple[str, ...], all_: bool, ignore: bool, sec
         _stop(session, store, one, seconds)
         write(one.id)
 
-    _each(session, names, all_, stop_all, ignore=ignore)
+    _each(session, names, all_, latest, stop_all, ignore=ignore)
 
 
 def _stop(session: Session, store: Store, one: Pod, seconds: float | None) -> None:
@@ -308,8 +326,9 @@ def _stop(session: Session, store: Store, one: Pod, seconds: float | None) -> No
 @_names
 @_all
 @click.option("-s", "--signal", default="KILL", help="Signal to send (default: KILL).")
+@latest_option
 @click.pass_obj
-def kill(session: Session, names: tuple[str, ...], all_: bool, signal: str) -> None:
+def kill(session: Session, names: tuple[str, ...], all_: bool, latest: bool, signal: str) -> None:
     """Send a signal to the containers of pods that run.
 
     \b
@@ -322,14 +341,15 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, signal: str) -> N
         if session.store.containers.is_running(one):
             signal_container(session.store, one, signal)
 
-    _on_containers(session, names, all_, kill_one)
+    _on_containers(session, names, all_, latest, kill_one)
 
 
 @pod.command("restart", cls=Command)
 @_names
 @_all
+@latest_option
 @click.pass_obj
-def restart(session: Session, names: tuple[str, ...], all_: bool) -> None:
+def restart(session: Session, names: tuple[str, ...], all_: bool, latest: bool) -> None:
     """Stop the containers of pods, and start them again.
 
     \b
@@ -346,14 +366,15 @@ def restart(session: Session, names: tuple[str, ...], all_: bool) -> None:
                 start_behind(session, now)
         write(one.id)
 
-    _each(session, names, all_, restart_all)
+    _each(session, names, all_, latest, restart_all)
 
 
 @pod.command("pause", cls=Command)
 @_names
 @_all
+@latest_option
 @click.pass_obj
-def pause(session: Session, names: tuple[str, ...], all_: bool) -> None:
+def pause(session: Session, names: tuple[str, ...], all_: bool, latest: bool) -> None:
     """Freeze all programs of pods.
 
     \b
@@ -362,14 +383,15 @@ def pause(session: Session, names: tuple[str, ...], all_: bool) -> None:
     """
     from lamina.run.container.pause import pause as freeze
 
-    _on_containers(session, names, all_, lambda one: _if_state(session, one, RUNNING, freeze))
+    _on_containers(session, names, all_, latest, lambda one: _if_state(session, one, RUNNING, freeze))
 
 
 @pod.command("unpause", cls=Command)
 @_names
 @_all
+@latest_option
 @click.pass_obj
-def unpause(session: Session, names: tuple[str, ...], all_: bool) -> None:
+def unpause(session: Session, names: tuple[str, ...], all_: bool, latest: bool) -> None:
     """Let the programs of paused pods go on.
 
     \b
@@ -378,7 +400,7 @@ def unpause(session: Session, names: tuple[str, ...], all_: bool) -> None:
     """
     from lamina.run.container.pause import unpause as release
 
-    _on_containers(session, names, all_, lambda one: _if_state(session, one, PAUSED, release))
+    _on_containers(session, names, all_, latest, lambda one: _if_state(session, one, PAUSED, release))
 
 
 def _if_state(session: Session, one: Container, state: str, work: Callable[[Store, Container], object]) -> None:
@@ -531,10 +553,11 @@ def _moment(seconds: float) -> str:
 
 
 @pod.command("inspect", cls=Command)
-@click.argument("names", nargs=-1, required=True, metavar="POD...")
+@click.argument("names", nargs=-1, metavar="[POD]...")
+@latest_option
 @click.option("-f", "--format", default=None, metavar="json|TEMPLATE", help="Print a Go template.")
 @click.pass_obj
-def inspect(session: Session, names: tuple[str, ...], format: str | None) -> None:
+def inspect(session: Session, names: tuple[str, ...], latest: bool, format: str | None) -> None:
     """Show details of pods as JSON.
 
     \b
@@ -544,9 +567,11 @@ def inspect(session: Session, names: tuple[str, ...], format: str | None) -> Non
     """
     from lamina.run.container.pods import members, options_of, status
 
+    if latest == bool(names):
+        raise UsageError("no pods given, or both names and --latest", hint="give names or IDs, or --latest alone")
     store = session.store
     found = []
-    for name in names:
+    for name in [newest(store)] if latest else names:
         one = Pods(store.paths).get(name)
         mine = [(each, store.containers.state(each)) for each in members(store, one)]
         options = options_of(one)
@@ -569,3 +594,7 @@ def inspect(session: Session, names: tuple[str, ...], format: str | None) -> Non
         emit_json(found)
     else:
         emit_template(found, {}, format or "")
+
+
+for _verb in (pod_top, pod_stats, pod_logs):
+    pod.add_command(_verb)

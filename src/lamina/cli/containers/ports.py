@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from lamina.cli.containers.several import latest_option, newest
 from lamina.cli.format.output import write
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
@@ -14,7 +15,7 @@ from lamina.errors import LaminaError, UsageError
 @click.argument("name", required=False, metavar="CONTAINER")
 @click.argument("port", required=False, metavar="[PORT[/PROTOCOL]]")
 @click.option("-a", "--all", "all_", is_flag=True, help="Show the ports of all running containers.")
-@click.option("-l", "--latest", is_flag=True, help="Show the ports of the newest container.")
+@latest_option
 @click.pass_obj
 def port(session: Session, name: str | None, port: str | None, all_: bool, latest: bool) -> None:
     """Show the published ports of a container, one per line; or where one port of it is published. A container that
@@ -30,7 +31,7 @@ def port(session: Session, name: str | None, port: str | None, all_: bool, lates
                 write(f"{one.id[:12]}\t{binding.inside} -> {binding.place}")
         return
     if latest:
-        name, port = listed(session.store, last=1)[0][0].id if listed(session.store, last=1) else "", port or name
+        name, port = newest(session), port or name
     one = session.store.containers.get(name or "")
     bindings = ports_of(session.store, one).bindings
     if port is None:

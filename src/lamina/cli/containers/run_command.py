@@ -138,6 +138,8 @@ OPTIONS = (
         "-1000..1000",
     ),
     Option(("--cpus",), "cpus", "Limit the processor time, like 1.5 processors.", "N", NUMBER),
+    Option(("--cpu-period",), "cpu_period", "Length of a turn, for --cpu-quota (default: 100000).", "MICROSECONDS"),
+    Option(("--cpu-quota",), "cpu_quota", "Limit the processor time in each turn.", "MICROSECONDS"),
     Option(("-c", "--cpu-shares"), "cpu_shares", "Weight for processor time (default: 1024).", "N"),
     Option(("--cpuset-cpus",), "cpuset_cpus", "Use only these processors.", "0-3,7"),
     Option(("--cpuset-mems",), "cpuset_mems", "Use only these memory nodes.", "0-1"),
@@ -461,7 +463,7 @@ def _of_families(given: dict[str, Any]) -> dict[str, Any]:
 _RARE_OPTIONS = (
     "label", "label_file", "device", "gpus", "shm_size", "domainname", "dns", "dns_search", "dns_option", "pid",
     "ipc", "uts", "cgroupns", "sysctl", "ulimit", "stop_signal", "stop_timeout", "memory_swap", "memory_reservation",
-    "oom_score_adj", "cpu_shares", "cpuset_cpus", "cpuset_mems",
+    "oom_score_adj", "cpu_period", "cpu_quota", "cpu_shares", "cpuset_cpus", "cpuset_mems",
 )  # fmt: skip
 
 

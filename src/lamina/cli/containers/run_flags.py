@@ -63,6 +63,7 @@ def _limits(given: dict[str, Any]) -> dict[str, Any]:
     memory = options.parse_memory(given["memory"]) if given["memory"] else None
     size, reserved, swap = given["shm_size"], given["memory_reservation"], given["memory_swap"]
     shares, score = given["cpu_shares"], given["oom_score_adj"]
+    period, quota = given["cpu_period"], given["cpu_quota"]
     return {
         "ulimits": tuple(map(limits.parse_ulimit, given["ulimit"])),
         "sysctls": tuple(map(limits.parse_sysctl, given["sysctl"])),
@@ -70,6 +71,8 @@ def _limits(given: dict[str, Any]) -> dict[str, Any]:
         "memory_reservation": options.parse_memory(reserved) if reserved else None,
         "memory_swap": limits.parse_memory_swap(swap, memory) if swap else None,
         "oom_score": limits.parse_oom_score(score) if score else None,
+        "cpu_period": limits.parse_period(period) if period else None,
+        "cpu_quota": limits.parse_quota(quota) if quota else None,
         "cpu_shares": limits.parse_shares(shares) if shares else None,
         "cpuset_cpus": limits.parse_cpus_set(given["cpuset_cpus"], "--cpuset-cpus"),
         "cpuset_mems": limits.parse_cpus_set(given["cpuset_mems"], "--cpuset-mems"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from lamina.cli import say
-from lamina.errors import Cancelled, LaminaError, NotFound
+from lamina.errors import Cancelled, LaminaError, NotFound, UsageError
 from lamina.host.files import reported
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ _Thing = TypeVar("_Thing")
 cidfile_option = click.option(
     "--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from this file."
 )
+filter_option = click.option(
+    "-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only containers that match, as in `ps`."
+)
+long_filter_option = click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only containers that match, as in `ps`."
+)
+latest_option = click.option("-l", "--latest", is_flag=True, help="The container that was made last.")
 ignore_option = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a container does not exist.")
 
 
@@ -34,6 +41,50 @@ def with_files(names: tuple[str, ...], files: tuple[str, ...], ignore: bool) -> 
         with reported(path), open(path, "rb") as file:
             words.append(file.read(200).decode("utf-8", "surrogateescape").strip())
     return tuple(words)
+
+
+def chosen(
+    session: Session,
+    names: tuple[str, ...],
+    *,
+    cidfiles: tuple[str, ...] = (),
+    all_: bool = False,
+    latest: bool = False,
+    filters: tuple[str, ...] = (),
+    ignore: bool = False,
+) -> tuple[str, ...] | None:
+    """Return the names or IDs of the containers that a verb works on; None: all that it applies to. ``ignore``: skip
+    files that do not exist. Raises UsageError (they are named in no way, or in several), NotFound, SystemFailure."""
+    words = with_files(names, cidfiles, ignore)
+    if (bool(names or cidfiles) + latest + (all_ or bool(filters))) != 1:
+        raise UsageError(
+            "no containers given, or both names and --all, --latest or --filter",
+            hint="give names or IDs, or one of --all, --latest and --filter",
+        )
+    if latest:
+        return (newest(session),)
+    if not filters:
+        return None if all_ else words
+    from lamina.run.inspection.listing import Filters, listed
+
+    parsed, store = Filters.parse(filters), session.store_if_any
+    return tuple(one.id for one, _ in listed(store, parsed, all_=True)) if store is not None else ()
+
+
+def newest(session: Session) -> str:
+    """Return the ID of the container that was made last. Raises NotFound."""
+    store = session.store_if_any
+    every = list(store.containers) if store is not None else []
+    if not every:
+        raise NotFound("there are no containers", hint="see `lamina ps -a`")
+    return every[-1].id
+
+
+def one_name(session: Session, name: str | None, latest: bool) -> str:
+    """Return the name or ID of the container of a verb that takes one. Raises UsageError, NotFound."""
+    if latest == bool(name):
+        raise UsageError("no container given, or both a name and --latest", hint="give a name or an ID, or --latest")
+    return newest(session) if latest else name or ""
 
 
 def for_container(

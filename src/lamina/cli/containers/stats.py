@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli import warn
+from lamina.cli.containers.several import chosen, latest_option
 from lamina.cli.format.output import emit
 from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import human_size
@@ -39,6 +40,7 @@ _HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 )
 @click.argument("names", nargs=-1, metavar="[CONTAINER]...")
 @click.option("-a", "--all", "all_", is_flag=True, help="Also show containers that do not run.")
+@latest_option
 @click.option("--no-stream", is_flag=True, help="Show the numbers once.")
 @click.option(
     "-i",
@@ -56,6 +58,7 @@ def stats(
     session: Session,
     names: tuple[str, ...],
     all_: bool,
+    latest: bool,
     no_stream: bool,
     interval: float,
     no_reset: bool,
@@ -65,16 +68,33 @@ def stats(
     """Show what running containers use: processor time, memory, network, disks, processes. The numbers come from the
     cgroup of the container. Without one they are sums over its processes. On a terminal the list is renewed until
     Ctrl-C; if names are given, until these containers have ended."""
+    if latest or (all_ and names):
+        names = chosen(session, names, all_=all_, latest=latest) or ()
     store = session.store if names else session.store_if_any
     if store is None:
         emit([], _COLUMNS, format)
         return
     for name in names:
         store.containers.get(name)  # an unknown name is an error at the start only
-    view = _View(store, names, all_=all_, whole=no_trunc)
+    view = View(store, names, all_=all_, whole=no_trunc)
+    watch(view, _COLUMNS, format, interval=interval, once=no_stream, clear=not no_reset, ends=bool(names))
+
+
+def watch(
+    view: View,
+    columns: Sequence[tuple[str, str]],
+    format: str | None,
+    *,
+    interval: float = 1.0,
+    once: bool,
+    clear: bool,
+    ends: bool,
+) -> None:
+    """Show what the view has, each ``interval`` seconds. ``clear``: renew the list on a terminal. ``ends``: stop when
+    none of the containers runs."""
     view.measure()
     time.sleep(min(_FIRST, interval))
-    live = sys.stdout.isatty() and not (no_stream or no_reset)
+    live = sys.stdout.isatty() and not once and clear
     if live:
         click.clear()
     while True:
@@ -82,14 +102,14 @@ def stats(
         rows = view.rows()
         if live:
             sys.stdout.write(_HOME + _REST)
-        emit([row for row, _ in rows], _COLUMNS, format, json_rows=[row for _, row in rows])
+        emit([row for row, _ in rows], columns, format, json_rows=[row for _, row in rows])
         sys.stdout.flush()
-        if no_stream or (names and not view.any_runs):
+        if once or (ends and not view.any_runs):
             return
         time.sleep(interval)
 
 
-class _View:
+class View:
     """The containers that are shown, and the last two measurements of each."""
 
     def __init__(self, store: Store, names: Sequence[str], *, all_: bool, whole: bool) -> None:

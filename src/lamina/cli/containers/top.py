@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.containers.several import latest_option, one_name
 from lamina.cli.format.output import emit_json, write
 from lamina.cli.format.text import clean
 from lamina.cli.options import format_option
@@ -29,33 +30,41 @@ _Cell = Callable[["Process"], str]
     "lamina top web\nlamina top web -o pid,rss,args\nlamina top web hpid pid user pcpu args",
 )
 @format_option
-@click.argument("name", metavar="CONTAINER")
-@click.argument("words", nargs=-1, metavar="[OPTION OF PS]... | [COLUMN]...", type=click.UNPROCESSED)
+@latest_option
+@click.argument("words", nargs=-1, metavar="CONTAINER [OPTION OF PS]... | [COLUMN]...", type=click.UNPROCESSED)
 @click.pass_obj
-def top(session: Session, name: str, words: tuple[str, ...], format: str | None) -> None:
+def top(session: Session, latest: bool, words: tuple[str, ...], format: str | None) -> None:
     """Show the processes of a running container. By default the columns are those of `ps -ef`, with the process IDs
     of this host. Options for ps(1) of this host choose others; it needs to be installed then. Names of columns are
     those of podman: args, capeff, comm, etime, group, hpid, huser, nice, pcpu, pgid, pid, ppid, rss, seccomp, state,
     stime, time, tty, user, vsz and more."""
-    from lamina.run.inspection.processes import processes_of
-
+    name = one_name(session, None if latest else "".join(words[:1]), latest)
+    words = words if latest else words[1:]
     container = session.store.containers.get(name)
-    found = processes_of(session.store, container)
-    columns = [column for word in words for column in word.split(",")]
-    if not words:
-        rows = [[heading for heading, _ in _DEFAULT], *([cell(one) for _, cell in _DEFAULT] for one in found)]
-    elif all(column in _known() for column in columns):
-        chosen = [_columns(session, container)[column] for column in columns]
-        rows = [[heading for heading, _ in chosen], *([cell(one) for _, cell in chosen] for one in found)]
-    else:
-        rows = _by_ps(words, {one.pid for one in found})
-    _print(rows, format)
+    show(rows_of(session, [container], words), format)
 
 
 top.allow_interspersed_args = False
 
 
-def _print(rows: Sequence[Sequence[str]], format: str | None) -> None:
+def rows_of(session: Session, found: Sequence[Container], words: Sequence[str]) -> list[list[str]]:
+    """The headings, and the rows of the processes of all these containers. ``words``: as those of the verb. Raises
+    NotFound, Conflict (one does not run), UsageError, SystemFailure."""
+    from lamina.run.inspection.processes import processes_of
+
+    columns = [column for word in words for column in word.split(",")]
+    named = all(column in _known() for column in columns)
+    if words and not named:
+        return _by_ps(words, {one.pid for container in found for one in processes_of(session.store, container)})
+    rows: list[list[str]] = []
+    for container in found:
+        cells = [_columns(session, container)[column] for column in columns] if words else _DEFAULT
+        rows = rows or [[heading for heading, _ in cells]]
+        rows += [[cell(one) for _, cell in cells] for one in processes_of(session.store, container)]
+    return rows
+
+
+def show(rows: Sequence[Sequence[str]], format: str | None) -> None:
     if format == "json":
         emit_json({"Titles": list(rows[0]), "Processes": [list(row) for row in rows[1:]]})
         return

@@ -1,16 +1,17 @@
-"""The verb `update`: limits and the restart policy of containers."""
+"""The verb `update`: limits, the restart policy and variables of containers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from lamina.cli.containers.several import each
+from lamina.cli.containers.several import chosen, each, latest_option
 from lamina.cli.containers.unsupported import UnsupportedOption, unsupported_options
 from lamina.cli.format.output import write
-from lamina.cli.option_table import NUMBER, WHOLE, Option
+from lamina.cli.option_table import MANY, NUMBER, WHOLE, Option
 from lamina.cli.options import options_of
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
@@ -27,6 +28,14 @@ _OPTIONS = (
         default=None,
     ),
     Option(("--cpus",), "cpus", "Limit the processor time, like 1.5 processors; 0 means no limit.", "N", NUMBER),
+    Option(("--cpu-period",), "cpu_period", "Length of a turn, for --cpu-quota.", "MICROSECONDS", default=None),
+    Option(
+        ("--cpu-quota",),
+        "cpu_quota",
+        "Limit the processor time in each turn; -1 means no limit.",
+        "MICROSECONDS",
+        default=None,
+    ),
     Option(("-c", "--cpu-shares"), "cpu_shares", "Weight for processor time.", "N", default=None),
     Option(("--cpuset-cpus",), "cpuset_cpus", "Use only these processors.", "0-3,7", default=None),
     Option(("--cpuset-mems",), "cpuset_mems", "Use only these memory nodes.", "0-1", default=None),
@@ -38,31 +47,54 @@ _OPTIONS = (
         "POLICY",
         default=None,
     ),
+    Option(("-e", "--env"), "env", "Set a variable, for `exec` and at the next start.", "KEY[=VALUE]", MANY),
+    Option(
+        ("--ulimit",), "ulimits", "Set a resource limit, for `exec` and at the next start.", "NAME=SOFT[:HARD]", MANY
+    ),
 )
-_TIME = "use --cpus"
+_BLOCKS = "limits of input and output are not supported"
 _UNSUPPORTED = (
-    UnsupportedOption(("--cpu-period",), "a period is not supported", _TIME),
-    UnsupportedOption(("--cpu-quota",), "a quota is not supported", _TIME),
-    UnsupportedOption(("--cpu-rt-period",), "real-time scheduling is not supported"),
-    UnsupportedOption(("--cpu-rt-runtime",), "real-time scheduling is not supported"),
-    UnsupportedOption(("--blkio-weight",), "limits of input and output are not supported"),
-    UnsupportedOption(("--kernel-memory",), "kernels have no such limit any more"),
+    UnsupportedOption(("--cpu-rt-period",), "real-time scheduling is not supported", fine=("0",)),
+    UnsupportedOption(("--cpu-rt-runtime",), "real-time scheduling is not supported", fine=("0",)),
+    UnsupportedOption(("--blkio-weight",), _BLOCKS, fine=("0",)),
+    UnsupportedOption(("--blkio-weight-device",), _BLOCKS),
+    *(
+        UnsupportedOption((f"--device-{way}-{unit}",), _BLOCKS)
+        for way in ("read", "write")
+        for unit in ("bps", "iops")
+    ),
+    UnsupportedOption(("--kernel-memory",), "kernels have no such limit any more", fine=("0",)),
+    UnsupportedOption(("--memory-swappiness",), "the use of swap can't be tuned", fine=("-1",)),
+    *(
+        UnsupportedOption((f"--health-{word}",), "a health check can't be changed", "run a new container with it")
+        for word in (
+            *("cmd", "interval", "on-failure", "retries", "start-period", "timeout"),
+            *("log-destination", "max-log-count", "max-log-size"),
+            *(f"startup-{part}" for part in ("cmd", "interval", "retries", "success", "timeout")),
+        )
+    ),
+    UnsupportedOption(
+        ("--no-healthcheck",), "a health check can't be changed", "run a new container with it", flag=True
+    ),
+    UnsupportedOption(("--unsetenv",), "variables can't be taken away", "run a new container"),
 )
 
 
 @command("update", "lamina update --memory 1g --cpus 2 web\nlamina update --restart unless-stopped web db")
 @options_of(_OPTIONS)
 @unsupported_options(_UNSUPPORTED, UsageError)
-@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@latest_option
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
 @click.pass_obj
-def update(session: Session, /, names: tuple[str, ...], **given: Any) -> None:
-    """Change the limits and the restart policy of containers. They may be running."""
+def update(session: Session, /, names: tuple[str, ...], latest: bool, **given: Any) -> None:
+    """Change the limits, the restart policy and the variables of containers. They may be running."""
     from lamina.run.container.update import update as change
     from lamina.run.runtime import find_runtime
 
-    changes = _changes({name: value for name, value in given.items() if value is not None})
+    changes = _changes({name: value for name, value in given.items() if value not in (None, ())})
     if not changes:
         raise UsageError("nothing to change", hint="give a limit or a restart policy, see `lamina update --help`")
+    names = chosen(session, names, latest=latest) or ()
     store = session.store
 
     def update_one(name: str) -> None:
@@ -84,10 +116,14 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
         "memory_swap": lambda word: limits.parse_memory_swap(word, 0),
         "memory_reservation": options.parse_memory,
         "cpus": options.parse_cpus,
+        "cpu_period": limits.parse_period,
+        "cpu_quota": limits.parse_quota,
         "cpu_shares": limits.parse_shares,
         "cpuset_cpus": lambda word: limits.parse_cpus_set(word, "--cpuset-cpus"),
         "cpuset_mems": lambda word: limits.parse_cpus_set(word, "--cpuset-mems"),
         "pids_limit": options.parse_pids,
+        "env": lambda words: tuple(options.parse_env(words, os.environ)),
+        "ulimits": lambda words: tuple(map(limits.parse_ulimit, words)),
         "restart": lambda word: parse_policy(word, removed=False),
     }
     fields = {"pids_limit": "pids"}

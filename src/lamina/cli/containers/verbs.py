@@ -14,7 +14,17 @@ import click
 
 from lamina.cli import say, warn
 from lamina.cli.containers import run_command
-from lamina.cli.containers.several import cidfile_option, each, for_container, ignore_option, with_files
+from lamina.cli.containers.several import (
+    chosen,
+    cidfile_option,
+    each,
+    filter_option,
+    for_container,
+    ignore_option,
+    latest_option,
+    long_filter_option,
+    newest,
+)
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_EXEC, UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.format.output import emit_json_list, emit_template, write
 from lamina.cli.format.text import clean
@@ -89,6 +99,8 @@ time_option = click.option(
 @time_option
 @ignore_option
 @cidfile_option
+@long_filter_option
+@latest_option
 @click.pass_obj
 def rm(
     session: Session,
@@ -99,15 +111,16 @@ def rm(
     seconds: float | None,
     ignore: bool,
     cidfiles: tuple[str, ...],
+    filters: tuple[str, ...],
+    latest: bool,
 ) -> None:
     """Remove containers and everything that they wrote. Volumes stay; --volumes removes those without a name. If one
     container can't be removed, the others are removed all the same. The exit code is that of the first failure."""
     from lamina.run.container.ending import clear, remove
 
-    names = with_files(names, cidfiles, force or ignore)
-    if all_ == bool(names or cidfiles):
-        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
-    store = session.store_if_any if all_ or force or ignore else session.store
+    ignore = force or ignore
+    wanted = chosen(session, names, cidfiles=cidfiles, all_=all_, latest=latest, filters=filters, ignore=ignore)
+    store = session.store_if_any if all_ or filters or ignore else session.store
     if store is None:
         return
 
@@ -117,8 +130,8 @@ def rm(
         remove(store, one, force=force, volumes=volumes)
         write(one.name)
 
-    if not all_:
-        each(names, lambda name: for_container(session, name, force or ignore, remove_one, damaged=True))
+    if wanted is not None:
+        each(wanted, lambda name: for_container(session, name, ignore, remove_one, damaged=True))
         return
     failed = clear(store)
     every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
@@ -137,6 +150,8 @@ def rm(
 )
 @ignore_option
 @cidfile_option
+@filter_option
+@latest_option
 @click.option("--shutdown", is_flag=True, help="The host shuts down: their restart policy counts at the next boot.")
 @click.pass_obj
 def stop(
@@ -147,6 +162,8 @@ def stop(
     signal: str | None,
     ignore: bool,
     cidfiles: tuple[str, ...],
+    filters: tuple[str, ...],
+    latest: bool,
     shutdown: bool,
 ) -> None:
     """Stop containers: send their stop signal, and kill those that do not end in time."""
@@ -154,11 +171,9 @@ def stop(
     from lamina.run.container.stopped import forget_stop
     from lamina.run.signals import parse_signal
 
-    names = with_files(names, cidfiles, ignore)
-    if all_ == bool(names or cidfiles):
-        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    wanted = chosen(session, names, cidfiles=cidfiles, all_=all_, latest=latest, filters=filters, ignore=ignore)
     number = None if signal is None else str(parse_signal(signal))
-    store = session.store_if_any if all_ or ignore else session.store
+    store = session.store_if_any if all_ or filters or ignore else session.store
     if store is None:
         return
 
@@ -169,10 +184,10 @@ def stop(
             forget_stop(store, one)
         write(one.name)
 
-    if all_:
+    if wanted is None:
         each([one for one in store.containers if store.containers.is_running(one)], stop_one)
     else:
-        each(names, lambda name: for_container(session, name, ignore, stop_one))
+        each(wanted, lambda name: for_container(session, name, ignore, stop_one))
     clear(store)  # a container whose lamina was killed has left its mounts
 
 
@@ -188,14 +203,15 @@ def end(session: Session, one: Container, signal: str | None, seconds: float | N
 @click.option("-a", "--all", "all_", is_flag=True, help="Send it to all running containers.")
 @click.option("-s", "--signal", "number", default="KILL", help="Signal to send (default: KILL).")
 @cidfile_option
+@latest_option
 @click.pass_obj
-def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidfiles: tuple[str, ...]) -> None:
+def kill(
+    session: Session, names: tuple[str, ...], all_: bool, number: str, cidfiles: tuple[str, ...], latest: bool
+) -> None:
     """Send a signal to the first process of containers."""
     from lamina.run.container.ending import signal_container
 
-    names = with_files(names, cidfiles, ignore=False)
-    if all_ == bool(names):
-        raise UsageError("no containers given, or both names and --all", hint="give names or IDs, or --all alone")
+    wanted = chosen(session, names, cidfiles=cidfiles, all_=all_, latest=latest)
     store = session.store_if_any if all_ else session.store
     if store is None:
         return
@@ -204,26 +220,33 @@ def kill(session: Session, names: tuple[str, ...], all_: bool, number: str, cidf
         signal_container(store, one, number)
         write(one.name)
 
-    if all_:
+    if wanted is None:
         each([one for one in store.containers if store.containers.is_running(one)], kill_one)
     else:
-        each(names, lambda name: kill_one(store.containers.get(name)))
+        each(wanted, lambda name: kill_one(store.containers.get(name)))
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts\nlamina exec -d web backup")
 @options_of(run_command.PROCESS_OPTIONS)
 @click.option("-d", "--detach", is_flag=True, help="Leave the program running, without streams.")
 @click.option("--privileged", is_flag=True, help="Give the program all capabilities of this user.")
+@latest_option
 @unsupported_options(UNSUPPORTED_BY_EXEC)
-@click.argument("name", metavar="CONTAINER")
-@click.argument("words", nargs=-1, required=True, metavar="COMMAND [ARG]...")
+@click.argument("words", nargs=-1, metavar="CONTAINER COMMAND [ARG]...")
 @click.pass_obj
-def exec_(session: Session, /, name: str, words: tuple[str, ...], **given: Any) -> int:
+def exec_(session: Session, /, words: tuple[str, ...], latest: bool, **given: Any) -> int:
     """Run a program in a running container. The exit code is that of the program."""
     from lamina.run.container.exec import execute, execute_behind
     from lamina.run.container.user_namespace import enter
     from lamina.run.options import ContainerOptions, parse_workdir
 
+    name = newest(session) if latest else "".join(words[:1])
+    words = words if latest else words[1:]
+    if not words:
+        raise UsageError(
+            "no command given" if name else "no container and no command given",
+            hint="write it like `lamina exec web ls /`",
+        )
     if not given["detach"]:
         run_command.check_terminal(given)
     wanted = ContainerOptions(
@@ -471,7 +494,8 @@ def _link(entry: Entry, put_below: Callable[[bytes], bytes]) -> bytes:
 @click.option(
     "-p",
     "--pause/--no-pause",
-    help="Pause a running container during the commit, so that its files are consistent.",
+    default=None,
+    help="Pause a running container during the commit, so that its files are consistent (default: if possible).",
 )
 @click.option("-m", "--message", type=TEXT, default="", help="Comment of the new build step.")
 @click.option("-a", "--author", type=TEXT, default="", help="Author of the image.")
@@ -484,7 +508,7 @@ def commit(
     name: str,
     image: str,
     instructions: tuple[str, ...],
-    pause: bool,
+    pause: bool | None,
     message: str,
     author: str,
     quiet: bool,
@@ -508,7 +532,7 @@ def commit(
     changes = {**changes, **changed(instructions, stack.config.with_(**changes))}
     if author:
         changes["author"] = author
-    with paused(store, one) if pause else nullcontext():
+    with paused(store, one, must=bool(pause)) if pause is not False else nullcontext():
         packing = Packing(options.compression or "gzip", epoch=epoch())
         revision = Revision(comment=message, changes=changes, packing=packing)
         made = make(store, stack, one, image, revision, on_warning=warn)

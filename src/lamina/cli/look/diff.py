@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamina.cli.containers.several import latest_option, one_name
 from lamina.cli.format.output import emit_json, emit_template, table, write
 from lamina.cli.format.text import clean, human_size
 from lamina.cli.options import format_option, image_argument, platform_option, registry_options
@@ -35,7 +36,7 @@ DIFFERENT = 1
     "lamina diff app:2 web    # an image and a container\n"
     "lamina diff web          # what a container changed",
 )
-@image_argument("before", metavar="A")
+@image_argument("before", metavar="A", required=False)
 @image_argument("after", metavar="[B", required=False)
 @click.argument("path", metavar="[PATH]]", required=False)
 @click.option(
@@ -51,6 +52,7 @@ DIFFERENT = 1
     metavar="WHAT,...",
     help="Ignore content, target, device, mode, owner, mtime, xattrs, links, config, created or history.",
 )
+@latest_option
 @click.option("--no-renames", is_flag=True, help="Show a renamed file as removed and added.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; see the exit code.")
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
@@ -60,12 +62,13 @@ DIFFERENT = 1
 @click.pass_obj
 def diff(
     session: Session,
-    before: str,
+    before: str | None,
     after: str | None,
     path: str | None,
     content: bool,
     stat: bool,
     ignore: tuple[str, ...],
+    latest: bool,
     no_renames: bool,
     quiet: bool,
     as_json: bool,
@@ -78,6 +81,7 @@ def diff(
     the configs and histories too. With a single container, list what it changed: A added, C changed, D deleted.
     """
     format = "json" if as_json else format
+    before = one_name(session, before, latest)
     if after is None:
         if content or stat or ignore or no_renames or quiet:
             raise UsageError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.access import identity_options, retry_options
+from lamina.cli.containers.several import latest_option, newest
 from lamina.cli.format.output import emit_json, emit_template
 from lamina.cli.format.rows import repository_of
 from lamina.cli.format.template_record import NO_LIST, NO_MAP, Record
@@ -47,7 +48,7 @@ _HOST_MAY_LACK: dict[str, Any] = {
     "lamina inspect debian:12 --format '{{json .Config.Env}}'\n"
     "lamina inspect --type container web -f '{{.State.Status}} {{.State.ExitCode}}'",
 )
-@image_argument("names", nargs=-1, required=True, metavar="IMAGE|CONTAINER...")
+@image_argument("names", nargs=-1, metavar="IMAGE|CONTAINER...")
 @click.option(
     "-t",
     "--type",
@@ -55,6 +56,7 @@ _HOST_MAY_LACK: dict[str, Any] = {
     type=click.Choice([IMAGE, CONTAINER]),
     help="Type of the names (default: a container if there is one, else an image).",
 )
+@latest_option
 @click.option("-s", "--size", is_flag=True, help="Also show how much a container has written.")
 @click.option("--raw", is_flag=True, help="Print the exact bytes of the manifest.")
 @click.option("--config", "raw_config", is_flag=True, help="Print the exact bytes of the config.")
@@ -69,6 +71,7 @@ def inspect(
     session: Session,
     names: tuple[str, ...],
     kind: str | None,
+    latest: bool,
     size: bool,
     raw: bool,
     raw_config: bool,
@@ -77,6 +80,10 @@ def inspect(
 ) -> None:
     """Show details of images and containers as JSON, with docker's field names. If a name means both an image and a
     container, the container is shown, as in docker; --type chooses."""
+    if latest == bool(names):
+        raise UsageError("no names given, or both names and --latest", hint="give names or IDs, or --latest alone")
+    if latest:
+        names, kind = (newest(session),), CONTAINER
     if raw or raw_config:
         if kind == CONTAINER:
             raise UsageError("--raw and --config are for images; a container has no manifest", hint="leave them out")

@@ -20,6 +20,7 @@ TOP = "/sys/fs/cgroup"
 _OURS = "lamina"
 _PROCESSES = "cgroup.procs"
 _CONTROLLERS = ("memory", "cpu", "pids")
+_PERIOD = 100_000  # microseconds, of the kernel
 _MONITORS = 1  # for bubblewrap itself, which is in the cgroup
 _ATTEMPTS, _PAUSE = 50, 0.02  # a process leaves its cgroup shortly after its end is reported
 
@@ -47,10 +48,11 @@ def values(resources: Mapping[str, Any], *, unified: bool) -> dict[str, list[tup
     if "limit" in resources.get("memory", {}):
         name = "memory.max" if unified else "memory.limit_in_bytes"
         found["memory"] = [(name, str(resources["memory"]["limit"]))]
-    if "quota" in resources.get("cpu", {}):
-        quota, period = resources["cpu"]["quota"], resources["cpu"]["period"]
+    cpu = resources.get("cpu", {})
+    if "quota" in cpu or "period" in cpu:
+        quota, period = cpu.get("quota", -1), cpu.get("period", _PERIOD)
         version_1 = [("cpu.cfs_period_us", str(period)), ("cpu.cfs_quota_us", str(quota))]
-        found["cpu"] = [("cpu.max", f"{quota} {period}")] if unified else version_1
+        found["cpu"] = [("cpu.max", _unlimited(f"{quota} {period}"))] if unified else version_1
     if "limit" in resources.get("pids", {}):
         limit = resources["pids"]["limit"]
         found["pids"] = [("pids.max", "max" if limit < 0 else str(limit + _MONITORS))]

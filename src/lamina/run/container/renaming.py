@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rename(store: Store, container: Container, name: str) -> Container:
-    """Returns the new record. Raises Conflict (the name is taken), UsageError (it is no name), NotFound,
+    """Returns the new record. Raises Conflict (the name is taken), UsageError (it is not a name), NotFound,
     SystemFailure (other containers still know the old name)."""
     renamed = store.containers.rename(container, parse_name(name.removeprefix("/")))  # docker writes a slash
     note_event(store.paths.root, renamed, "rename", oldName=f"/{container.name}")

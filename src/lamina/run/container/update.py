@@ -1,4 +1,4 @@
-"""`update`: change the limits and the restart policy of a container, running or not.
+"""`update`: change the limits, the restart policy and the variables of a container, running or not.
 
 The kernel gets new limits first: what it refuses is not written into the record. The spec in the bundle gets them
 too, because the monitor starts the program from there again. The monitor reads the restart policy from the record.
@@ -16,7 +16,7 @@ from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, to_json, wanted_of
 from lamina.run.container.running import check_running
 from lamina.run.restart import NEVER
-from lamina.run.spec import limits
+from lamina.run.spec import limits, rlimits
 from lamina.run.supported import check_flags, check_supported
 from lamina.spec.json import read_own, write_own
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _NO_LIMITS = {"memory": {"limit": -1, "swap": -1}, "cpu": {"quota": -1, "shares": 1024}, "pids": {"limit": -1}}
 """What the runtime is told for a limit that was taken away."""
 _RESTART = "restart"
+_OF_PROCESS = ("env", "ulimits")
+"""Fields that the next program gets: at a restart, or by `exec`."""
 
 
 def update(store: Store, container: Container, changes: Mapping[str, Any], runtime: Runtime) -> None:
@@ -39,6 +41,7 @@ def update(store: Store, container: Container, changes: Mapping[str, Any], runti
     run it. Raises UsageError, Conflict, Unsupported, SystemFailure."""
     with store.containers.changing(container.id) as now:
         before = wanted_of(now)
+        changes = {**changes, **_added(before, changes)}
         wanted = replace(before, **changes)
         check(wanted, changes)
         limited = [name for name in changes if name != _RESTART]
@@ -46,9 +49,9 @@ def update(store: Store, container: Container, changes: Mapping[str, Any], runti
             check_supported(wanted, runtime)
         if limited and store.containers.is_running(now):
             check_running(store, now)
-            sandbox_of(store, now).limit(_resources(wanted, before))
-            found = limits(wanted, swap=counts_swap())
-            _write_limits(store.containers.path(now.id, "bundle", "config.json"), found)
+            if any(name not in _OF_PROCESS for name in limited):
+                sandbox_of(store, now).limit(_resources(wanted, before))
+            _write_spec(store.containers.path(now.id, "bundle", "config.json"), wanted, changes)
         changed = to_json(wanted)
         kept = {**(now.wanted or {}), **{name: changed[name] for name in changes}}
         store.containers.write(replace(now, wanted=kept), lasting=not now.remove)
@@ -80,16 +83,34 @@ def _resources(wanted: ContainerOptions, before: ContainerOptions) -> dict[str, 
             if name in had.get(controller, {}) and name not in found.get(controller, {}):
                 found.setdefault(controller, {})[name] = value
     if "quota" in found.get("cpu", {}):
-        found["cpu"].setdefault("period", 100_000)
+        found["cpu"].setdefault("period", 100_000)  # the kernel's
     return found
 
 
-def _write_limits(path: str, new: Mapping[str, Any]) -> None:
-    """Write the limits into the runtime spec. Raises SystemFailure."""
+def _added(before: ContainerOptions, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole values of fields of which ``changes`` has only what is new (pure)."""
+    found: dict[str, Any] = {}
+    if "env" in changes:
+        found["env"] = tuple({**dict(before.env), **dict(changes["env"])}.items())
+    if "ulimits" in changes:
+        found["ulimits"] = tuple({one.name: one for one in (*before.ulimits, *changes["ulimits"])}.values())
+    return found
+
+
+def _write_spec(path: str, wanted: ContainerOptions, changes: Mapping[str, Any]) -> None:
+    """Write the limits into the runtime spec, and what the next programs get. Raises SystemFailure."""
+    new = limits(wanted, swap=counts_swap())
     with reported(path), open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         spec = read_own(file.read().decode())
     linux = spec.setdefault("linux", {})
     rest = {key: value for key, value in (linux.get("resources") or {}).items() if key not in _NO_LIMITS}
     linux["resources"] = {**rest, **new}
+    process = spec["process"]
+    if "env" in changes:
+        names = dict(wanted.env)
+        process["env"] = [one for one in process["env"] if one.partition("=")[0] not in names]
+        process["env"] += [f"{name}={value}" for name, value in names.items()]
+    if "ulimits" in changes:
+        process["rlimits"] = rlimits(wanted)
     replace_file(path, [write_own(spec).encode()], mode=mode, lasting=False)

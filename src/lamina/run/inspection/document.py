@@ -26,6 +26,7 @@ from lamina.run.options import other_container
 from lamina.run.published.shown import exposed_ports, port_bindings
 from lamina.run.runtime import EXECUTED
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
+from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
     from lamina.run.options import ContainerOptions
@@ -142,9 +143,13 @@ def _directories(store: Store, container: Container) -> dict[str, str]:
 
 
 def _executed(store: Store, container: Container) -> list[str]:
-    """The identifiers of programs that `exec` runs."""
-    try:
-        names = os.listdir(store.containers.path(container.id, "bundle"))
-    except OSError:
-        return []
-    return sorted(name.removeprefix(EXECUTED) for name in names if name.startswith(EXECUTED))
+    """The identifiers of programs that `exec` runs. A killed command leaves its file."""
+    bundle = store.containers.path(container.id, "bundle")
+    found = []
+    with suppress(OSError):
+        for name in os.listdir(bundle):
+            if name.startswith(EXECUTED):
+                with suppress(OSError, ValueError), open(os.path.join(bundle, name), "rb") as file:
+                    if start_time(int(file.read(20))) is not None:
+                        found.append(name.removeprefix(EXECUTED))
+    return sorted(found)

@@ -105,15 +105,15 @@ def unpause(say: Caller, location: StoreLocation, identity: str) -> None:
     release(*_found(location, identity))
 
 
-def remove(say: Caller, location: StoreLocation, identity: str, force: bool) -> None:
-    """Remove the container, if it still exists. Raises Conflict (it runs)."""
+def remove(say: Caller, location: StoreLocation, identity: str, force: bool, volumes: bool) -> None:
+    """Remove the container, if it still exists. ``volumes``: and its anonymous volumes. Raises Conflict (it runs)."""
     from lamina.run.container.ending import remove as removed
     from lamina.run.container.user_namespace import enter
 
     store = location.open()
     enter()
     with suppress(NotFound):
-        removed(store, store.containers.get(identity, damaged=True), force=force)
+        removed(store, store.containers.get(identity, damaged=True), force=force, volumes=volumes)
 
 
 def _found(location: StoreLocation, identity: str) -> tuple[Store, Container]:

@@ -7,6 +7,7 @@ import os
 import select
 from contextlib import suppress
 
+from lamina.light import Value
 from lamina.run.monitor.packets import (
     ATTACH,
     DETACH,
@@ -16,6 +17,7 @@ from lamina.run.monitor.packets import (
     INPUT_END,
     OUTPUT,
     PIECE,
+    PROGRAM,
     SIGNAL,
     SIZE,
     WAKE,
@@ -25,6 +27,7 @@ from lamina.run.monitor.program import STDERR, STDOUT
 
 _PACKETS = {STDOUT: OUTPUT, STDERR: ERROR}
 _LETTERS = {STDOUT: b"o", STDERR: b"e"}
+_ID = 64  # hexadecimal digits
 _MOST = 64
 """Commands that may be attached at once."""
 
@@ -53,6 +56,19 @@ class Attached:
             del self.waiting[0]
 
 
+class Further(Value):
+    """A further program that a command wants to run. Both descriptors are to be closed. ``described``: of the
+    process, as JSON. ``answer``: the command's connection."""
+
+    identity: str
+    described: int
+    answer: int
+
+    def close(self) -> None:
+        os.close(self.described)
+        os.close(self.answer)
+
+
 class Requests:
     """What the attached commands want, once. ``input``: for the program. ``size``: of the terminal."""
 
@@ -62,6 +78,7 @@ class Requests:
         self.size: tuple[int, int] | None = None
         self.signals: list[int] = []
         self.woken = False
+        self.programs: list[Further] = []
 
 
 class Commands:
@@ -115,11 +132,11 @@ class Commands:
         """Receive one packet."""
         one = self._every[descriptor]
         try:
-            packet = one.connection.recv(PIECE + 1)
+            packet, passed = _received(one.connection)
         except BlockingIOError:
             return
         except OSError:
-            packet = b""
+            packet, passed = b"", []
         letter, data = packet[:1], packet[1:]
         if letter == ATTACH:
             one.streams = data
@@ -133,9 +150,14 @@ class Commands:
             found.signals.append(int(data))
         elif letter == WAKE:
             found.woken = True
+        elif letter == PROGRAM and passed and len(data) == _ID and data.isalnum():
+            del self._every[descriptor]
+            found.programs.append(Further(data.decode(), passed.pop(), one.connection.detach()))
         else:  # it detaches, it has gone, or it does not speak this protocol
             found.input_ended = found.input_ended or (letter != DETACH and b"i" in one.streams)
             self._drop(descriptor)
+        for number in passed:
+            os.close(number)
 
     def flush(self, descriptor: int) -> None:
         try:
@@ -182,3 +204,14 @@ class Commands:
         with suppress(OSError):
             os.unlink(f"/proc/self/fd/{self._directory}/control")
         self._listening.close()
+
+
+def _received(connection: _socket.socket) -> tuple[bytes, list[int]]:
+    """One packet, and the descriptors that came with it. Raises OSError."""
+    packet, ancillary, _, _ = connection.recvmsg(PIECE + 1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    return packet, [
+        int.from_bytes(data[at : at + 4], "little")
+        for _, kind, data in ancillary
+        if kind == _socket.SCM_RIGHTS
+        for at in range(0, len(data) - 3, 4)
+    ]

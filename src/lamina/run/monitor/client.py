@@ -20,6 +20,7 @@ from lamina.run.monitor.packets import (
     INPUT_END,
     OUTPUT,
     PIECE,
+    PROGRAM,
     SIGNAL,
     SIZE,
     WAKE,
@@ -71,6 +72,18 @@ def wake(directory: str) -> None:
             connection.send(WAKE)
         finally:
             connection.close()
+
+
+def run_further(directory: str, identity: str, described: int) -> int:
+    """Ask the monitor to run a further program (``run.further``); the socket of its answer. ``described``: a
+    descriptor of the process, as JSON. Raises Conflict (there is no monitor), OSError."""
+    connection = _socket.socket(fileno=connect(directory, ""))
+    try:
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, described.to_bytes(4, "little"))]
+        connection.sendmsg([PROGRAM + identity.encode()], rights)
+        return connection.detach()
+    finally:
+        connection.close()
 
 
 def exit_code_from(connection: int) -> int | None:

@@ -8,34 +8,20 @@ import select
 import time
 from contextlib import suppress
 
-from lamina.host.libc import libc
-from lamina.light import TYPE_CHECKING, Value, signal
-from lamina.run.child import CANNOT_RUN, Streams
+from lamina.light import TYPE_CHECKING, signal
+from lamina.run.child import CANNOT_RUN
+from lamina.run.further import Place, forget_parent, run_program
 from lamina.run.health import MAX_OUTPUT, TIMED_OUT, Check, Result, shown_output, too_slow
-from lamina.run.runtime import EXECUTED, execute_behind
-from lamina.spec.json import read_own, write_own
+from lamina.spec.json import read_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-    from lamina.run.runtime import Runtime
-
 TOO_SLOW = -signal.SIGALRM
 """How the process ends if the command took too long: by this signal. Any other signal: the command could not run."""
-_SUBREAPER = 36  # prctl(2)
 _POLL = 0.01  # seconds
 _PIECE = 1 << 14
-_HANDLED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGQUIT)
-
-
-class Place(Value):
-    """A container that runs. ``directory``: its own. ``states``: the runtime's."""
-
-    directory: str
-    states: str
-    identity: str
-    runtime: Runtime
 
 
 def start(place: Place, check: Check) -> tuple[int, int]:
@@ -88,10 +74,7 @@ def result(check: Check, began: int, code: int, output: bytes, *, late: bool = F
 def _run(place: Place, check: Check, output: int) -> NoReturn:
     """In the forked process: run the check, and exit."""
     try:
-        for number in _HANDLED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        _keep_only(output)
+        forget_parent(output=output)
         code = _code(place, check)
         if code is not None:
             os._exit(code & 0xFF)
@@ -103,52 +86,15 @@ def _run(place: Place, check: Check, output: int) -> NoReturn:
         os._exit(CANNOT_RUN)
 
 
-def _keep_only(output: int) -> None:
-    """Make the descriptor this process's output, and close all that the monitor has open: above all its locks."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
-
-
 def _code(place: Place, check: Check) -> int | None:
     """The exit code of the command; None if it could not be started."""
-    bundle = os.path.join(place.directory, "bundle")
-    with open(os.path.join(bundle, "config.json"), "rb") as file:
+    with open(os.path.join(place.bundle, "config.json"), "rb") as file:
         process: dict[str, Any] = read_own(file.read().decode())["process"]
     process |= {"args": list(check.words), "terminal": False}
     signal.signal(signal.SIGALRM, _give_up)
     signal.setitimer(signal.ITIMER_REAL, check.timeout)
-    return (_in_bubblewrap if place.runtime.is_bubblewrap else _by_runtime)(place, bundle, process)
-
-
-def _in_bubblewrap(place: Place, bundle: str, process: dict[str, Any]) -> int | None:
-    from lamina.run.bubblewrap import launch
-
-    with launch.execute(bundle, place.identity, process, Streams(interactive=False)) as program:
-        ended = program.wait()
+    ended = run_program(place, process, os.urandom(32).hex())
     return None if ended.reason or ended.message else ended.code
-
-
-def _by_runtime(place: Place, bundle: str, process: dict[str, Any]) -> int | None:
-    """The runtime ends at once, and the program becomes a child of this subreaper. A runtime that waited for the
-    program would also wait for all processes that have its output open."""
-    libc().prctl(_SUBREAPER, 1, 0, 0, 0)
-    pid_file = os.path.join(bundle, f"{EXECUTED}{os.urandom(8).hex()}")
-    described = write_own(process).encode()
-    streams = Streams(interactive=False)
-    try:
-        started = execute_behind(place.runtime, place.states, place.identity, described, streams, pid_file)
-        if started.code:
-            return None
-        with open(pid_file, "rb") as file:
-            program = int(file.read())
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(pid_file)
-    code = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
-    return 128 - code if code < 0 else code
 
 
 def _give_up(*_: object) -> None:

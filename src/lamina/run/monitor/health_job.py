@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from lamina.light import TYPE_CHECKING, signal
 from lamina.run import health_file
+from lamina.run.further import Place
 from lamina.run.health import (
     MAX_OUTPUT,
     TIMED_OUT,
@@ -45,7 +46,7 @@ class HealthJob:
         assert plan.health is not None
         self.check = read_check(plan.health)
         self._plan, self._on_change, self._send, self._is_paused, self._say = plan, on_change, send, is_paused, say
-        self._place = health_check.Place(plan.directory, plan.states, plan.identity, plan.runtime)
+        self._place = Place(plan.directory, plan.states, plan.identity, plan.runtime)
         self._health = Health()
         self._begun = 0.0
         self._pid, self._start, self._started = 0, 0, 0.0

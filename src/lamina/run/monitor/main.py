@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from lamina.run.cgroups import Cgroups
     from lamina.run.logs.writer import Writer
+    from lamina.run.monitor.attached import Further
     from lamina.run.monitor.health_job import HealthJob
     from lamina.run.monitor.plan import Plan
     from lamina.run.monitor.program import Running
@@ -364,6 +365,32 @@ class Monitor:
                 self._feed(stdin)
         for number in found.signals:
             self._signal(number)
+        for further in found.programs:
+            self._run_further(further)
+
+    def _run_further(self, further: Further) -> None:
+        """Fork a process that starts a further program, answers the command, and waits for the program."""
+        try:
+            child = os.fork() if self.program else -1
+        except OSError:
+            child = -1  # the command, which gets no answer, starts it itself
+        if child == 0:
+            try:
+                self._become_waiter(further)
+            finally:
+                os._exit(CANNOT_RUN)
+        further.close()
+
+    def _become_waiter(self, further: Further) -> None:
+        from lamina.run.further import Place, wait_behind
+
+        plan = self.plan
+        place = Place(plan.directory, plan.states, plan.identity, plan.runtime)
+
+        def note_end(code: int) -> None:
+            self._note("exec_die", execID=further.identity, exitCode=str(code))
+
+        wait_behind(place, further.described, further.identity, further.answer, note_end)
 
     def _signal(self, number: int) -> None:
         if not self.program:
