@@ -181,16 +181,15 @@ class ContainerOptions(Value):
     """All options of one container. None and empty mean: as the image says, or docker's default. ``memory``,
     ``memory_swap`` (memory and swap together, -1: no limit), ``memory_reservation`` and ``shm_size`` in bytes,
     ``cpus`` in processors, ``cpu_period`` and ``cpu_quota`` in microseconds, ``stop_timeout`` in seconds. ``ipc``,
-    ``pid``, ``uts``, ``cgroupns``: "" for a namespace of its own, "host", or but for cgroupns container:ID or ns:PATH; with ``ipc`` "none" there is no
-    /dev/shm, with "shareable" others may share it. ``edits``: from CDI devices. ``dns_search`` ".": no
-    search domain. ``network``: a kind (NETWORKS, "" for the default), container:ID or ns:PATH; ``networks``: the
-    networks with names, if any. ``publish_address``: the address of this host for ports without one, "" for all.
-    ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are started before
-    it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the streams that `start
-    --attach` connects; empty: stdout and stderr.
-    ``create_command``: the words that made it, if the command line did. ``detached``: made by a `run` in the
-    background. ``cidfile``: the file that got its ID. A new field needs a default: the records of containers hold
-    these (``run.container.record``)."""
+    ``pid``, ``uts``, ``cgroupns``: "" for a namespace of its own, "host", or but for cgroupns container:ID or
+    ns:PATH; with ``ipc`` "none" there is no /dev/shm, with "shareable" others may share it. ``edits``: from CDI
+    devices. ``dns_search`` ".": no search domain. ``network``: a kind (NETWORKS, "" for the default), container:ID or
+    ns:PATH; ``networks``: the networks with names, if any. ``publish_address``: the address of this host for ports
+    without one, "" for all. ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are
+    started before it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the
+    streams that `start --attach` connects; empty: stdout and stderr. ``create_command``: the words that made it, if
+    the command line did. ``detached``: made by a `run` in the background. ``cidfile``: the file that got its ID. A
+    new field needs a default: the records of containers hold these (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None

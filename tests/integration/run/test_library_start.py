@@ -248,11 +248,11 @@ def test_a_health_check_is_waited_for(image: library.Image) -> None:
 @pytest.mark.parametrize("volumes", [False, True])
 def test_anonymous_volumes_go_if_asked_for(image: library.Image, volumes: bool) -> None:
     root = Path(root_of(image))
-    container = start(image, volumes=["/anonymous"])
+    container = start(image, mounts=["/anonymous"])
     container.remove(force=True, volumes=volumes)
     assert len(lamina("volume", "ls", "-q", root=root).stdout.split()) == (0 if volumes else 1)
     before = len(lamina("volume", "ls", "-q", root=root).stdout.split())
-    with start(image, volumes=["/anonymous"]):
+    with start(image, mounts=["/anonymous"]):
         pass  # it goes with all that is its own
     assert len(lamina("volume", "ls", "-q", root=root).stdout.split()) == before
 
