@@ -88,7 +88,7 @@ def streams(block: bytes) -> list[tuple[int, bytes]] | None:
 
 
 def _split(block: bytes) -> tuple[list[bytes], list[bytes]] | None:
-    """The texts of all lines as JSON has them, and the ends of the lines."""
+    """The texts of all lines in the form of JSON, and the ends of the lines."""
     if not block.startswith(_START):
         return None
     parts = _SEPARATOR.split(block[len(_START) :] + _START)
