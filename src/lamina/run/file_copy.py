@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, UsageError
-from lamina.host.files import CHUNK, failure, reported, sync_directory, write_all
+from lamina.host.files import CHUNK, failure, reported, sync_directory, sync_files, write_all
 from lamina.run.rootfs import Inside
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,6 +20,8 @@ _FURTHER = ("security.capability", "system.posix_acl_access", "system.posix_acl_
 Owner = tuple[int, int] | None
 MAX_DEPTH = 2000
 _ATTEMPTS = 100
+_ZEROS = bytes(CHUNK)
+_FEW_FILES = 1000
 
 
 def copy_out(
@@ -63,10 +65,14 @@ def copy_out(
 
 
 def _sync(directory: str) -> None:
-    """fsync a new tree file by file: syncfs would wait for others' writes too."""
-    for where, _, names in os.walk(directory):
-        for name in names:
-            path = os.path.join(where, name)
+    """fsync a new tree, file by file if there are few: syncfs waits for others' writes too."""
+    found = [(where, [os.path.join(where, name) for name in names]) for where, _, names in os.walk(directory)]
+    if sum(len(paths) for _, paths in found) > _FEW_FILES:
+        with reported(directory):
+            sync_files(directory)
+        return
+    for where, paths in found:
+        for path in paths:
             if stat.S_ISREG(os.lstat(path).st_mode):
                 descriptor = os.open(path, _READ)
                 try:
@@ -166,7 +172,7 @@ class _Copier:
             kind = stat.S_IFMT(state.st_mode)
             if kind == stat.S_IFDIR:
                 self._directory(source, name, target, new, at, state)
-            elif kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO):
+            elif kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO) and not self._extended:
                 raise UsageError(
                     f"{name!r:.200} is a device or a socket", hint="copy files, directories and links only"
                 )
@@ -196,11 +202,33 @@ class _Copier:
             self._file(source, name, target, new, state)
             return
         clear(target, new)
-        if stat.S_ISFIFO(state.st_mode):
-            os.mkfifo(new, state.st_mode & 0o777, dir_fd=target)
+        if not stat.S_ISLNK(state.st_mode):
+            self._node(target, new, state)
             return
         os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
         os.chown(new, *(self._owner or (state.st_uid, state.st_gid)), dir_fd=target, follow_symlinks=False)
+        os.utime(new, ns=(state.st_atime_ns, state.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+    def _node(self, target: int, new: str, state: os.stat_result) -> None:
+        """Make a FIFO, a socket or a device. A plain user can make no devices: they are left out."""
+        kind = stat.S_IFMT(state.st_mode)
+        try:
+            os.mknod(new, kind | 0o600, state.st_rdev, dir_fd=target)
+        except PermissionError:
+            if kind not in (stat.S_IFCHR, stat.S_IFBLK):
+                raise
+            return
+        made = os.open(new, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+        try:
+            if stat.S_IFMT(os.fstat(made).st_mode) != kind:
+                raise UsageError(f"{new!r:.200} was replaced meanwhile", hint="try again")
+            path = f"/proc/self/fd/{made}"
+            if os.geteuid() == 0:
+                os.chown(path, *(self._owner or (state.st_uid, state.st_gid)))
+            os.chmod(path, state.st_mode & self._bits)
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        finally:
+            os.close(made)
 
     def _directory(
         self, source: int, name: str, target: int, new: str, at: tuple[str, ...], state: os.stat_result
@@ -219,13 +247,24 @@ class _Copier:
         try:
             written = new_file(new, target)
             try:
-                while data := os.read(read, CHUNK):
-                    write_all(written, data)
+                _copy_data(read, written)
                 _attributes(state, written, self._owner, self._bits, read if self._extended else -1)
             finally:
                 os.close(written)
         finally:
             os.close(read)
+
+
+def _copy_data(source: int, target: int) -> None:
+    """Zeros are not written: the view of an image does not tell which files have holes, and they may be huge."""
+    size = 0
+    while data := os.read(source, CHUNK):
+        size += len(data)
+        if data == _ZEROS[: len(data)]:
+            os.lseek(target, len(data), os.SEEK_CUR)
+        else:
+            write_all(target, data)
+    os.ftruncate(target, size)
 
 
 def open_file(name: str | bytes, directory: int) -> int:
