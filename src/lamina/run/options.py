@@ -393,7 +393,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
     name, sign, address = word.partition("=")
     if not sign:
         name, _, address = word.partition(":")
-    is_name = bool(name) and not set(name) & set(" \t\n\0#")
+    is_name = bool(name) and name.isprintable() and not set(name) & set(" #")
     if address == HOST_GATEWAY and is_name:
         if network == "none":
             raise UsageError(
@@ -402,7 +402,7 @@ def parse_host(word: str, network: str = "") -> tuple[str, str]:
             )
         return name, "127.0.0.1" if network == "host" else HOST_GATEWAY
     try:
-        if is_name:
+        if is_name and "%" not in address:  # behind it ipaddress takes everything, also lines
             return name, str(ipaddress.ip_address(address.strip("[]")))
     except ValueError:
         pass

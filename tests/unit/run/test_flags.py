@@ -141,6 +141,7 @@ UNREADABLE: list[tuple[Callable[[str], Any], list[str]]] = [
     (lambda word: parse_namespace(word, "uts"), ["shareable"]),
     (lambda word: parse_namespace(word, "cgroupns"), ["container:web", "ns:/x"]),
     (parse_host, ["db", "db:", ":1.2.3.4", "d b:1.2.3.4", "#:1.2.3.4", ":host-gateway"]),
+    (parse_host, ["db:fe80::1%a\n6.6.6.6 bank", "db:[fe80::1%eth0]", "d\rb:1.2.3.4", "d\vb:1.2.3.4"]),
     (lambda word: parse_host(word, "none"), ["db:host-gateway"]),
 ]  # fmt: skip
 

@@ -21,6 +21,11 @@ _FIRST_POOL, _LAST_POOL = int(IPv4Address("10.89.0.0")), int(IPv4Address("10.255
 _SIZE = 1 << 8  # addresses of a subnet that is chosen
 _MAC = pattern(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _MAX_LOOKED_AT = 1 << 20  # addresses
+_SCOPE = "%"
+"""Before an interface (RFC 4007), for which ipaddress takes any text."""
+_RESERVED = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/64", "ff00::/8")))
+"""A bridge with addresses of loopback would take the host's own away."""
+_PRIVATE = "choose a private range, like 10.5.0.0/16 or fd00:5::/64"
 
 
 def free_subnet(taken: Iterable[Range], start: int) -> IPv4Network:
@@ -42,22 +47,30 @@ def local_subnet(random: bytes) -> IPv6Network:
 
 def parse_subnet(word: str) -> Range:
     """Raises UsageError."""
-    if "/" in word:
+    net: Range | None = None
+    if "/" in word and _SCOPE not in word:
         try:
-            return ipaddress.ip_network(word)
+            net = ipaddress.ip_network(word)
         except ValueError:
             pass
-    raise UsageError(f"{word!r:.100} is not a subnet", hint="write it like 10.5.0.0/16, with zeros behind the prefix")
+    if net is None:
+        raise UsageError(
+            f"{word!r:.100} is not a subnet", hint="write it like 10.5.0.0/16, with zeros behind the prefix"
+        )
+    for other in _RESERVED:
+        if net.version == other.version and net.overlaps(other):
+            raise UsageError(f"the subnet {net} has addresses that no container can have ({other})", hint=_PRIVATE)
+    return net
 
 
 def parse_address(word: str, what: str) -> Address:
     """``what``: the option. Raises UsageError."""
-    try:
-        return ipaddress.ip_address(word)
-    except ValueError:
-        raise UsageError(
-            f"{what} {word!r:.100} is not an address", hint="write it like 10.5.0.9 or fd00::9"
-        ) from None
+    if _SCOPE not in word:
+        try:
+            return ipaddress.ip_address(word)
+        except ValueError:
+            pass
+    raise UsageError(f"{what} {word!r:.100} is not an address", hint="write it like 10.5.0.9 or fd00::9")
 
 
 def parse_mac(word: str, what: str = "--mac-address") -> str:
