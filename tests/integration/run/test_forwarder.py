@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -145,6 +146,18 @@ def test_a_client_that_does_not_read_does_not_stop_others(bundle: Path) -> None:
                         left -= len(other.recv(1 << 20))
         finally:
             process.kill()
+
+
+def test_a_client_with_many_ports_does_not_keep_others_out(bundle: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, soft), hard))  # a shell's: the process takes more
+    try:
+        (port,) = published(bundle, "127.0.0.1::7000/udp")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with serving(bundle, "127.0.0.1", 7000, "udp"):
+        for number in range(5000):
+            assert asked_by_datagram("127.0.0.1", port, b"%d" % number) == (b"%d" % number)[::-1]
 
 
 def test_a_port_without_a_server_refuses(bundle: Path) -> None:

@@ -365,7 +365,6 @@ class Datagrams:
         self._here = _socket.socket(fileno=descriptor)
         self._here.setblocking(False)
         self._flows: dict[tuple[object, bytes], Flow] = {}
-        self._swept = time.monotonic()
         self._info = 0
         if self._here.getsockname()[0] in ("0.0.0.0", "::"):  # answer from the address that was asked
             if self._here.family == _socket.AF_INET:
@@ -396,28 +395,32 @@ class Datagrams:
         return b""
 
     def _flow(self, client: object, source: bytes) -> Flow | None:
-        key = client, source
-        found = self._flows.get(key)
+        found = self._flows.get((client, source))
         if found is None:
             self._sweep()
-            if len(self._flows) >= _FLOWS:
-                return None
             try:
-                found = self._flows[key] = Flow(self, client, source)
+                found = Flow(self, client, source)
             except OSError:
                 return None  # no descriptor is free
-        found.used = time.monotonic()
+        self.used(found)
         return found
 
+    def used(self, flow: Flow) -> None:
+        """Make it the last one of the flows, which are in the order of their last datagrams."""
+        flow.moment = time.monotonic()
+        self._flows.pop(flow.key, None)
+        self._flows[flow.key] = flow
+
     def _sweep(self) -> None:
+        """End the flows that were silent for long; the one that was silent longest also if there is no room: a client
+        with many ports must not keep others out."""
         now = time.monotonic()
-        if now - self._swept < _SILENCE / 8 and len(self._flows) < _FLOWS:
-            return
-        self._swept = now
-        for key, flow in list(self._flows.items()):
-            if now - flow.used > _SILENCE:
-                del self._flows[key]
-                flow.close()
+        while self._flows:
+            first = next(iter(self._flows.values()))
+            if now - first.moment <= _SILENCE and len(self._flows) < _FLOWS:
+                return
+            del self._flows[first.key]
+            first.close()
 
     def targets(self) -> list[str]:
         return self._shared.addresses.towards(self._here.family)
@@ -454,12 +457,14 @@ class Flow:
 
     def __init__(self, port: Datagrams, client: object, source: bytes) -> None:
         """Raises OSError."""
+        self.key = client, source
         self._port, self._client, self._source = port, client, source
         self._targets = port.targets()
         self._server = port.connected(self._targets.pop(0), self._on_event)
         self._first: bytes | None = None
         self._answered = False
-        self.used = 0.0
+        self.moment = 0.0
+        """Of its last datagram."""
 
     def send(self, data: bytes) -> None:
         if not self._answered:
@@ -479,7 +484,7 @@ class Flow:
                     self._try_next()
                 return
             self._answered, self._first = True, None
-            self.used = time.monotonic()
+            self._port.used(self)
             self._port.answer(data, self._client, self._source)
 
     def _try_next(self) -> None:
@@ -507,11 +512,23 @@ class Flow:
         self._server.close()
 
 
+def _allow_descriptors() -> None:
+    """Take all the open files that this user may have: a connection needs two, and a shell allows 1024."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        pass
+
+
 def main(described: int) -> None:
     """Forward as the descriptor ``described`` says, until this process is killed. Its lines: a protocol, a descriptor
     and a port of the container; the word ``nobody``: give up the rights of root."""
     with open(described, encoding="ascii") as file:
         lines = [line.split() for line in file]
+    _allow_descriptors()
     shared = Forwarder()
     for words in lines:
         if words == ["nobody"]:
