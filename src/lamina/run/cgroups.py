@@ -5,11 +5,12 @@ and version 2 (one for all). A monitor loads this module: it imports little.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from lamina.light import TYPE_CHECKING, Value, field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 TOP = "/sys/fs/cgroup"
 _LIMIT = 1 << 20  # bytes of a file that are read
@@ -63,6 +64,31 @@ def cgroups_of(pid: int, identity: str, top: str = TOP, proc: str = "/proc") -> 
                     places[name] = place
                     break
     return Cgroups(places) if places else None
+
+
+def remove_left(identity: str, top: str = TOP, proc: str = "/proc") -> None:
+    """Remove the empty cgroups that a runtime which was killed has left of a container: at the top, or in this
+    process's own cgroup."""
+    for line in read(f"{proc}/self/cgroup").splitlines():
+        _, names, path = (*line.split(":", 2), "", "")[:3]
+        if ".." in path.split("/"):  # outside of this process's cgroup namespace
+            path = ""
+        for name in {names, *names.split(",")} if names else ("unified", ""):
+            for above in {path.strip("/"), ""}:
+                with suppress(OSError):
+                    os.rmdir(os.path.join(top, name, above, identity))
+
+
+def lacking(controllers: Iterable[str], top: str = TOP) -> list[str]:
+    """Those of the controllers that the kernel does not have, or not for cgroups at ``top``."""
+    unified = os.path.join(top, "cgroup.controllers")
+    there = set(read(unified).split())
+    if not os.path.exists(unified):
+        try:
+            there = {name for directory in os.listdir(top) for name in directory.split(",")}
+        except OSError:
+            there = set()
+    return sorted(set(controllers) - there)
 
 
 def _own(path: str, identity: str) -> str:

@@ -257,6 +257,10 @@ class Sandbox:
             from lamina.run.bubblewrap import cgroup
 
             cgroup.remove(self.identity)
+        if privileges.is_root():
+            from lamina.run import cgroups
+
+            cgroups.remove_left(self.identity)
         undo_reachable(self.identity)
         unmap(bundle)
         was_mounted = self._unmount_more()

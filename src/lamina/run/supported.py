@@ -117,6 +117,8 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
             "memory, processors and processes can't be limited here: there is no cgroup for this user",
             hint="leave --memory, --cpus, --pids-limit and their like out",
         )
+    if wanted.limited:
+        _check_controllers(wanted)
     if not runtime.cgroups and wanted.cgroupns == "host":
         raise Unsupported(
             "--cgroupns: the container has no cgroup of its own on this host", hint="leave --cgroupns out"
@@ -133,6 +135,24 @@ def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
         raise Unsupported("this host has no AppArmor", hint="leave --security-opt apparmor= out")
     if not privileges.is_root():
         _check_plain(wanted)
+
+
+def _check_controllers(wanted: ContainerOptions) -> None:
+    """Refuse limits that the kernel's cgroups can't set: a host may lack a controller. Raises Unsupported."""
+    from lamina.run.cgroups import lacking
+
+    flags = {
+        "memory": ("--memory", (wanted.memory, wanted.memory_swap, wanted.memory_reservation)),
+        "cpu": ("--cpus, --cpu-shares", (wanted.cpus, wanted.cpu_shares)),
+        "pids": ("--pids-limit", (wanted.pids,)),
+        "cpuset": ("--cpuset-cpus, --cpuset-mems", (wanted.cpuset_cpus or None, wanted.cpuset_mems or None)),
+    }
+    asked = {name for name, (_, values) in flags.items() if any(value is not None for value in values)}
+    for name in lacking(asked):
+        raise Unsupported(
+            f"{flags[name][0]}: the cgroups of this host have no controller {name}",
+            hint="leave the limit out, or enable the controller in the kernel's command line",
+        )
 
 
 def first_unsupported(wanted: ContainerOptions) -> str:

@@ -293,3 +293,15 @@ def test_a_kill_of_a_container_that_is_about_to_start(root: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)  # as the command that starts it
         done = lamina("kill", "c", root=root)
     assert (done.returncode, done.stderr) == (5, b"lamina: the container c does not run (see `lamina ps -a`)\n")
+
+
+def test_cgroups_that_a_killed_runtime_has_left_are_removed(root: Path) -> None:
+    """It makes them before it notes that the container exists, so that it can't be asked to delete it."""
+    cgroups = Path("/sys/fs/cgroup")
+    tops = [cgroups / name for name in ("pids", "unified")] if (cgroups / "pids").is_dir() else [cgroups]
+    told(root, "create", "--network", "none", "--name", "c", "app", "true")
+    left = [top / record(root)["id"] for top in tops]
+    for one in left:
+        one.mkdir()
+    told(root, "rm", "c")
+    assert [one for one in left if one.exists()] == []

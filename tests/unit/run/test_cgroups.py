@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from lamina.run.cgroups import Cgroups, cgroups_of, counts_swap
+from lamina.run.cgroups import Cgroups, cgroups_of, counts_swap, lacking, remove_left
+from lamina.run.inspection import usage
 from lamina.run.oom import oom_kills
 
 ID = "ab" * 32
@@ -87,3 +89,37 @@ def test_whether_swap_can_be_limited(tmp_path: Path, files: list[str], own: str,
     (tmp_path / "self").mkdir()
     (tmp_path / "self/cgroup").write_text(own)
     assert counts_swap(str(tmp_path / "cgroup"), str(tmp_path)) == counts
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_controllers_that_the_kernel_lacks(tmp_path: Path, version: int) -> None:
+    if version == 1:
+        for name in ("memory", "cpu,cpuacct", "pids"):
+            (tmp_path / name).mkdir()
+    else:
+        (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    assert lacking(["pids", "cpuset", "memory", "cpu", "io"], str(tmp_path)) == ["cpuset", "io"]
+    assert lacking(["pids"], str(tmp_path / "none")) == ["pids"]
+
+
+def test_what_a_killed_runtime_has_left_is_removed(tmp_path: Path) -> None:
+    top, proc = tmp_path / "cgroup", tmp_path / "proc"
+    left = [f"pids/{ID}", f"memory/above/{ID}", f"memory/{ID}", f"cpu,cpuacct/{ID}", f"unified/{ID}", f"above/{ID}"]
+    kept = ["pids/" + "cd" * 32, f"pids/other/{ID}"]
+    for name in (*left, *kept):
+        (top / name).mkdir(parents=True)
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("8:pids:/..\n4:memory:/above\n3:cpu,cpuacct:/\n0::/above\n")
+    remove_left(ID, str(top), str(proc))
+    assert [name for name in (*left, *kept) if (top / name).exists()] == kept
+
+
+def test_what_a_cgroup_does_not_count_is_that_of_its_processes(tmp_path: Path) -> None:
+    (tmp_path / "cpu.stat").write_text("usage_usec 7\n")
+    cpu, memory, _, _, _, count = usage._version_2(Cgroups(unified=str(tmp_path)), os.getpid())
+    assert cpu == 7000
+    assert memory > 1 << 20
+    assert count >= 1
+    (tmp_path / "memory.current").write_text("12\n")
+    (tmp_path / "pids.current").write_text("3\n")
+    assert usage._version_2(Cgroups(unified=str(tmp_path)), os.getpid())[1::4] == (12, 3)

@@ -482,6 +482,15 @@ def test_options_that_a_plain_user_may_not_use_are_refused(monkeypatch: pytest.M
     check_supported(ContainerOptions(ulimits=(Ulimit("nofile", 1, UNLIMITED),)), runc)
 
 
+def test_limits_without_their_controller_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    runc = Runtime("/usr/sbin/runc", True, True)
+    monkeypatch.setattr("lamina.run.cgroups.lacking", lambda asked: sorted({"memory", "cpuset"} & set(asked)))
+    for wanted in (ContainerOptions(memory=1 << 30), ContainerOptions(pids=5, cpuset_mems="0")):
+        with pytest.raises(Unsupported, match="the cgroups of this host have no controller"):
+            check_supported(wanted, runc)
+    check_supported(ContainerOptions(cpus=1, pids=5), runc)
+
+
 def test_a_profile_of_apparmor_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     runc = Runtime("/usr/sbin/runc", True, True)
     monkeypatch.setattr(supported, "_has_apparmor", lambda: False)

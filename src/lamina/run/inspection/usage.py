@@ -62,7 +62,7 @@ def measure(store: Store, container: Container) -> Usage:
     memory_of_host = _memory_of_host()
     exact = cgroups is not None and (cgroups.unified != "" or set(cgroups.places) >= _COUNTED)
     if cgroups is not None and exact:
-        found = _version_2(cgroups) if cgroups.unified else _version_1(cgroups)
+        found = _version_2(cgroups, first) if cgroups.unified else _version_1(cgroups)
     else:  # bubblewrap makes cgroups only for what is limited
         found = _of_processes(pids_of(first, container.id), cgroups)
     cpu, memory, limit, read_, written, pids = found
@@ -105,9 +105,13 @@ def _version_1(cgroups: Cgroups) -> _Found:
     )
 
 
-def _version_2(cgroups: Cgroups) -> _Found:
+def _version_2(cgroups: Cgroups, first: int) -> _Found:
+    """``first``: the pid of the first process: what the cgroup does not count is that of the processes."""
     kept = cgroups.table("memory", "memory.stat").get("inactive_file", 0)
-    used = cgroups.number("memory", "memory.current") or 0
+    used, count = cgroups.number("memory", "memory.current"), cgroups.number("pids", "pids.current")
+    if used is None or count is None:  # the kernel may have started without these controllers
+        _, memory, _, _, _, threads = _of_processes(pids_of(first, os.path.basename(cgroups.unified)), None)
+        used, count = memory if used is None else used, threads if count is None else count
     words = [word.partition("=") for word in cgroups.text("io", "io.stat").split()]
     read_, written = (
         sum(int(value) for name, _, value in words if name == key and value.isdigit()) for key in ("rbytes", "wbytes")
@@ -118,7 +122,7 @@ def _version_2(cgroups: Cgroups) -> _Found:
         cgroups.number("memory", "memory.max") or 0,
         read_,
         written,
-        cgroups.number("pids", "pids.current") or 0,
+        count,
     )
 
 
