@@ -20,6 +20,7 @@ Lines that begin with one of these words are not verbs:
 - ``later WORDS``: start it, and go on; ``then`` waits for it.
 - ``fields WORDS``: the output is JSON: a line for each field, and its value. Objects in lists are in the order of
   their names; paths in the directories of an engine are ``<path>``.
+- ``log-file @a``: the file of its log, without the times.
 - ``commands @a``: the commands that top shows. ``port-count @a``: port, without the numbers of this host.
 - ``volume-of @a``: remember the name of its volume; ``volume-there``: whether that is there.
 - ``same-namespace KIND @a @b``: whether they are in the same one. ``by-prefix @a``: inspect by parts of its ID.
@@ -256,6 +257,12 @@ class _Player:
             process.kill()
             out, err = process.communicate()
             self._answered(f"then: {said}", said.split()[1:], None, out, err)
+
+    def do_log_file(self, line: str, words: list[str]) -> None:
+        done = self._run([*_INSPECT, "{{.LogPath}}", words[0]])
+        path = Path(done.stdout.decode().strip())
+        out = path.read_bytes() if path.is_file() else b"(no file)"
+        self._answered(line, ["cat"], 0, out, b"")
 
     def do_sleep(self, line: str, words: list[str]) -> None:
         time.sleep(float(words[0]))

@@ -172,11 +172,11 @@ def test_several_containers_are_told_apart(store: Store) -> None:
 
 def test_details_are_what_the_log_holds(store: Store) -> None:
     one = container(store, "c", "json-file")
-    options = (("attributes", '{"team":"x","tag":"y"}'),)
+    options = (("attributes", '{"team":"x","tag":"<y>/z,=\\n"}'),)
     about = {"id": one.id, "name": one.name, "image": one.image}
     with closing(open_writer(store.containers.path(one.id, "log"), "json-file", options, container=about)) as log:
         log.write(1, b"line\n")
-    assert shown(store, "--details", "c") == b"team=x,tag=y line\n"
+    assert shown(store, "--details", "c") == b"tag=%3Cy%3E%2Fz%2C%3D%0A,team=x line\n"
     assert shown(store, "c") == b"line\n"
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SOCKET = "/run/systemd/journal/socket"
 PIECE = 16 << 10
 """A longer line is split into entries of this many bytes, as docker splits it."""
+_RESERVED = ("MESSAGE", "PRIORITY")
+"""Fields of the entry itself, which no label can change."""
 PRIORITIES = {1: 6, 2: 3}
 """stdout: info, stderr: error, docker's priorities."""
 _WAIT = b"\1\0\0\0\0\0\0\0" + bytes(8)  # struct timeval: one second
@@ -35,6 +37,7 @@ class JournalWriter:
         self._fields = _fields(given, container)
         self._socket: socket.socket | None = None
         self._held = {1: b"", 2: b""}
+        self._pieces: dict[int, tuple[str, int]] = {}  # of a line that is split: its ID, and how many there were
         self._hangs = False
         self._lost, self._why = 0, ""
 
@@ -53,6 +56,7 @@ class JournalWriter:
             if rest:
                 self._line(stream, rest, partial=True)
                 self._held[stream] = b""
+        self._pieces = {}
         if self._lost:
             self._tell_loss()
 
@@ -66,21 +70,28 @@ class JournalWriter:
         while len(line) >= PIECE and not partial:
             self._line(stream, line[:PIECE], partial=True)
             line = line[PIECE:]
-        if (self._lost and not self._tell_loss()) or not self._send(stream, line, partial):
+        split = b""
+        if partial or stream in self._pieces:
+            identity, number = self._pieces.pop(stream, ("", 0))
+            identity = identity or os.urandom(32).hex()
+            split = _split(identity, number + 1, partial)
+            if partial:
+                self._pieces[stream] = (identity, number + 1)
+        if (self._lost and not self._tell_loss()) or not self._send(stream, line, split):
             self._lost += len(line)
 
     def _tell_loss(self) -> bool:
         text = loss.note(self._lost, self._why)[:-1]
-        if self._send(2, text, False):
+        if self._send(2, text):
             self._lost = 0
         return not self._lost
 
-    def _send(self, stream: int, line: bytes, partial: bool) -> bool:
+    def _send(self, stream: int, line: bytes, split: bytes = b"") -> bool:
         entry = b"MESSAGE\n%s%s\nPRIORITY=%d\n%s%s" % (
             len(line).to_bytes(8, "little"),
             line,
             PRIORITIES[stream],
-            b"CONTAINER_PARTIAL_MESSAGE=true\n" if partial else b"",
+            split,
             self._fields,
         )
         try:
@@ -131,6 +142,14 @@ class JournalWriter:
                 os.close(descriptor)
 
 
+def _split(identity: str, number: int, partial: bool) -> bytes:
+    """docker's fields of a piece of a line. ``number``: from 1 on. ``partial``: it is not the last piece."""
+    fields = b"CONTAINER_PARTIAL_ID=%s\nCONTAINER_PARTIAL_ORDINAL=%d\n" % (identity.encode(), number)
+    if partial:
+        return fields + b"CONTAINER_PARTIAL_LAST=false\nCONTAINER_PARTIAL_MESSAGE=true\n"
+    return fields + b"CONTAINER_PARTIAL_LAST=true\n"
+
+
 def _fields(given: Mapping[str, str], container: Mapping[str, str]) -> bytes:
     tag = given.get("tag") or container["id"][:12]
     found = {
@@ -145,7 +164,9 @@ def _fields(given: Mapping[str, str], container: Mapping[str, str]) -> bytes:
         from lamina.spec.json import read_own
 
         for name, value in read_own(given["attributes"]).items():
-            found.setdefault(_field_name(name), value)
+            field = _field_name(name)
+            if name != "tag" and field not in _RESERVED and not field.startswith("CONTAINER_PARTIAL_"):
+                found.setdefault(field, value)
     lines = b""
     for name, value in found.items():
         data = value.encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ the texts of one end are decoded together. A block that holds anything else is d
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from json import loads
 from typing import Any
@@ -104,11 +104,21 @@ def _decoded(text: bytes) -> bytes:
     return value.encode("utf-8", "replace")
 
 
+def _details(attributes: Mapping[str, Any]) -> str:
+    """As docker shows them: escaped as in a query of a URL."""
+    from urllib.parse import quote_plus
+
+    def escaped(word: Any) -> str:
+        return quote_plus(str(word), errors="replace")
+
+    return ",".join(f"{escaped(key)}={escaped(attributes[key])}" for key in sorted(attributes))
+
+
 def _piece(value: Any) -> Piece | None:
     try:
         log, stream, moment = value["log"], value["stream"], value["time"]
         attributes = value.get("attrs")
-        details = ",".join(f"{key}={item}" for key, item in attributes.items()) if attributes else ""
+        details = _details(attributes) if attributes else ""
         data = log.encode("utf-8", "replace")
         return Piece(stamp.parse(moment), 2 if stream == "stderr" else 1, data, details)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError):

@@ -65,9 +65,12 @@ def test_entries_have_the_fields_of_docker(tmp_path: Path, journal: socket.socke
 
 
 def test_the_tag_and_labels_are_fields(tmp_path: Path, journal: socket.socket) -> None:
-    one = writer(tmp_path, ("tag", "mine"), ("attributes", '{"com.example/team":"a\\nb","ID":"1"}'))
+    held = '{"com.example/team":"a\\nb","ID":"1","tag":"mine","message":"m","Container_Name":"n","priority":"0"}'
+    one = writer(tmp_path, ("tag", "mine"), ("attributes", held))
     one.write(1, b"x\n")
     entry = received(journal)
+    assert (entry["MESSAGE"], entry["PRIORITY"], entry["CONTAINER_NAME"]) == (b"x", b"6", b"db")
+    assert "TAG" not in entry
     assert entry["CONTAINER_TAG"] == entry["SYSLOG_IDENTIFIER"] == b"mine"
     assert (entry["COM_EXAMPLE_TEAM"], entry["ID"]) == (b"a\nb", b"1")
     one.close()
@@ -76,9 +79,16 @@ def test_the_tag_and_labels_are_fields(tmp_path: Path, journal: socket.socket) -
 def test_long_lines_are_partial_messages(tmp_path: Path, journal: socket.socket) -> None:
     one = writer(tmp_path)
     one.write(1, b"x" * 20_000 + b"\n")
+    one.write(2, b"between\n")
     one.write(1, b"rest")
     one.close()
-    first, second, third = (received(journal) for _ in range(3))
+    first, second, between, third = (received(journal) for _ in range(4))
+    names = ("CONTAINER_PARTIAL_ID", "CONTAINER_PARTIAL_ORDINAL", "CONTAINER_PARTIAL_LAST")
+    assert not between.keys() & {*names}
+    ids, numbers, ends = zip(*[[entry[name] for name in names] for entry in (first, second, third)], strict=True)
+    assert (numbers, ends) == ((b"1", b"2", b"1"), (b"false", b"true", b"false"))
+    assert ids[0] == ids[1] != ids[2]
+    assert len(ids[0]) == 64
     assert (first["MESSAGE"], first["CONTAINER_PARTIAL_MESSAGE"]) == (b"x" * 16384, b"true")
     assert (second["MESSAGE"], "CONTAINER_PARTIAL_MESSAGE" in second) == (b"x" * 3616, False)
     assert (third["MESSAGE"], third["CONTAINER_PARTIAL_MESSAGE"]) == (b"rest", b"true")
