@@ -207,8 +207,8 @@ def test_a_driver_that_keeps_nothing_says_so(store: Store) -> None:
     ("words", "code", "error"),
     [
         (("nobody",), 3, b"no container 'nobody'"),
-        ((), 2, b"no container given"),
-        (("-l", "c"), 2, b"both a name and --latest"),
+        ((), 2, b"no containers given"),
+        (("-l", "c"), 2, b"both names and --all, --latest"),
         (("--tail", "x", "c"), 2, b"--tail 'x' is not a number"),
         (("--since", "yesterday", "c"), 2, b"'yesterday'"),
     ],
