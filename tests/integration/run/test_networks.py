@@ -327,6 +327,24 @@ def _kill_everything_of(side: Side, name: str) -> None:
         os.close(one)
 
 
+@pytest.mark.parametrize(
+    "damage", [{"network": {"version": 1}}, {"network": None}, {"interface": None}, {"names": 5}]
+)
+def test_a_container_whose_networks_are_damaged_is_removed(root: Side, damage: dict[str, Any]) -> None:
+    root.ok("network", "create", "front")
+    root.start("web", "--network", "front")
+    (path,) = root.store.glob("containers/*/network.json")
+    state = json.loads(path.read_text())
+    for key, value in damage.items():
+        if value is None:
+            del state["networks"]["front"][key]
+        else:
+            state["networks"]["front"][key] = value
+    path.write_text(json.dumps(state))
+    root.ok("rm", "-f", "web")
+    root.start("web", "--network", "front")
+
+
 def test_a_network_in_use_stays(side: Side) -> None:
     side.ok("network", "create", "front")
     side.start("web", "--network", "front")

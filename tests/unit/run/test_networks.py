@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -141,10 +142,27 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert from_json(to_json(network), "n") == network
 
 
-@pytest.mark.parametrize(
-    "value",
-    [None, [], {}, {"version": 2}, {"version": 1, "name": "n"}, {"version": 1, "name": "n", "id": "1", "subnets": 5}],
-)
+RECORD = to_json(Network("n", "1", interface="lam1", subnets=(Subnet("10.1.0.0/24", "10.1.0.1"),)))
+DAMAGED: list[Any] = [
+    *(None, [], {}, {"version": 2}, {"version": 1, "name": "n"}),
+    *({**RECORD, "interface": value} for value in (5, None, "../x", "a b", "x" * 16, "-j", "..\n")),
+    *({**RECORD, "driver": value} for value in (5, "\ud800")),
+    *({**RECORD, "internal": value} for value in (5, "false", None)),
+    *({**RECORD, "created": value} for value in (-1, float("inf"), float("nan"), "now", [["a"]])),
+    *({**RECORD, "subnets": value} for value in (5, ["10.1.0.0/24"])),
+    *({**RECORD, "subnets": [{"subnet": value}]} for value in ("zzz", "10.1.0.1/24", 5)),
+    *(
+        {**RECORD, "subnets": [{"subnet": "10.1.0.0/24", **more}]}
+        for more in ({"gateway": "q"}, {"gateway": "10.2.0.1"})
+    ),
+    {**RECORD, "subnets": [{"subnet": "10.1.0.0/24", "first": "fd00::1", "last": "fd00::2"}]},
+    {**RECORD, "dns_servers": ["1.1.1.1 x"]},
+    {**RECORD, "labels": [["a"]]},
+    {**RECORD, "options": [["mtu", "\ud800"]]},
+]
+
+
+@pytest.mark.parametrize("value", DAMAGED)
 def test_a_damaged_record_says_how_to_remove_it(value: object) -> None:
     with pytest.raises(StoreDamaged, match="the record of the network 'n' is damaged") as error:
         from_json(value, "n")

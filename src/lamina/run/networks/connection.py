@@ -9,7 +9,7 @@ import ipaddress
 import os
 from contextlib import ExitStack, suppress
 
-from lamina.errors import Conflict, LaminaError, SystemFailure
+from lamina.errors import Conflict, LaminaError, StoreDamaged, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, replace
@@ -92,6 +92,10 @@ def _connect(
         names.forget(where, _members(store, dict.fromkeys(new, container.id)))
         with ExitStack() as opened:
             path = opened_namespace(namespace, opened)
+            if not path:
+                raise Conflict(
+                    f"the container {container.name} has ended meanwhile", hint="start it: it is on its networks then"
+                )
             answer = programs.call(where, "setup", path, netavark_input(container, new))
         point("network.set-up")
         for network in networks.values():
@@ -247,6 +251,16 @@ def netavark_input(container: Container, networks: Mapping[str, Mapping[str, Any
     }
 
 
+def _readable(container: Container, networks: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of a container's file that are not damaged: a damaged file must not keep the container."""
+    found = {}
+    for name, one in networks.items():
+        with suppress(StoreDamaged, KeyError, TypeError, AttributeError):
+            netavark_input(container, {name: one})
+            found[name] = one
+    return found
+
+
 def _described(network: Network) -> dict[str, Any]:
     """A network as netavark takes it. Networks are closed to each other, as docker's are."""
     options = dict(network.options)
@@ -299,7 +313,7 @@ def disconnect(store: Store, container: Container, names: Iterable[str], namespa
     with Catalog(store).locked():
         state = read_state(directory)
         networks = networks_in(directory)
-        gone = {name: networks.pop(name) for name in names if name in networks}
+        gone = _readable(container, {name: networks.pop(name) for name in names if name in networks})
         where = place.existing(store)
         if gone and where is not None:
             _tear_down(store, container, where, namespace, gone)
@@ -312,7 +326,7 @@ def release(store: Store, container: Container) -> None:
     if not os.path.exists(state_path(directory)):
         return
     with Catalog(store).locked():
-        state, networks = read_state(directory), networks_in(directory)
+        state, networks = read_state(directory), _readable(container, networks_in(directory))
         if "networks" not in state:  # it only has published ports
             return
         if networks and state.get("boot") == boot_id():
@@ -444,6 +458,6 @@ def _members(store: Store, without: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _note(store: Store, action: str, container: Container, one: Mapping[str, Any]) -> None:
-    network = one["network"]
-    attributes = {"container": container.id, "name": network["name"], "type": network["driver"]}
-    note(store.paths.root, "network", action, network["id"], attributes)
+    network = from_json(one["network"], "")
+    attributes = {"container": container.id, "name": network.name, "type": network.driver}
+    note(store.paths.root, "network", action, network.id, attributes)

@@ -8,10 +8,18 @@ from ipaddress import ip_network
 
 from lamina.errors import Conflict, NotFound, Unsupported, UsageError
 from lamina.host import privileges
-from lamina.light import TYPE_CHECKING, Value, field, pattern
+from lamina.light import TYPE_CHECKING, Value, field
 from lamina.run.networks import addresses, links, place, programs
 from lamina.run.networks.catalog import Catalog, digest, interface_name
-from lamina.run.networks.record import BRIDGE, IPVLAN, MACVLAN, Network, Subnet, parse_network_name
+from lamina.run.networks.record import (
+    BRIDGE,
+    IPVLAN,
+    MACVLAN,
+    Network,
+    Subnet,
+    is_interface_name,
+    parse_network_name,
+)
 from lamina.store.journal import note
 
 if TYPE_CHECKING:
@@ -38,8 +46,6 @@ _BY_DEFAULT = {
     "com.docker.network.bridge.default_bridge": "false",
 }
 """Options of docker that ask for what every network does."""
-_INTERFACE = pattern(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*")
-_MAX_INTERFACE = 15  # netdevice(7), IFNAMSIZ
 
 
 class Wanted(Value):
@@ -109,7 +115,7 @@ def _options(wanted: Wanted) -> tuple[str, dict[str, str]]:
                 f"the driver {wanted.driver} has no option {key!r:.80}",
                 hint="use " + ", ".join(_OPTIONS.get(wanted.driver, ("bridge",))),
             )
-    if interface and (len(interface) > _MAX_INTERFACE or not _INTERFACE.fullmatch(interface)):
+    if interface and not is_interface_name(interface):
         raise UsageError(f"{interface!r:.60} is not the name of an interface", hint="use 1 to 15 letters and digits")
     return interface, found
 

@@ -18,6 +18,9 @@ _RESERVED = (
     *("container", "ns", "pod", "auto", "aardvark.pid"),
 )
 _MAX_NAME = 200
+_INTERFACE = pattern(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*")
+_MAX_INTERFACE = 15  # netdevice(7), IFNAMSIZ
+_LATEST = 1 << 37  # seconds: some thousand years
 
 
 class Subnet(Value):
@@ -87,17 +90,42 @@ def from_json(value: Any, name: str) -> Network:
             known[key] = tuple((str(first), str(second)) for first, second in known.get(key, ()))
         known["dns_servers"] = tuple(map(str, known.get("dns_servers", ())))
         network = Network(**known)
-        defaults = as_dict(Network("", ""))
-        if any(not isinstance(getattr(network, key), (type(item), int)) for key, item in defaults.items()):
-            raise TypeError("a field")
-        if not is_network_name(network.name):
-            raise ValueError("name")
+        _check(network)
         return network
     except (KeyError, TypeError, ValueError, AttributeError):
         raise StoreDamaged(
             f"the record of the network {name!r:.100} is damaged",
             hint=f"remove it with `lamina network rm {name}`, and create it again",
         ) from None
+
+
+def _check(network: Network) -> None:
+    """Refuse what `network create` does not make: the record decides about interfaces and routes of the host. Raises
+    ValueError, TypeError."""
+    import ipaddress
+
+    defaults = as_dict(Network("", ""))
+    for key, default in defaults.items():
+        kinds = (float, int) if key == "created" else type(default)
+        if not isinstance(getattr(network, key), kinds):
+            raise TypeError(key)
+    if not 0 <= network.created < _LATEST:
+        raise ValueError("created")
+    if not is_network_name(network.name) or (network.interface and not is_interface_name(network.interface)):
+        raise ValueError("name")
+    texts = [network.id, network.driver, *(word for pair in (*network.labels, *network.options) for word in pair)]
+    "".join(texts).encode()  # a UnicodeEncodeError is a ValueError
+    for address in network.dns_servers:
+        ipaddress.ip_address(address)
+    for one in network.subnets:
+        net = ipaddress.ip_network(one.subnet)
+        for word in filter(None, (one.gateway, one.first, one.last)):
+            if ipaddress.ip_address(word) not in net:
+                raise ValueError("subnets")
+
+
+def is_interface_name(word: str) -> bool:
+    return len(word) <= _MAX_INTERFACE and bool(_INTERFACE.fullmatch(word))
 
 
 def _subnet(value: Mapping[str, Any]) -> Subnet:
