@@ -38,9 +38,10 @@ class ImageUsage:
 class Usage:
     """Bytes on disk: ``images`` (needed by an image), ``held`` (needed by no image, but by a container, or by a
     command that runs or ended less than an hour ago), ``build`` (what builds keep: layers that nothing else needs,
-    records, cache mounts), ``unneeded`` (what prune deletes), ``ingest``, ``containers``, ``frame`` (index.json,
-    roots and the like). They add up to ``total``. The layers of the first four can also be split into ``blobs``
-    (including uncompressed layers), ``tars`` and ``indexes`` (including checkpoints)."""
+    records, cache mounts), ``unneeded`` (what prune deletes), ``ingest``, ``containers`` (without volumes),
+    ``volumes``, ``frame`` (index.json, roots and the like). They add up to ``total``. The layers of the first four
+    can also be split into ``blobs`` (including uncompressed layers), ``tars`` and ``indexes`` (including
+    checkpoints)."""
 
     per_image: tuple[ImageUsage, ...]
     images: int
@@ -49,6 +50,7 @@ class Usage:
     unneeded: int
     ingest: int
     containers: int
+    volumes: int
     frame: int
     blobs: int
     tars: int
@@ -56,10 +58,11 @@ class Usage:
 
     @property
     def total(self) -> int:
-        return sum((self.images, self.held, self.build, self.unneeded, self.ingest, self.containers, self.frame))
+        layers = self.images + self.held + self.build + self.unneeded
+        return layers + self.ingest + self.containers + self.volumes + self.frame
 
 
-NOTHING = Usage((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = Usage((), *(0,) * 11)
 """The usage of a store that does not exist yet."""
 
 
@@ -95,10 +98,10 @@ def usage(store: Store) -> Usage:
     everything = sum(sizes[file] for file in {file for files in owners.values() for file in files})
     root = store.paths.root
     ingest = tree_bytes(store.paths.ingest)
-    containers = sum(tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
+    containers, volumes = (tree_bytes(os.path.join(root, name)) for name in ("containers", "volumes"))
     build = tree_bytes(store.paths.build)
     total = tree_bytes(root)
-    frame = total - everything - ingest - containers - build
+    frame = total - everything - ingest - containers - volumes - build
     per_image.sort(key=lambda image: (-image.size, image.names))
     blobs, tars = _by_kind(store, sizes)
     return Usage(
@@ -109,6 +112,7 @@ def usage(store: Store) -> Usage:
         everything - needed_all - held_all - cached_all,
         ingest,
         containers,
+        volumes,
         frame,
         blobs,
         tars,

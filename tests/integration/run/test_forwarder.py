@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from lamina.errors import Conflict, SystemFailure, Unsupported, UsageError
 from lamina.run.network import NetworkNamespace
 from lamina.run.options import Port
+from lamina.run.published import forwarder
 from lamina.run.published.forwarder import close_left, publish
 from lamina.run.published.syntax import parse_published
 from support import require_root, require_tool
@@ -245,3 +247,16 @@ def test_two_get_different_free_ports(bundle: Path, tmp_path: Path) -> None:
         assert len({one, two, other}) == 3
     finally:
         close_left(str(tmp_path / "other"))
+
+
+def test_it_ends_when_somebody_has_deleted_the_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = forwarder._STARTER.replace("main(", "main.__globals__['EVERY'] = 0.02\nmain(")
+    monkeypatch.setattr(forwarder, "_STARTER", quick)
+    (one,) = publish([Port(80, 0, "127.0.0.1")], str(bundle), str(bundle / "netns"))
+    held = os.pidfd_open(int((bundle / "ports").read_text()))
+    assert not select.select([held], [], [], 0.1)[0]  # it stays while the file does
+    (bundle / "ports").unlink()
+    assert select.select([held], [], [], 20)[0]
+    os.close(held)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", one.host_port), 10)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +19,8 @@ import pytest
 
 from integration.run.test_library_run import until
 from integration.run.test_run import make_store, members, mounts_of
+from lamina.run.monitor import client
+from lamina.run.monitor.packets import WAKE
 from support import lamina, made_once, require_root, require_tool, running
 
 LIVE = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
@@ -305,3 +309,36 @@ def test_cgroups_that_a_killed_runtime_has_left_are_removed(root: Path) -> None:
         one.mkdir()
     told(root, "rm", "c")
     assert [one for one in left if one.exists()] == []
+
+
+@pytest.mark.parametrize("runtime", ["runc", "bwrap"])
+def test_a_container_ends_when_its_store_was_deleted(root: Path, tmp_path: Path, runtime: str) -> None:
+    """Nothing could stop it any more."""
+    words = ("run", "-d", "--network", "none", "--restart", "always", "--runtime", runtime, "--name", "c", "app")
+    told(root, *words, "sleep", "600")
+    record = json.loads(next((root / "containers").glob("*/container.json")).read_bytes())
+    program, monitor = os.pidfd_open(record["program"]), os.pidfd_open(record["pid"])
+    connection = socket.socket(fileno=client.connect(str(root / "containers" / record["id"]), "c"))
+    subprocess.run(["rm", "-rf", "--one-file-system", str(root)], capture_output=True, check=False)
+    connection.send(WAKE)  # it would look by itself some seconds later
+    for process in (program, monitor):
+        assert select.select([process], [], [], 20)[0]
+        os.close(process)
+    connection.close()
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert str(root) not in mounts
+    assert not Path("/run/lamina-runtime", record["id"]).exists()
+
+
+def test_a_container_goes_on_when_its_store_was_moved(root: Path, tmp_path: Path) -> None:
+    told(root, "run", "-d", "--network", "none", "--name", "c", "app", "sleep", "600")
+    record = json.loads(next((root / "containers").glob("*/container.json")).read_bytes())
+    connection = socket.socket(fileno=client.connect(str(root / "containers" / record["id"]), "c"))
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    connection.send(WAKE)
+    connection.send(b"?")
+    assert connection.recv(1) == b""  # the monitor has done what came before
+    moved.rename(root)
+    assert told(root, "inspect", "-f", "{{.State.Running}}", "c").strip() == "true"
+    connection.close()

@@ -110,6 +110,20 @@ def test_df(used: Path) -> None:
         assert word in listed
 
 
+def test_df_of_the_store_counts_volumes_apart_from_containers(root: Path) -> None:
+    fill = "head -c 300000 /dev/zero >/d/f; head -c 100000 /dev/zero >/own"
+    ok(root, "run", "--network", "none", "--name", "c", "-v", "data:/d", "app", "sh", "-c", fill)
+    ok(root, "run", "--rm", "--network", "none", "-v", "idle:/d", "app", "sh", "-c", "head -c 200000 /dev/zero >/d/f")
+    found = json.loads(ok(root, "df", "--format", "json"))
+    assert found["volumes"] >= 500_000
+    assert 200_000 <= found["volumes_reclaimable"] < 300_000
+    assert 100_000 <= found["containers"] < 300_000
+    parts = ("images", "held", "build", "unneeded", "ingest", "containers", "volumes", "frame")
+    assert found["total"] == sum(found[name] for name in parts)
+    (line,) = (line for line in ok(root, "df").splitlines() if line.startswith("volumes "))
+    assert line.endswith(f" {found['volumes']} bytes, {found['volumes_reclaimable']} of them in no container")
+
+
 def test_a_host_without_a_store_has_nothing(tmp_path: Path) -> None:
     assert ok(tmp_path / "none", "system", "prune", "-af") == "Total reclaimed space: 0B\n"
     assert ok(tmp_path / "none", "system", "df").splitlines()[1].split() == ["Images", "0", "0", "0B", "0B"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from lamina.cli.verbs import command
 from lamina.errors import LaminaError
 from lamina.settings import KEEPS
 from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.store.store import Store
 
 
 @command("df", "lamina df\nlamina df --format json")
@@ -27,6 +31,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
 
     store = session.store_if_any
     used = usage(store) if store else NOTHING
+    free = _volumes_without_container(store) if store else 0
     parts = {
         "images": used.images,
         "held": used.held,
@@ -34,6 +39,7 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         "unneeded": used.unneeded,
         "ingest": used.ingest,
         "containers": used.containers,
+        "volumes": used.volumes,
         "frame": used.frame,
         "total": used.total,
     }
@@ -43,7 +49,8 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
         for i in used.per_image
     ]
     if format == "json":
-        emit_json({**parts, "keep": session.settings.keep, "layers": kinds, "per_image": json_rows})
+        more = {"volumes_reclaimable": free}
+        emit_json({**parts, **more, "keep": session.settings.keep, "layers": kinds, "per_image": json_rows})
         return
     rows = [
         {
@@ -64,13 +71,24 @@ def df(session: Session, verbose: bool, format: str | None) -> None:
             "build": "build cache",
             "unneeded": "not needed (see prune)",
             "ingest": "partial downloads",
-            "containers": "containers, volumes",
+            "containers": "containers, without volumes",
+            "volumes": "volumes",
             "frame": "names, roots, unions",
             "total": "total on disk",
         }
-        table([[words[key], human_size(size), f"{size} bytes"] for key, size in parts.items()], right=(1,))
+        notes = {"volumes": f", {free} of them in no container"} if free else {}
+        lines = [[words[key], human_size(size), f"{size} bytes{notes.get(key, '')}"] for key, size in parts.items()]
+        table(lines, right=(1,))
         shown = ", ".join(f"{key} {human_size(size)}" for key, size in kinds.items())
         write(f"of these: {shown} (keep = {session.settings.keep})")
+
+
+def _volumes_without_container(store: Store) -> int:
+    """Return the bytes of the volumes that no container has: `volume prune --all` removes them."""
+    from lamina.run.volumes.remove import unused
+    from lamina.store.foreign_trees import tree_bytes
+
+    return sum(tree_bytes(store.volumes.path(one.name)) for one in unused(store))
 
 
 @command("fsck", "lamina fsck\nlamina fsck --repair")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
-from lamina.errors import NotFound
+from lamina.errors import NotFound, SystemFailure
 from lamina.light import TYPE_CHECKING
 from lamina.run.monitor import main as monitor
 
@@ -16,9 +17,31 @@ def main() -> None:
     raise SystemExit(monitor.main(finish))
 
 
+def _take_down(plan: Plan) -> None:
+    """Unmount what is left of a container that somebody has deleted, and of its store if that is deleted too."""
+    from lamina.host.mountinfo import below
+    from lamina.run.runtime import delete
+    from lamina.view import kernel
+
+    if plan.runtime.is_bubblewrap:
+        from lamina.run.bubblewrap import cgroup
+
+        cgroup.remove(plan.identity)
+    elif os.path.isdir(os.path.join(plan.states, plan.identity)):
+        delete(plan.runtime, plan.states, plan.identity)
+    others = os.path.join(plan.root, "containers", "")
+    for target in below(plan.directory if os.path.exists(os.path.join(plan.root, "format")) else plan.root):
+        if target.startswith(plan.directory + os.sep) or not target.startswith(others):
+            with suppress(SystemFailure):
+                kernel.unmount(target)
+
+
 def finish(plan: Plan, lock: int, code: int) -> None:
     """Take everything of the run down, and write how it ended into the record; or remove the container, if that was
     asked for. ``lock``: a descriptor of the container's lock. Raises SystemFailure."""
+    if not os.path.exists(os.path.join(plan.directory, "container.json")):
+        _take_down(plan)
+        return
     from lamina.run.container.ending import remove, settle
     from lamina.store.fault import point
     from lamina.store.store import Store

@@ -119,6 +119,16 @@ class Commands:
     def __contains__(self, descriptor: int) -> bool:
         return descriptor in self._every
 
+    def has_record(self) -> bool:
+        """Whether the container's record is in its directory, wherever that was moved."""
+        try:
+            os.stat("container.json", dir_fd=self._directory)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass
+        return True
+
     def accept(self) -> None:
         with suppress(OSError):
             descriptor, _ = self._listening._accept()  # type: ignore[attr-defined]

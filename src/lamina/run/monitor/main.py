@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _REST = 1.0  # seconds without output, after which a pipe that the program left open is given up
+_LOOK = 15.0  # seconds between two looks at whether the container's record still exists
 _MOST_INPUT = 1 << 18
 _MOST_REST = 16  # pieces: a pipe holds 1 MiB at most (pipe(7))
 
@@ -104,6 +105,8 @@ class Monitor:
         self._restarts = 0
         self._health = self._health_job() if plan.health else None
         self._cgroups: Cgroups | None = None
+        self._look_at = time.monotonic() + _LOOK
+        self._is_deleted = False
 
     def __enter__(self) -> Monitor:
         return self
@@ -224,7 +227,7 @@ class Monitor:
             return self.plan.restart
 
     def _is_stopped(self) -> bool:
-        return os.path.exists(os.path.join(self.plan.directory, "stopped"))
+        return self._is_deleted or os.path.exists(os.path.join(self.plan.directory, "stopped"))
 
     # -- its health
 
@@ -271,15 +274,28 @@ class Monitor:
         for number, events in poll.poll(self._timeout()):
             self._handle(number, events, stdin, found)
         self._do(found)
+        self._look(now=found.woken)
         self._reap()
         if self._health:
             self._health.work()
 
-    def _timeout(self) -> float | None:
+    def _look(self, *, now: bool) -> None:
+        """End the program if somebody has deleted the container's directory, with the store: nothing else could."""
+        if not now and time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK
+        if self.program and not self.commands.has_record():
+            self._is_deleted = True
+            _complain("the record of the container was deleted: it ends")
+            with suppress(OSError):
+                os.kill(self.program, signal.SIGKILL)
+
+    def _timeout(self) -> float:
         """Milliseconds until something is due."""
         if self._code is None:
             wakes = self._health.due if self._health else None
-            return None if wakes is None else max(0.0, wakes - time.monotonic()) * 1000 + 1
+            due = self._look_at if wakes is None else min(wakes, self._look_at)
+            return max(0.0, due - time.monotonic()) * 1000 + 1
         due = self._again_at if self._again_at else self._quiet_since + _REST
         return max(0.0, due - time.monotonic()) * 1000 + 1
 

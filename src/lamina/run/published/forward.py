@@ -27,6 +27,8 @@ _ACCEPTED_AT_ONCE, _MOVES_AT_ONCE = 64, 16
 _DATAGRAM = 1 << 16  # bytes
 _FLOWS = 4096  # per port of udp
 _SILENCE = 90.0  # seconds until a flow of udp without a datagram ends: docker's
+EVERY = 15.0
+"""Seconds between two looks at whether the bundle still exists."""
 _AGAIN = (errno.EAGAIN, errno.EINTR)
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _LINGER = struct.pack("ii", 1, 0)  # closing resets the connection
@@ -68,9 +70,15 @@ class Loop:
         for descriptor, handler in waiting:
             self.watch(descriptor, _IN, handler)
 
-    def run(self) -> None:
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Work until ``is_over`` says so, which is asked from time to time."""
+        asked = time.monotonic()
         while True:
-            found = self._poll.poll(0.2 if self.paused else -1, 256)
+            found = self._poll.poll(0.2 if self.paused else EVERY, 256)
+            if time.monotonic() - asked >= EVERY:
+                asked = time.monotonic()
+                if is_over():
+                    return
             for descriptor, events in found:
                 handler = self._handlers.get(descriptor)
                 if handler is not None:  # another handler of this round may have closed it
@@ -524,19 +532,22 @@ def _allow_descriptors() -> None:
 
 
 def main(described: int) -> None:
-    """Forward as the descriptor ``described`` says, until this process is killed. Its lines: a protocol, a descriptor
-    and a port of the container; the word ``nobody``: give up the rights of root."""
+    """Forward as the descriptor ``described`` says, until this process is killed, or somebody has deleted the bundle
+    with the store. Its lines: a protocol, a descriptor and a port of the container; ``lock`` and a descriptor of the
+    file in the bundle; the word ``nobody``: give up the rights of root."""
     with open(described, encoding="ascii") as file:
         lines = [line.split() for line in file]
     _allow_descriptors()
-    shared = Forwarder()
+    shared, lock = Forwarder(), -1
     for words in lines:
         if words == ["nobody"]:
             os.setgroups([])
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
             os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        elif words[0] == "lock":
+            lock = int(words[1])
         elif words[0] == "tcp":
             shared.listen(int(words[1]), int(words[2]))
         else:
             Datagrams(shared, int(words[1]), int(words[2]))
-    shared.loop.run()
+    shared.loop.run(lambda: lock >= 0 and not os.fstat(lock).st_nlink)

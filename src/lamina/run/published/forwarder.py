@@ -60,6 +60,7 @@ def _start(bound: Sequence[Bound], directory: str, namespace: str, opened: ExitS
         lock = keep(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         acquire(lock, path)
     lines = [f"{one.binding.protocol} {one.descriptor} {one.binding.port}" for one in bound]
+    lines.insert(0, f"lock {lock}")
     if privileges.is_root():
         lines.insert(0, "nobody")
     with reported("memory"):
