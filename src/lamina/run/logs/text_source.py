@@ -12,7 +12,7 @@ from lamina.run.logs import cri_lines, json_lines
 from lamina.run.logs.pieces import Choice, Piece, Position, wanted_pieces
 from lamina.run.logs.text_file import rotated
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _LONGEST = 1 << 26
 _MOST_FILES = 100_000
 
