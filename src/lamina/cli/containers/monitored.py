@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import contextmanager, suppress
 
 from lamina.cli import warn
-from lamina.cli.format.output import write
 from lamina.errors import ContainerFailure, NotFound
 from lamina.light import TYPE_CHECKING
 from lamina.run.container.background import start
@@ -27,7 +27,8 @@ def run_behind(store: Store, stack: Stack, container: Container, runtime: str) -
     """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
     with told_to_systemd(store, container.id):
         start(store, stack, container, runtime=runtime, on_warning=warn)
-        write(container.id)
+        sys.stdout.write(f"{container.id}\n")  # click would take longer to load than the monitor
+        sys.stdout.flush()
     return 0
 
 

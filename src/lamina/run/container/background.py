@@ -50,10 +50,10 @@ def start(
         _start_required(store, container, on_warning)
     container = supervised(store, container)
     try:
-        preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
-        forget_stop(store, container)
         lock = store.containers.lock_of(container.id)
         with Monitor(store.containers.path(container.id), container.name, lock, attached) as monitor:
+            preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
+            forget_stop(store, container)
             _mount(preparation)
             started = monitor.start(_plan(preparation, stdin_once))
         if not started.program:

@@ -10,11 +10,14 @@ from lamina.light import TYPE_CHECKING
 from lamina.run.monitor import main as monitor
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from lamina.run.monitor.plan import Plan
 
 
-def main() -> None:
-    raise SystemExit(monitor.main(finish))
+def main() -> NoReturn:
+    """Skip interpreter teardown: commands wait for the end of this process."""
+    os._exit(monitor.main(finish))
 
 
 def _take_down(plan: Plan) -> None:
