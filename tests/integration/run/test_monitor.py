@@ -20,7 +20,7 @@ from integration.run.test_killed_run import nothing_is_left
 from integration.run.test_run import make_store, members, mounts_of
 from lamina.store.fault import MONITOR_POINTS
 from lamina.store.store import Store
-from support import lamina, require_root, require_tool
+from support import lamina, loaded, require_root, require_tool
 
 HOLD = ("sh", "-c", "echo up; exec sleep 600")
 RUNTIMES = ("runc", "bwrap")
@@ -93,6 +93,15 @@ def test_a_container_lives_on_and_tells_how_it_ended(root: Path, runtime: str) -
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
     assert text(root, "ps", "-aq", "--no-trunc").strip() == identity
     assert mounts_of(root) == []
+
+
+@pytest.mark.parametrize("words", [("-d",), ("-d", "--rm"), ()], ids=["behind", "removed", "in front"])
+def test_a_start_of_a_monitor_loads_no_click(root: Path, words: tuple[str, ...]) -> None:
+    behind(root, "app", "true")  # what is made once is made
+    modules = loaded(root, "run", *words, "--network", "none", "--runtime", "runc", "app", "true")
+    assert "lamina.run.monitor.spawn" in modules
+    assert modules & {"click", "dataclasses", "subprocess", "typing"} == set()
+    assert len(modules) < 140
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
