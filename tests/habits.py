@@ -549,7 +549,7 @@ _TIDY = [
     Row(
         "rm $(docker ps -aq -f status=exited)",
         ours="lamina rm $(lamina ps -aq -f status=exited)",
-        out="old",
+        has="^[0-9a-f]{12}$",
         alone=True,
     ),
     Row(

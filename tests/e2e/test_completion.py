@@ -48,6 +48,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store.open(str(top / "s"))
     for name in ("data", "cache"):
         store.volumes.make(new_volume(name))
+    assert lamina("pod", "create", "--infra=false", "--share=", "site", root=top / "s").returncode == 0
+    (top / "s" / "networks").mkdir()
+    (top / "s" / "networks" / "front.json").write_text("{}")
     for name in ("web", "worker"):
         create(store, store.stack("zoo", Platform.host()), ContainerOptions(name=name))
     return top / "s"
@@ -125,6 +128,34 @@ CASES = [
     ("lamina run -v ca", ["cache:"]),
     ("lamina logs ", ["web ", "worker "]),
     ("lamina logs nothing", []),
+    ("lamina start w", ["web ", "worker "]),
+    ("lamina attach w", []),
+    ("lamina unpause w", []),
+    ("lamina network rm ", ["front "]),
+    ("lamina network remove fr", ["front "]),
+    ("lamina network connect ", ["front "]),
+    ("lamina network connect front we", ["web "]),
+    ("lamina network create ", []),
+    ("lamina network ls --filter ty", ["type="]),
+    ("lamina network create --driver m", ["macvlan "]),
+    ("lamina pod rm ", ["site "]),
+    ("lamina pod stop s", ["site "]),
+    ("lamina pod create s", []),
+    ("lamina volume create da", []),
+    ("lamina run --pod ", ["site "]),
+    ("lamina run --network fr", ["front "]),
+    ("lamina run --network con", ["container:"]),
+    ("lamina run --network container:wo", ["worker "]),
+    ("lamina run --restart on", ["on-failure "]),
+    ("lamina update --restart un", ["unless-stopped "]),
+    ("lamina run --log-driver j", ["journald ", "json-file "]),
+    ("lamina wait --condition h", ["healthy "]),
+    ("lamina ps --filter health=h", ["healthy "]),
+    ("lamina ps --filter restart-policy=al", ["always "]),
+    ("lamina ps -f network=fr", ["front "]),
+    ("lamina ps -f pod=s", ["site "]),
+    ("lamina stop --sig", ["--signal "]),
+    ("lamina stop --signal H", ["HUP "]),
 ]
 
 

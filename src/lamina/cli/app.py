@@ -38,7 +38,7 @@ class LazyGroup(click.Group):
             if found is not None:
                 return *found, args[1:]
         if name not in VERBS and not ctx.resilient_parsing:
-            from lamina.cli.nouns import unknown
+            from lamina.cli.unknown import unknown
 
             raise unknown(name, VERBS)
         return super().resolve_command(ctx, args)

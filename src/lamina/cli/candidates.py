@@ -39,8 +39,9 @@ def verbs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
 def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     verb = ctx.command.name or ""
-    if ctx.parent is not None and ctx.parent.command.name == "volume":
-        verb = f"volume {verb}"
+    group = ctx.parent.command.name if ctx.parent is not None else None
+    if group in _GROUPS:
+        verb = f"{group} {verb}"
     name, metavar = parameter.name or "", parameter.metavar or ""
     if isinstance(parameter, click.Option):
         for option in parameter.opts:
@@ -52,10 +53,13 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
         return _copied(ctx, incomplete)
     elif verb == "help":
         return [item.value for item in verbs(ctx, incomplete)]
-    elif "VOLUME" in metavar:
-        return [name for name in volumes(ctx) if name.startswith(incomplete)]
-    elif "CONTAINER" in metavar or (verb, name) in _CONTAINERS:
-        return list(containers(ctx, incomplete, running=verb in _RUNNING))
+    elif verb in _MAKERS:
+        return []  # a new name
+    elif any(word in metavar for word in _NAMED):
+        known = next(names for word, names in _NAMED.items() if word in metavar)
+        return [name for name in known(ctx) if name.startswith(incomplete)]
+    elif "CONTAINER" in metavar:
+        return list(containers(ctx, incomplete, states=_STATES.get(verb)))
     elif name in ("path", "paths") or (verb == "run" and name == "words" and incomplete.startswith("/")):
         image = ctx.params.get("image") or ctx.params.get("before")
         return list(inside(session_of(ctx), image, incomplete)) if isinstance(image, str) else []
@@ -68,10 +72,18 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
     return [DIRECTORIES] if "DIR" in metavar or (verb, name) in _PLACES else []
 
 
-_RUNNING = ("exec", "kill", "pause", "stop")
+_GROUPS = ("volume", "network", "pod")
 
 
-_CONTAINERS = {(verb, "names") for verb in ("rm", "stop", "kill")}
+_MAKERS = ("volume create", "network create", "pod create")
+
+
+_STATES = {
+    **dict.fromkeys(("attach", "exec", "kill", "pause", "stop", "top"), ("running",)),
+    "start": ("created", "exited"),
+    "unpause": ("paused",),
+}
+"""Verbs that make sense only for containers in these states."""
 
 
 _PLACES = {("mount", "target"), ("unpack", "directory")}
@@ -117,13 +129,14 @@ def images(ctx: click.Context, incomplete: str = "") -> Iterator[str]:
     yield from sorted(name for name in names if name.startswith(incomplete))
 
 
-def containers(ctx: click.Context, incomplete: str = "", *, running: bool = False) -> Iterator[str]:
-    """Yield the names of containers that begin with ``incomplete``; if there is none, IDs."""
+def containers(ctx: click.Context, incomplete: str = "", *, states: tuple[str, ...] | None = None) -> Iterator[str]:
+    """Yield the names of containers that begin with ``incomplete``; if there is none, IDs. ``states``: only of
+    containers in one of these."""
     try:
         store = session_of(ctx).store_if_any
         every = store.containers.every() if store else []
-        if store and running:
-            every = [one for one in every if store.containers.state(one) == "running"]
+        if store and states:
+            every = [one for one in every if store.containers.state(one) in states]
     except LaminaError:
         return
     names = [one.name for one in every if one.name.startswith(incomplete)]
@@ -199,26 +212,69 @@ def _image_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
 
 
 def _container_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    from lamina.run.inspection.listing import KEYS, choices
+
     key, equals, value = incomplete.partition("=")
+    named: dict[str, Callable[[click.Context, str], Iterable[str]]] = {
+        **dict.fromkeys(("before", "since", "name"), containers),
+        "ancestor": images,
+        "network": _networks,
+        "pod": _pods,
+        "volume": lambda ctx, _: volumes(ctx),
+    }
     if not equals:
-        yield from ("ancestor=", "before=", "exited=", "id=", "label=", "name=", "since=", "status=", "volume=")
-    elif key == "status":
-        yield from (f"status={state}" for state in ("created", "damaged", "exited", "running"))
-    elif key in ("before", "since", "name"):
-        yield from (f"{key}={name}" for name in containers(ctx, value))
-    elif key == "ancestor":
-        yield from (f"{key}={name}" for name in images(ctx, value))
+        yield from (f"{one}=" for one in sorted(KEYS))
+    elif key in named:
+        yield from (f"{key}={name}" for name in named[key](ctx, value))
+    else:
+        yield from (f"{key}={word}" for word in choices(key))
+
+
+def _network_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    key, equals, _ = incomplete.partition("=")
+    if not equals:
+        yield from ("dangling=", "driver=", "id=", "label=", "name=", "scope=", "type=", "until=")
+    elif key == "name":
+        yield from (f"name={name}" for name in networks(ctx))
+    elif key == "dangling":
+        yield from ("dangling=false", "dangling=true")
+    elif key == "type":
+        yield from ("type=builtin", "type=custom")
 
 
 def _networks(ctx: click.Context, incomplete: str) -> Iterator[str]:
     """Yield the kinds of networks, and the names of those of the store."""
-    yield from ("bridge", "host", "none", "pasta")
+    kind, colon, name = incomplete.partition(":")
+    if colon and kind == "container":
+        yield from (f"container:{one}" for one in containers(ctx, name))
+        return
+    yield from ("bridge", "container:", "host", "none", "pasta")
+    yield from networks(ctx)
+
+
+def networks(ctx: click.Context) -> list[str]:
+    """Return the names of the networks that people have made."""
     try:
         store = session_of(ctx).store_if_any
         known = os.listdir(os.path.join(store.paths.root, "networks")) if store else []
     except (LaminaError, OSError):
-        known = []
-    yield from sorted(name.removesuffix(".json") for name in known if name.endswith(".json"))
+        return []
+    return sorted(name.removesuffix(".json") for name in known if name.endswith(".json"))
+
+
+def pods(ctx: click.Context) -> list[str]:
+    """Return the names of the pods."""
+    from lamina.store.pods import Pods
+
+    try:
+        store = session_of(ctx).store_if_any
+        return sorted(one.name for one in Pods(store.paths)) if store else []
+    except LaminaError:
+        return []
+
+
+def _pods(ctx: click.Context, incomplete: str) -> list[str]:
+    return pods(ctx)
 
 
 def volumes(ctx: click.Context) -> list[str]:
@@ -287,6 +343,13 @@ def _capabilities(ctx: click.Context, incomplete: str) -> Iterator[str]:
     yield from sorted(name.removeprefix("CAP_") for name in ALL)
 
 
+_NAMED: dict[str, Callable[[click.Context], list[str]]] = {"VOLUME": volumes, "NETWORK": networks, "POD": pods}
+"""Words in the metavar of an argument, and the function that lists the names for it."""
+
+
+_SIGNALS = ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2")
+
+
 _Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
 
 
@@ -299,21 +362,34 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("build", "--pull"): ("false", "true"),
     ("build", "--target"): _stages,
     ("images", "--filter"): _image_filters,
+    ("network create", "--driver"): ("bridge", "ipvlan", "macvlan"),
+    ("network ls", "--filter"): _network_filters,
     ("ps", "--filter"): _container_filters,
+    ("start", "--filter"): _container_filters,
     ("", "--cap-add"): _capabilities,
     ("", "--cap-drop"): _capabilities,
     ("", "--format"): ("json", "table"),
+    ("", "--health-on-failure"): ("kill", "none", "restart", "stop"),
     ("", "--in"): images,
+    ("", "--ipc"): ("host", "none", "private"),
+    ("", "--log-driver"): ("journald", "json-file", "k8s-file", "local", "none", "passthrough"),
     ("", "--network"): _networks,
     ("", "--onto"): images,
+    ("", "--pid"): ("host", "private"),
     ("", "--platform"): _platforms,
+    ("", "--pod"): _pods,
+    ("", "--requires"): containers,
+    ("", "--restart"): ("always", "no", "on-failure", "unless-stopped"),
     ("", "--runtime"): ("bwrap", "crun", "runc"),
     ("", "--security-opt"): ("no-new-privileges", "seccomp=", "systempaths=unconfined"),
-    ("", "--signal"): ("HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"),
+    ("", "--sig-proxy"): ("false", "true"),
+    ("", "--signal"): _SIGNALS,
+    ("", "--stop-signal"): _SIGNALS,
     ("", "--tls-verify"): ("false", "true"),
     ("", "--userns"): ("auto", "host", "keep-id"),
     ("create", "--volume"): _volumes,
     ("run", "--volume"): _volumes,
     ("", "--volumes-from"): containers,
     ("volume ls", "--filter"): _volume_filters,
+    ("wait", "--condition"): ("created", "exited", "healthy", "paused", "running", "unhealthy"),
 }

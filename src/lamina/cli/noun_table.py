@@ -57,6 +57,7 @@ NOUNS: dict[str, tuple[str, Verbs]] = {
             "exists": ":container_exists",
             "prune": ":container_prune",
             "pause": "pause",
+            "port": "port",
             "ps": "ps",
             "rename": "rename",
             "rm": "rm",

@@ -1,5 +1,4 @@
-"""docker's names for the verbs of lamina: nouns as groups, other names of verbs, and the error for an unknown
-verb."""
+"""docker's names for the verbs of lamina: nouns as groups, and other names of verbs."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from lamina.cli.noun_table import ABSENT, ABSENT_IN_NOUN, INSTEAD, NOUNS, OTHERS, Verbs
-from lamina.errors import UsageError
+from lamina.cli.noun_table import NOUNS, OTHERS, Verbs
+from lamina.cli.unknown import unknown
 
 
 class Noun(click.Group):
@@ -83,21 +82,3 @@ def _about(verb: str) -> str:
 
     name = verb.split(maxsplit=1)[0]
     return f"`lamina {verb}`: {VERBS[name][2]}" if name in VERBS else _target(verb)[0].get_short_help_str()
-
-
-def unknown(name: str, verbs: Mapping[str, object], *, noun: str = "") -> UsageError | click.UsageError:
-    """Return the error for an unknown verb: not supported yet, or similar to known verbs."""
-    absent_here = ABSENT_IN_NOUN.get((noun, name)) or ABSENT.get(name)
-    if absent_here:
-        return UsageError(f"lamina does not support `{noun + ' ' if noun else ''}{name}` yet: {absent_here}")
-    if name in INSTEAD and not noun:
-        return UsageError(f"unknown verb {name!r}", hint=f"use {INSTEAD[name]}")
-    from lamina.text import nearest
-
-    near = nearest(name, {**verbs, **ABSENT}, most=3)
-    absent = near[0] if near and near[0] not in verbs else ""
-    near = [absent] if absent else nearest(name, verbs, most=3)
-    more = f"; did you mean {', '.join([*near[:-2], ' or '.join(near[-2:])])}?" if near else ""
-    if absent:
-        more += f" lamina does not support it yet: {ABSENT[absent]}"
-    return click.UsageError(f"unknown verb {name!r:.60}" + (f" of {noun!r}" if noun else "") + more)

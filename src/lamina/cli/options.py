@@ -42,6 +42,20 @@ def name_and_value(text: str, what: str) -> tuple[str, str]:
     return name, value
 
 
+def named_once(named: bool, things: str = "containers", **options: bool) -> None:
+    """Check that a command line says in one way which things a verb works on: by names, or by one of the options
+    (``all=``, ``latest=`` ..., each whether it was given). Raises UsageError."""
+    ways = [f"--{option}" for option, given in options.items() if given]
+    if named:
+        ways.insert(0, "names")
+    if len(ways) > 1:
+        raise UsageError(f"{' and '.join(ways)} can't be combined", hint=f"say in one way which {things} you mean")
+    if not ways:
+        *first, last = (f"--{option}" for option in options)
+        hint = f"name them, or give {', '.join(first)}{' or ' if first else ''}{last}"
+        raise UsageError(f"no {things} given", hint=hint)
+
+
 FORMATS = ("json", "table")
 
 

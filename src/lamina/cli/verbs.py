@@ -135,6 +135,39 @@ class Command(click.Command):
         yield from rest
 
 
+_OTHER_NAMES = {"list": "ls", "remove": "rm"}
+
+
+class Group(click.Group):
+    """A verb with verbs of its own, like `network`. `list` and `remove` mean `ls` and `rm`, as in docker and podman.
+    The help has whole sentences, and the error for an unknown verb names similar ones."""
+
+    command_class = Command
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        return found or super().get_command(ctx, _OTHER_NAMES.get(cmd_name, cmd_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            from lamina.cli.unknown import unknown
+
+            raise unknown(name, self.commands, noun=self.name or "")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(
+                [(name, one.get_short_help_str(_WHOLE)) for name, one in sorted(self.commands.items())]
+            )
+
+
+_WHOLE = 1000  # click would cut the help of a verb at 45 characters
+
+
 def load(verb: str) -> click.Command:
     """Import the module of a verb and return its command."""
     module, attribute, _ = VERBS[verb]

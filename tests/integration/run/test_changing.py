@@ -389,3 +389,22 @@ def test_what_people_gave_to_a_container_is_not_for_other_users_of_the_host(root
     assert {path.stat().st_mode & 0o777 for path in (*told, directory / "control")} == {0o600}
     assert (directory / "bundle").stat().st_mode & 0o777 == 0o700
     fine(root, "rm", "-f", "c")
+
+
+def test_verbs_print_the_containers_as_they_were_named(root: Path) -> None:
+    """As docker and podman do: scripts compare what they gave with what they get."""
+    made = lamina("run", "-d", "--network", "none", "--name", "c", "app", "sleep", "100", root=root)
+    identity = made.stdout.decode().strip()
+    assert len(identity) == 64, made.stderr
+    for words in (
+        ("stop", "-t", "0", identity),
+        ("start", identity[:12]),
+        ("kill", identity),
+        ("restart", "-t", "0", identity[:7]),
+        ("pause", identity[:12]),
+        ("unpause", "/c"),
+        ("stop", "-t", "0", "c"),
+        ("rm", identity[:10]),
+    ):
+        done = lamina(*words, root=root)
+        assert (done.returncode, done.stdout.decode()) == (0, f"{words[-1]}\n"), (words, done.stderr)

@@ -189,7 +189,7 @@ def test_logs_of_a_container_whose_run_was_killed_before_its_start(root: Path) -
 def test_names_as_inspect_shows_them(root: Path) -> None:
     behind(root)
     assert told(root, "inspect", "-f", "{{.Name}}", "c") == "/c"
-    assert told(root, "stop", "/c") == "c"
+    assert told(root, "stop", "/c") == "/c"
 
 
 def test_a_terminal_in_the_background_needs_none_in_front(root: Path) -> None:

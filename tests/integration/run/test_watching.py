@@ -67,6 +67,8 @@ def test_top_with_options_of_ps_and_with_columns(root: Path) -> None:
     with a_container(root, TWO, "-u", "web", "--cap-add", "SYS_TIME"):
         by_ps = table(fine(root, "top", "c", "-eo", "pid,args"))
         assert sorted(row["COMMAND"] for row in by_ps) == ["sleep 100", "sleep 200"]
+        mine = table(fine(root, "top", "c", "-o", "pid,rss,args"))  # ps alone would show those of this terminal
+        assert sorted(row["COMMAND"] for row in mine) == ["sleep 100", "sleep 200"]
         assert {row["USER"] for row in table(fine(root, "top", "c", "aux"))} == {
             by_ps[0].get("USER", "33"),
             "www-data",

@@ -12,7 +12,7 @@ from lamina.cli.app import cli
 from lamina.cli.noun_table import ABSENT, INSTEAD, NOUNS, OTHERS
 from lamina.cli.nouns import Noun
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, load
 
 EVERY = [(noun, verb) for noun, (_, verbs) in NOUNS.items() for verb in verbs]
 
@@ -213,3 +213,41 @@ def test_df_without_a_store_is_zero(tmp_path: Path, capfd: pytest.CaptureFixture
     code, out, _ = said(capfd, "--root", str(tmp_path / "none"), "df")
     assert code == 0
     assert "total on disk                       0B   0 bytes" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "err"),
+    [
+        (("network", "crate"), "unknown verb 'crate' of 'network'; did you mean create?"),
+        (("volume", "inspct", "x"), "unknown verb 'inspct' of 'volume'; did you mean inspect or exists?"),
+        (("pod", "quux"), "unknown verb 'quux' of 'pod'"),
+        (("index", "ad"), "unknown verb 'ad' of 'index'; did you mean add?"),
+        (("stop",), "no containers given (name them, or give --all, --latest or --filter)"),
+        (("start",), "no containers given (name them, or give --all, --latest or --filter)"),
+        (("logs",), "no containers given (name them, or give "),
+        (("pod", "remove"), "no pods given (name them, or give --all or --latest)"),
+        (("volume", "rm", "--all", "x"), "names and --all can't be combined (say in one way which volumes you mean)"),
+        (
+            ("restart", "--running", "x"),
+            "names and --running can't be combined (say in one way which containers you mean)",
+        ),
+        (("stop", "--filter", "name=x", "x"), "names and --filter can't be combined (say in one way which "),
+        (
+            ("generate", "systemd", "--all", "--new"),
+            "--new needs a container (leave out --all, and name a container)",
+        ),
+    ],
+)
+def test_what_is_missing_or_unknown_is_said(
+    words: tuple[str, ...], err: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, said_ = said(capfd, *words)
+    assert (code, out) == (2, "")
+    assert said_.startswith(f"lamina: {err}")
+    assert said_.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", sorted(verb for verb in VERBS if isinstance(load(verb), click.Group)))
+def test_the_help_of_a_group_has_whole_sentences(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capfd, verb, "--help")
+    assert "..." not in out.split("Verbs:")[1]

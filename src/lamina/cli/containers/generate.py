@@ -9,13 +9,14 @@ import sys
 import click
 
 from lamina.cli.format.output import emit_json, write
+from lamina.cli.options import named_once
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, Group
 from lamina.errors import UsageError
 from lamina.run.systemd import RESTARTS
 
 
-@click.group("generate", short_help=VERBS["generate"][2])
+@click.group("generate", cls=Group, short_help=VERBS["generate"][2])
 def generate() -> None:
     """Print units of systemd for containers.
 
@@ -80,8 +81,9 @@ def systemd(
     """
     from lamina.run.systemd import BOOT_UNIT, Service, boot_unit, container_unit
 
-    if all_ == bool(name) or (all_ and new):
-        raise UsageError("no container given, or both a container and --all", hint="name one, or give --all alone")
+    named_once(bool(name), all=all_)
+    if all_ and new:
+        raise UsageError("--new needs a container", hint="leave out --all, and name a container")
     program = _program(session)
     if all_:
         _put({BOOT_UNIT: boot_unit(program, stop_seconds=seconds or 90, header=not no_header)}, files, format)

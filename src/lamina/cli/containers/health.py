@@ -6,10 +6,10 @@ import click
 
 from lamina.cli.format.output import write
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, Group
 
 
-@click.group("healthcheck", short_help=VERBS["healthcheck"][2])
+@click.group("healthcheck", cls=Group, short_help=VERBS["healthcheck"][2])
 def healthcheck() -> None:
     """Check the health of containers, as `run --health-cmd` or HEALTHCHECK of the image says.
 

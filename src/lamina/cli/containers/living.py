@@ -21,7 +21,7 @@ from lamina.cli.containers.several import (
 from lamina.cli.containers.unsupported import UNSUPPORTED_BY_RUN, unsupported_options
 from lamina.cli.containers.verbs import end, time_option
 from lamina.cli.format.output import write
-from lamina.cli.options import options_of, platform_option, registry_options, view_option
+from lamina.cli.options import named_once, options_of, platform_option, registry_options, view_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import Conflict, ContainerFailure, LaminaError, UsageError
@@ -93,7 +93,7 @@ def start(
             raise UsageError("only one container can be attached", hint="give one name")
         return _start_attached(session, store.containers.get(wanted[0]), interactive, detach_keys, sig_proxy)
 
-    def start_one(one: Container) -> None:
+    def start_one(one: Container, said: str = "") -> None:
         if one.paused and store.containers.is_running(one):
             raise Conflict(f"the container {one.name} is paused", hint=f"run `lamina unpause {one.name}`")
         try:
@@ -102,7 +102,7 @@ def start(
         except Conflict:
             if not store.containers.is_running(one):  # else another command has started it meanwhile
                 raise
-        write(one.name)
+        write(said or one.name)
 
     if wanted is None or filters:
         names = tuple(one.id for one in store.containers) if wanted is None else wanted
@@ -112,7 +112,7 @@ def start(
         from lamina.cli.containers.monitored import told_to_systemd
 
         with told_to_systemd(store, wanted[0]):
-            each(wanted, lambda name: start_one(store.containers.get(name)))
+            each(wanted, lambda name: start_one(store.containers.get(name), "" if latest else name))
     return 0
 
 
@@ -168,22 +168,26 @@ def restart(
     latest: bool,
 ) -> None:
     """Stop containers, if they run, and start them again."""
+    if running:
+        named_once(bool(names), running=True)
     wanted = chosen(session, names, cidfiles=cidfiles, all_=all_ or running, latest=latest, filters=filters)
     store = session.store_if_any if all_ or running or filters else session.store
     if store is None:
         return
 
-    def restart_one(one: Container) -> None:
+    def restart_one(one: Container, said: str) -> None:
         with store.containers.owning(one) if one.remove else nullcontext():  # its end does not remove it
             end(session, one, None, seconds)
             start_behind(session, store.containers.get(one.id))
         note_event(store.paths.root, one, "restart")
-        write(one.name)
+        write(said)
+
+    by_option = wanted is None or latest or bool(filters)
 
     def restart_named(name: str) -> None:
         one = store.containers.get(name)
         if not running or store.containers.is_running(one):
-            restart_one(one)
+            restart_one(one, one.name if by_option else name)
 
     each([one.id for one in store.containers] if wanted is None else wanted, restart_named)
 

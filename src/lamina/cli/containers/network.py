@@ -16,7 +16,7 @@ from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import clean
 from lamina.cli.options import format_option, no_trunc_option, short_format_option
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, Group
 from lamina.errors import LaminaError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 _HEADINGS = HEADINGS | {"ID": "NETWORK ID", "Name": "NAME"}
 
 
-class Networks(click.Group):
-    """The verbs of networks, with docker's other names for them."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, {"list": "ls", "remove": "rm"}.get(cmd_name, cmd_name))
-
-
-@click.group("network", cls=Networks, short_help=VERBS["network"][2])
+@click.group("network", cls=Group, short_help=VERBS["network"][2])
 def network() -> None:
     """Networks: containers on the same one reach each other by name. They need netavark, and aardvark-dns for names.
 

@@ -9,7 +9,7 @@ import click
 from lamina.cli.containers import logs, stats, top
 from lamina.cli.format.output import emit
 from lamina.cli.format.template_record import Record
-from lamina.cli.options import short_format_option
+from lamina.cli.options import named_once, short_format_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import Command
 from lamina.errors import Conflict, NotFound, UsageError
@@ -35,8 +35,7 @@ def newest(store: Store | None) -> str:
 
 def _one(session: Session, name: str | None, latest: bool) -> Pod:
     """Return the pod that is named. Raises UsageError, NotFound."""
-    if latest == bool(name):
-        raise UsageError("no pod given, or both a name and --latest", hint="give a name or an ID, or --latest")
+    named_once(bool(name), "pods", latest=latest)
     store = session.store
     return Pods(store.paths).get(newest(store) if latest else name or "")
 

@@ -16,9 +16,9 @@ from lamina.cli.format.output import ask, emit, emit_json, emit_template, write
 from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import ago, clean
 from lamina.cli.option_table import MANY
-from lamina.cli.options import Switch, format_option, no_trunc_option
+from lamina.cli.options import Switch, format_option, named_once, no_trunc_option
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, Group
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.store.containers import PAUSED, RUNNING
 from lamina.store.pods import Pod, Pods
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 
-@click.group("pod", short_help=VERBS["pod"][2])
+@click.group("pod", cls=Group, short_help=VERBS["pod"][2])
 def pod() -> None:
     """Group containers that belong together. The containers of a pod share its network, unless it was made with
     `--share=`. The first container that is created in a pod makes the network.
@@ -216,10 +216,7 @@ def _each(
     """Call ``work`` with each pod, even if it fails for others; raise the first failure at the end."""
     from lamina.cli import say
 
-    if all_ + latest + bool(names) != 1:
-        raise UsageError(
-            "no pods given, or both names and --all or --latest", hint="give names or IDs, or one option"
-        )
+    named_once(bool(names), "pods", all=all_, latest=latest)
     store = session.store_if_any
     names = [newest(store)] if latest else names
     pods = Pods(store.paths) if store is not None else None
@@ -567,8 +564,7 @@ def inspect(session: Session, names: tuple[str, ...], latest: bool, format: str 
     """
     from lamina.run.container.pods import members, options_of, status
 
-    if latest == bool(names):
-        raise UsageError("no pods given, or both names and --latest", hint="give names or IDs, or --latest alone")
+    named_once(bool(names), "pods", latest=latest)
     store = session.store
     found = []
     for name in [newest(store)] if latest else names:

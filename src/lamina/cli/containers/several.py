@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from lamina.cli import say
-from lamina.errors import Cancelled, LaminaError, NotFound, UsageError
+from lamina.cli.options import named_once
+from lamina.errors import Cancelled, LaminaError, NotFound
 from lamina.host.files import reported
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ def chosen(
     """Return the names or IDs of the containers that a verb works on; None: all that it applies to. ``ignore``: skip
     files that do not exist. Raises UsageError (they are named in no way, or in several), NotFound, SystemFailure."""
     words = with_files(names, cidfiles, ignore)
-    if (bool(names or cidfiles) + latest + (all_ or bool(filters))) != 1:
-        raise UsageError(
-            "no containers given, or both names and --all, --latest or --filter",
-            hint="give names or IDs, or one of --all, --latest and --filter",
-        )
+    named_once(bool(names or cidfiles), all=all_ and not filters, latest=latest, filter=bool(filters))
     if latest:
         return (newest(session),)
     if not filters:
@@ -82,8 +79,7 @@ def newest(session: Session) -> str:
 
 def one_name(session: Session, name: str | None, latest: bool) -> str:
     """Return the name or ID of the container of a verb that takes one. Raises UsageError, NotFound."""
-    if latest == bool(name):
-        raise UsageError("no container given, or both a name and --latest", hint="give a name or an ID, or --latest")
+    named_once(bool(name), latest=latest)
     return newest(session) if latest else name or ""
 
 

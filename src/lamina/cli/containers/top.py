@@ -35,9 +35,9 @@ _Cell = Callable[["Process"], str]
 @click.pass_obj
 def top(session: Session, latest: bool, words: tuple[str, ...], format: str | None) -> None:
     """Show the processes of a running container. By default the columns are those of `ps -ef`, with the process IDs
-    of this host. Options for ps(1) of this host choose others; it needs to be installed then. Names of columns are
-    those of podman: args, capeff, comm, etime, group, hpid, huser, nice, pcpu, pgid, pid, ppid, rss, seccomp, state,
-    stime, time, tty, user, vsz and more."""
+    of this host. Options for ps(1) of this host choose others; it needs to be installed then, and --format comes
+    before CONTAINER. Names of columns are those of podman: args, capeff, comm, etime, group, hpid, huser, nice, pcpu,
+    pgid, pid, ppid, rss, seccomp, state, stime, time, tty, user, vsz and more."""
     name = one_name(session, None if latest else "".join(words[:1]), latest)
     words = words if latest else words[1:]
     container = session.store.containers.get(name)
@@ -84,7 +84,11 @@ def _by_ps(words: Sequence[str], pids: set[int]) -> list[list[str]]:
     program = find_program("ps")
     if not program:
         raise NotFound("ps is not installed on this host", hint="leave the options out, or give names of columns")
-    code, said = output_of([program, *words])
+    # the processes are named first: without -e, ps shows only those of this terminal. Some options refuse to be
+    # combined with -q; then all are asked for
+    code, said = output_of([program, "-q", ",".join(map(str, sorted(pids))), *words])
+    if code:
+        code, said = output_of([program, *words])
     lines = [line for line in said.splitlines() if line.strip()]
     if code or not lines:
         raise SystemFailure(

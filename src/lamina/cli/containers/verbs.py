@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 @command(
     "run",
     "lamina run --rm -it debian:12 bash\n"
-    "lamina run --name web -v ./site:/srv:ro --network host nginx\n"
+    "lamina run -d --name web -p 8080:80 --restart unless-stopped nginx\n"
+    "lamina run -v ./site:/srv:ro --network host nginx\n"
     "lamina run --rm -m 512m --cpus 1 --read-only --tmpfs /tmp app:1 ./test\n"
     "lamina run --rm --gpus all --shm-size 1g --ulimit memlock=-1 trainer python train.py",
 )
@@ -123,15 +124,19 @@ def rm(
     store = session.store_if_any if all_ or filters or ignore else session.store
     if store is None:
         return
+    by_option = latest or bool(filters)
 
-    def remove_one(one: Container) -> None:
+    def remove_one(one: Container, said: str = "") -> None:
         if force and seconds and store.containers.is_running(one):
             end(session, one, None, seconds)
         remove(store, one, force=force, volumes=volumes)
-        write(one.name)
+        write(said or one.name)
+
+    def remove_named(name: str) -> None:
+        for_container(session, name, ignore, lambda one: remove_one(one, "" if by_option else name), damaged=True)
 
     if wanted is not None:
-        each(wanted, lambda name: for_container(session, name, ignore, remove_one, damaged=True))
+        each(wanted, remove_named)
         return
     failed = clear(store)
     every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
@@ -176,18 +181,22 @@ def stop(
     store = session.store_if_any if all_ or filters or ignore else session.store
     if store is None:
         return
+    by_option = latest or bool(filters)
 
-    def stop_one(one: Container) -> None:
+    def stop_one(one: Container, said: str = "") -> None:
         is_running = store.containers.is_running(one)
         end(session, one, number, seconds)
         if shutdown and is_running:
             forget_stop(store, one)
-        write(one.name)
+        write(said or one.name)
+
+    def stop_named(name: str) -> None:
+        for_container(session, name, ignore, lambda one: stop_one(one, "" if by_option else name))
 
     if wanted is None:
         each([one for one in store.containers if store.containers.is_running(one)], stop_one)
     else:
-        each(wanted, lambda name: for_container(session, name, ignore, stop_one))
+        each(wanted, stop_named)
     clear(store)  # a container whose lamina was killed has left its mounts
 
 
@@ -215,15 +224,16 @@ def kill(
     store = session.store_if_any if all_ else session.store
     if store is None:
         return
+    by_option = latest
 
-    def kill_one(one: Container) -> None:
+    def kill_one(one: Container, said: str = "") -> None:
         signal_container(store, one, number)
-        write(one.name)
+        write(said or one.name)
 
     if wanted is None:
         each([one for one in store.containers if store.containers.is_running(one)], kill_one)
     else:
-        each(wanted, lambda name: kill_one(store.containers.get(name)))
+        each(wanted, lambda name: kill_one(store.containers.get(name), "" if by_option else name))
 
 
 @command("exec", "lamina exec -it web sh\nlamina exec web cat /etc/hosts\nlamina exec -d web backup")

@@ -15,9 +15,9 @@ from lamina.cli.format.output import ask, emit, emit_json, emit_template, write
 from lamina.cli.format.rows import HEADINGS, labels_text
 from lamina.cli.format.template_record import NO_MAP, Record
 from lamina.cli.format.text import clean, human_size
-from lamina.cli.options import format_option, short_format_option
+from lamina.cli.options import format_option, named_once, short_format_option
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command
+from lamina.cli.verbs import VERBS, Command, Group
 from lamina.errors import LaminaError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -28,17 +28,7 @@ _HEADINGS = HEADINGS | {"Name": "VOLUME NAME"}
 _UNKNOWN = dict.fromkeys(("Availability", "Group", "Links", "Size", "Status"), "N/A")
 
 
-_OTHERS = {"list": "ls", "remove": "rm"}
-
-
-class Volumes(click.Group):
-    """The verbs of volumes, with docker's other names for them."""
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, _OTHERS.get(cmd_name, cmd_name))
-
-
-@click.group("volume", cls=Volumes, short_help=VERBS["volume"][2])
+@click.group("volume", cls=Group, short_help=VERBS["volume"][2])
 def volume() -> None:
     """Volumes: directories of data that outlive containers.
 
@@ -202,8 +192,7 @@ def inspect(session: Session, names: tuple[str, ...], all_: bool, format: str | 
       lamina volume inspect data
       lamina volume inspect --format '{{.Mountpoint}}' data
     """
-    if all_ == bool(names):
-        raise UsageError("no volumes given, or both names and --all", hint="give names, or --all alone")
+    named_once(bool(names), "volumes", all=all_)
     store = session.store_if_any
     found: list[Record] = []
     failed: list[LaminaError] = []
@@ -237,8 +226,7 @@ def rm(session: Session, names: tuple[str, ...], force: bool, all_: bool) -> Non
     """
     from lamina.run.volumes.remove import remove_volume
 
-    if all_ == bool(names):
-        raise UsageError("no volumes given, or both names and --all", hint="give names, or --all alone")
+    named_once(bool(names), "volumes", all=all_)
     store = session.store_if_any
     failed: list[LaminaError] = []
     for name in [one.name for one in store.volumes.every()] if all_ and store else names:

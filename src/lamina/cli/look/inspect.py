@@ -12,7 +12,7 @@ from lamina.cli.containers.several import latest_option, newest
 from lamina.cli.format.output import emit_json, emit_template
 from lamina.cli.format.rows import repository_of
 from lamina.cli.format.template_record import NO_LIST, NO_MAP, Record
-from lamina.cli.options import image_argument, platform_option, registry_options, short_format_option
+from lamina.cli.options import image_argument, named_once, platform_option, registry_options, short_format_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import LaminaError, NotFound, ReferenceNotFound, UsageError
@@ -80,8 +80,7 @@ def inspect(
 ) -> None:
     """Show details of images and containers as JSON, with docker's field names. If a name means both an image and a
     container, the container is shown, as in docker; --type chooses."""
-    if latest == bool(names):
-        raise UsageError("no names given, or both names and --latest", hint="give names or IDs, or --latest alone")
+    named_once(bool(names), "images and containers", latest=latest)
     if latest:
         names, kind = (newest(session),), CONTAINER
     if raw or raw_config:

@@ -17,7 +17,7 @@ from lamina.cli.move.copy import MANIFEST_FORMATS, converted, transfer_options
 from lamina.cli.options import name_and_value, quiet_option, registry_options
 from lamina.cli.place_names import source_of, target_of, whole
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command, command
+from lamina.cli.verbs import VERBS, Command, Group, command
 from lamina.errors import LaminaError, NotFound, UsageError
 from lamina.spec.name import parse_name
 from lamina.spec.transport import IN_FILES, REGISTRY, TRANSPORTS
@@ -37,7 +37,7 @@ _LOCAL = tuple(one.prefix for one in IN_FILES)
 """What names of places in files begin with."""
 
 
-@click.group("index", short_help=VERBS["index"][2])
+@click.group("index", cls=Group, short_help=VERBS["index"][2])
 def index() -> None:
     """Make an index: images for several platforms under one name.
 

@@ -22,7 +22,7 @@ from lamina.cli.options import (
 )
 from lamina.cli.place_names import all_named, source_of, whole
 from lamina.cli.session import Session
-from lamina.cli.verbs import VERBS, Command, command
+from lamina.cli.verbs import VERBS, Command, Group, command
 from lamina.errors import AccessDenied, BlobNotFound, NotFound, ReferenceNotFound, RemoteFailure, UsageError
 from lamina.events import Event, OnEvent, ignore
 from lamina.source.abilities import lists_names
@@ -245,7 +245,7 @@ def _all_tags(session: Session, name: str, target: str) -> list[tuple[str, str]]
     return [(f"{here.repository}:{tag}", f"{there.repository}:{tag}") for tag in tags]
 
 
-@click.group("plan", short_help=VERBS["plan"][2])
+@click.group("plan", cls=Group, short_help=VERBS["plan"][2])
 def plan() -> None:
     """Show what a command would transfer, without doing it.
 

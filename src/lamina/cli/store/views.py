@@ -9,7 +9,7 @@ import click
 from lamina.cli import say
 from lamina.cli.format.output import emit, write
 from lamina.cli.format.text import clean
-from lamina.cli.options import format_option, image_argument, platform_option, view_option
+from lamina.cli.options import format_option, image_argument, named_once, platform_option, view_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import LaminaError, NotFound, UsageError
@@ -52,10 +52,7 @@ def umount(session: Session, targets: tuple[str, ...], all_: bool) -> None:
     from lamina.view.overlay.mount import mounts as listed
     from lamina.view.overlay.mount import unmount
 
-    if bool(targets) == all_:
-        raise UsageError(
-            "no mounts given, or both names and --all", hint="give directories or images, or --all alone"
-        )
+    named_once(bool(targets), "mounts", all=all_)
     if all_ and session.store_if_any is None:
         return
     failed: list[LaminaError] = []

@@ -48,6 +48,13 @@ _CHOICES = {
     "is-task": (("true", "false"), ("true", "false")),
     "should-start-on-boot": (("true", "false"), ("true", "false")),
 }
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """Return the values of a filter that people may give, if they are known (pure)."""
+    return _CHOICES.get(key, ((), ()))[1]
+
+
 Listed = tuple[Container, str]
 DigestOf = Callable[[str], str]
 """Returns the digest of an image's manifest by its name or ID, "" if there is none."""
