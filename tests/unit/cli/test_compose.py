@@ -35,6 +35,24 @@ def test_words_are_passed_on_as_they_are(called: list[list[str]], tmp_path: Path
     assert called == [[str(tmp_path / "podman-compose"), "--podman-path", str(tmp_path / "lamina"), *words]]
 
 
+@pytest.mark.parametrize(
+    "words", [["-p", "../../x"], ["--project-name", "a b"], ["-f", "x", "--project-name=$(x)"], []]
+)
+def test_a_project_with_an_impossible_name_is_refused(
+    called: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    if not words:
+        monkeypatch.setenv("COMPOSE_PROJECT_NAME", "-rf")
+    assert run(["compose", *words, "up", "-d"]) == 2
+    assert "is not the name of a project" in capsys.readouterr().err
+    assert called == []
+
+
+def test_options_behind_the_verb_name_no_project(called: list[list[str]]) -> None:
+    assert run(["compose", "-p", "My.App_1", "run", "-p", "80:80", "web"]) == 0
+    assert len(called) == 1
+
+
 def test_the_store_is_that_of_the_command_line(
     called: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ import click
 
 from lamina.cli.session import Session
 from lamina.cli.verbs import VERBS, Command
-from lamina.errors import NotFound, Unsupported
+from lamina.errors import NotFound, Unsupported, UsageError
+from lamina.store.volumes import is_name
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -51,12 +52,37 @@ def compose(session: Session, words: tuple[str, ...]) -> None:
       lamina compose -f compose.yaml -p site logs -f web
       lamina compose down -v
     """
+    for name in _project_names(words):
+        check_project_name(name)
     command = [*_podman_compose(), "--podman-path", _own_program(), *words]
     if "root" in session.flags:
         os.environ["LAMINA_ROOT"] = os.path.abspath(session.flags["root"])
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(command[0], command)
+
+
+def _project_names(words: tuple[str, ...]) -> list[str]:
+    """The names of projects that the options before the verb give, and the environment."""
+    found = [os.environ.get("COMPOSE_PROJECT_NAME", "")]
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word in VERBS_OF_COMPOSE:
+            break
+        if word in ("-p", "--project-name"):
+            found.append(following)
+        elif word.startswith("--project-name="):
+            found.append(word.partition("=")[2])
+    return [name for name in found if name]
+
+
+def check_project_name(name: str) -> None:
+    """Volumes, networks and containers of a project have names that begin with its name. podman-compose shows a
+    traceback for one that lamina refuses. Raises UsageError."""
+    if not is_name(name):
+        raise UsageError(
+            f"{name!r:.100} is not the name of a project",
+            hint="use letters, digits, _ . and -; begin with a letter or digit",
+        )
 
 
 def _podman_compose() -> list[str]:
