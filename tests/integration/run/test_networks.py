@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,15 @@ from support import PLAIN_USER, lamina, made_once, plain_user, require_root, req
 
 _ALONE = "59999"
 _SERVED = b"served here\n"
+_GET = """\
+import socket, sys
+one = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
+one.sendall(b"GET /page HTTP/1.0\\r\\n\\r\\n")
+said = b""
+while more := one.recv(1000):
+    said += more
+sys.stdout.buffer.write(said.partition(b"\\r\\n\\r\\n")[2])
+"""
 
 
 class Done(NamedTuple):
@@ -204,6 +214,78 @@ def test_a_renamed_container_has_its_new_name_on_its_networks(side: Side) -> Non
     assert [side.resolved("one", name) for name in ("shop", "www", "web")] == [before, before, ""]
     side.ok("stop", "-t", "0", "Shop")
     assert side("exec", "one", "nslookup", "shop").code != 0
+
+
+def test_networks_are_made_once_more_with_the_same_addresses(side: Side) -> None:
+    side.ok("network", "create", "front")
+    side.start("web", "--network", "front", command=SERVER)
+    side.start("one", "--network", "front")
+    before = side.address("web", "front")
+    assert side.ok("network", "reload", "web") == side.ok("inspect", "-f", "{{.Id}}", "web")
+    assert side.address("web", "front") == before
+    assert side.sees("one", "web")
+    assert len(side.ok("network", "reload", "--all").splitlines()) == 2
+    assert side.sees("one", "web")
+    side.ok("stop", "-t", "0", "web")
+    assert side("network", "reload", "web").code == 5
+    assert side("network", "reload").code == 2
+
+
+def test_a_reload_brings_rules_back_that_somebody_has_removed(root: Side, tmp_path: Path) -> None:
+    root.ok("network", "create", "front")
+    root.start("web", "--network", "front", command=SERVER)
+    subnet = json.loads(root.ok("network", "inspect", "front"))[0]["IPAM"]["Config"][0]["Subnet"]
+
+    def rules() -> list[str]:
+        said = subprocess.run(["iptables-save", "-t", "nat"], capture_output=True, check=True).stdout.decode()
+        return [line for line in said.splitlines() if line.startswith("-A") and subnet in line]
+
+    before = rules()
+    assert before
+    for line in reversed(before):
+        subprocess.run(["iptables", "-t", "nat", "-D", *line.split()[1:]], check=False, capture_output=True)
+    assert rules() != before
+    root.ok("network", "reload", "web")
+    assert sorted(rules()) == sorted(before)
+
+
+def test_published_ports_of_a_network_reach_from_every_side(root: Side) -> None:
+    """Real packets: from this host by loopback and by its address, from another network namespace, and from a
+    container of another network."""
+    require_tool("ip", "nsenter")
+    for name in ("front", "other"):
+        root.ok("network", "create", name)
+    root.start("web", "--network", "front", "-p", "80", command=SERVER)
+    root.start("far", "--network", "other")
+    end = time.monotonic() + 10
+    while root("exec", "web", "wget", "-q", "-O", "-", "http://127.0.0.1/page").code:  # the server has not begun
+        assert time.monotonic() < end
+    port = root.ok("port", "web", "80").splitlines()[0].rpartition(":")[2]
+    gateway = json.loads(root.ok("network", "inspect", "other"))[0]["IPAM"]["Config"][0]["Gateway"]
+    link = f"lt{os.getpid()}"
+    with subprocess.Popen(["unshare", "--net", "sleep", "60"]) as outside:
+        try:
+            while os.stat(f"/proc/{outside.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
+                time.sleep(0.01)  # unshare has not begun
+            inner = ("nsenter", "--net", "-t", str(outside.pid))
+            for words in (
+                ("ip", "link", "add", link, "type", "veth", "peer", "name", "up0", "netns", str(outside.pid)),
+                ("ip", "address", "add", "198.18.77.1/30", "dev", link),
+                ("ip", "link", "set", link, "up"),
+                (*inner, "ip", "address", "add", "198.18.77.2/30", "dev", "up0"),
+                (*inner, "ip", "link", "set", "up0", "up"),
+            ):
+                subprocess.run(words, check=True)
+            get = (sys.executable, "-c", _GET)
+            for start, address in (((), "127.0.0.1"), ((), "198.18.77.1"), (inner, "198.18.77.1")):
+                done = subprocess.run([*start, *get, address, port], capture_output=True, check=False)
+                assert done.stdout == _SERVED, (start, address, done.stderr)
+        finally:
+            outside.kill()
+            subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
+    done = root("exec", "far", "timeout", "5", "wget", "-q", "-O", "-", f"http://{gateway}:{port}/page")
+    assert done.out.encode() + b"\n" == _SERVED, done
+    assert not root.sees("far", root.address("web", "front"))  # but not by its own address
 
 
 def test_a_created_container_is_connected_at_its_start(side: Side) -> None:

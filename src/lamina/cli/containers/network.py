@@ -3,13 +3,14 @@ output."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamina.cli import say, warn
-from lamina.cli.containers.several import each
+from lamina.cli.containers.several import chosen, each, latest_option
 from lamina.cli.format.output import ask, emit, emit_json, emit_template, write
 from lamina.cli.format.rows import HEADINGS, labels_text, moment_text
 from lamina.cli.format.template_record import Record
@@ -300,6 +301,64 @@ def disconnect(session: Session, name: str, container: str, force: bool) -> None
     one = store.containers.get(container)
     enter(store, one)
     disconnect_container(store, one, name, force=force)
+
+
+@network.command("reload", cls=Command)
+@click.argument("names", nargs=-1, metavar="[CONTAINER]...")
+@click.option("-a", "--all", "all_", is_flag=True, help="All running containers.")
+@latest_option
+@click.pass_obj
+def reload(session: Session, names: tuple[str, ...], all_: bool, latest: bool) -> None:
+    """Make the interfaces, rules and names of running containers on their networks once more: a firewall was loaded
+    anew, for example. Addresses stay; connections break.
+
+    \b
+    Example:
+      lamina network reload --all
+    """
+    from lamina.run.container.connections import reload as reload_networks
+    from lamina.run.container.user_namespace import enter
+
+    wanted = chosen(session, names, all_=all_, latest=latest)
+    store = session.store if wanted is not None else session.store_if_any
+    if store is None:
+        return
+    if wanted is None:
+        wanted = tuple(one.id for one in store.containers if store.containers.is_running(one))
+
+    alone = len(wanted) == 1
+
+    def reload_one(name: str) -> None:
+        one = store.containers.get(name)
+
+        def work() -> None:
+            enter(store, one)
+            reload_networks(store, one, warn)
+
+        if alone:
+            work()
+        else:
+            _in_child(work, one.name)
+        write(one.id)
+
+    each(wanted, reload_one)
+
+
+def _in_child(work: Callable[[], object], name: str) -> None:
+    """Call ``work`` in a forked process. A plain user needs one for each container: each has its own mounts, which
+    can be entered once. Raises LaminaError."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except LaminaError as error:
+            say(str(error))
+        finally:
+            os._exit(code)
+    if os.waitpid(child, 0)[1]:
+        raise LaminaError(f"the networks of the container {name} were not made once more", hint="see the line above")
 
 
 @network.command("exists", cls=Command)

@@ -11,6 +11,7 @@ from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.container.record import to_json, wanted_of
+from lamina.run.container.running import check_running
 from lamina.run.dns import with_dns
 from lamina.run.network import NAMED, host_resolver, is_namespace
 from lamina.run.networks import connection, place
@@ -103,6 +104,14 @@ def disconnect(store: Store, container: Container, word: str, *, force: bool = F
         return replace(wanted, networks=kept, network=wanted.network if kept or not wanted.networks else "none")
 
     _change(store, container, drop)
+
+
+def reload(store: Store, container: Container, on_warning: Callable[[str], object]) -> None:
+    """Make the networks of a running container once more, with the same addresses. A container on no network with a
+    name stays as it is. Raises Conflict (it does not run), NotFound, SystemFailure."""
+    check_running(store, container)
+    if networks_in(store.containers.path(container.id)):
+        connection.reload(store, container, _namespace(store, container), on_warning)
 
 
 def _change(store: Store, container: Container, change: Callable[[ContainerOptions], ContainerOptions]) -> None:

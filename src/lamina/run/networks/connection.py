@@ -90,18 +90,7 @@ def _connect(
     point("network.written")
     try:
         names.forget(where, _members(store, dict.fromkeys(new, container.id)))
-        with ExitStack() as opened:
-            path = opened_namespace(namespace, opened)
-            if not path:
-                raise Conflict(
-                    f"the container {container.name} has ended meanwhile", hint="start it: it is on its networks then"
-                )
-            answer = programs.call(where, "setup", path, netavark_input(container, new))
-        point("network.set-up")
-        for network in networks.values():
-            if network.is_bridge:
-                _finish_bridge(where, network)
-        _take(new, answer)
+        _set_up(where, container, namespace, new)
         state["networks"] = {**before, **new}
         write_state(directory, state)
         _await_names(where, namespace, container, new, on_warning)
@@ -110,6 +99,42 @@ def _connect(
     except BaseException:
         _undo(store, container, where, namespace, new, before)
         raise
+
+
+def _set_up(where: Place, container: Container, namespace: str, new: Mapping[str, Any]) -> None:
+    """Let netavark connect the container, and note in ``new`` what it has got. Raises Conflict (it has ended),
+    SystemFailure."""
+    with ExitStack() as opened:
+        path = opened_namespace(namespace, opened)
+        if not path:
+            raise Conflict(
+                f"the container {container.name} has ended meanwhile", hint="start it: it is on its networks then"
+            )
+        answer = programs.call(where, "setup", path, netavark_input(container, new))
+    point("network.set-up")
+    for name, one in new.items():
+        network = from_json(one["network"], name)
+        if network.is_bridge:
+            _finish_bridge(where, network)
+    _take(new, answer)
+
+
+def reload(
+    store: Store, container: Container, namespace: str, on_warning: Callable[[str], object] = lambda text: None
+) -> None:
+    """Make the interfaces and the rules of a running container's networks once more, with the same addresses:
+    something else on the host has removed rules. Raises NotFound (no netavark), SystemFailure."""
+    directory = store.containers.path(container.id)
+    with Catalog(store).locked():
+        programs.netavark()
+        networks, where = networks_in(directory), place.existing(store)
+        if not networks or where is None:
+            return
+        _tear_down(store, container, where, namespace, networks)
+        where = place.made(store, on_warning)
+        _set_up(where, container, namespace, networks)
+        write_state(directory, read_state(directory) | {"networks": networks})
+        _await_names(where, namespace, container, networks, on_warning)
 
 
 def leave(store: Store) -> None:
@@ -281,7 +306,7 @@ def _described(network: Network) -> dict[str, Any]:
     }
 
 
-def _take(new: dict[str, Any], answer: Mapping[str, Any]) -> None:
+def _take(new: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """Take hardware addresses and name servers from netavark's answer."""
     for name, one in new.items():
         got = answer.get(name) or {}
