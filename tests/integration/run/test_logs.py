@@ -208,7 +208,7 @@ def test_a_driver_that_keeps_nothing_says_so(store: Store) -> None:
     [
         (("nobody",), 3, b"no container 'nobody'"),
         ((), 2, b"no containers given"),
-        (("-l", "c"), 2, b"both names and --all, --latest"),
+        (("-l", "c"), 2, b"names and --latest can't be combined"),
         (("--tail", "x", "c"), 2, b"--tail 'x' is not a number"),
         (("--since", "yesterday", "c"), 2, b"'yesterday'"),
     ],
