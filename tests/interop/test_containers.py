@@ -79,6 +79,7 @@ DIFFERENCES: dict[str, dict[str, str]] = {
             "exec_create ends without a space, as in newer dockers"
         ),
     },
+    "events of a container's changes": {"code export -o {d}/e @b": "it says how much it has written"},
     "events of volumes": {
         "events --since 1h --until 0s -f volume=@v --format '{{.Action}}'": (
             "a volume that is there is not created again"

@@ -62,7 +62,9 @@ FORMATS = ("json", "table")
 def check_format(value: str | None, more: Sequence[str] = ()) -> str | None:
     """Check the value of ``--format`` before anything is done; return it. ``more``: further words that are allowed.
     Raises UsageError if it is neither an allowed word nor a valid template."""
-    if value is None or value in FORMATS or value in more:
+    if not value:  # docker: an empty one is none
+        return None
+    if value in FORMATS or value in more:
         return value
     if "{{" not in value:
         raise UsageError(

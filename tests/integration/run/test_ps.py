@@ -18,6 +18,7 @@ from lamina.light import replace
 from lamina.run.container.life import create
 from lamina.run.health import Health
 from lamina.run.health_file import _write
+from lamina.run.networks.state import write_state
 from lamina.run.options import (
     ContainerOptions,
     Mount,
@@ -25,6 +26,7 @@ from lamina.run.options import (
     Port,
     RestartPolicy,
 )
+from lamina.run.published.shown import Binding, to_json
 from lamina.spec.platform import Platform
 from lamina.store.containers import EXITED, RESTARTING, RUNNING, Container
 from lamina.store.store import Store
@@ -67,6 +69,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
         if changes.get("status") in (RUNNING, RESTARTING):
             held.append(os.open(store.containers.path(one.id, "lock"), os.O_RDONLY))
             acquire(held[-1], "lock")
+        if name == "web":
+            bound = [Binding("0.0.0.0", port.host_port, port.port, port.protocol) for port in WANTED[name]["ports"]]
+            write_state(store.containers.path(one.id), {"ports": to_json(bound)})
         if name in ("web", "sick"):
             _write(store.containers.path(one.id), Health("healthy" if name == "web" else "starting"))
     yield root
@@ -129,8 +134,8 @@ def test_each_state_is_shown_as_docker_shows_it(out: Out) -> None:
         (["network=back"], ["web"]),
         (["network=host"], ["held"]),
         (["network=none"], ["ended"]),
-        (["publish=80"], ["web"]),
-        (["publish=8080"], []),
+        (["publish=80"], []),
+        (["publish=8080"], ["web"]),
         (["publish=50-60/udp"], ["web"]),
         (["publish=53"], []),
         (["expose=443", "name=new"], ["new"]),

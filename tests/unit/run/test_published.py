@@ -130,9 +130,9 @@ FOUR, SIX = "0.0.0.0", "::"
 def test_the_column_of_ps_is_dockers() -> None:
     both = [Binding(FOUR, 8080, 80), Binding(SIX, 8080, 80)]
     assert table_cell(both) == "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"
-    assert table_cell([], ["80/tcp", "443/tcp", "81/tcp", "53/udp"]) == "80-81/tcp, 443/tcp, 53/udp"
+    assert table_cell([], ["80/tcp", "443/tcp", "81/tcp", "53/udp"]) == "80-81/tcp, 53/udp, 443/tcp"
     same = [Binding(FOUR, number, number) for number in (80, 81, 82, 90)]
-    assert table_cell(same, ["80/tcp", "70"]) == "0.0.0.0:80-82->80-82/tcp, 0.0.0.0:90->90/tcp, 70/tcp"
+    assert table_cell(same, ["80/tcp", "70"]) == "0.0.0.0:80-82->80-82/tcp, 70/tcp, 0.0.0.0:90->90/tcp"
     assert table_cell([Binding("127.0.0.1", 53, 53, "udp")]) == "127.0.0.1:53->53/udp"
     assert table_cell([]) == ""
 

@@ -44,7 +44,7 @@ _FILTERS = (
 )
 @click.option("-a", "--all", "all_", is_flag=True, help="Also show containers that have ended.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=_FILTERS)
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N newest, in any state.")
+@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N newest, in any state; 0: all.")
 @click.option("-l", "--latest", is_flag=True, help="Show the newest, in any state.")
 @click.option("-s", "--size", is_flag=True, help="Show how much each container has written.")
 @click.option("-q", "--quiet", is_flag=True, help="Show IDs only.")
@@ -99,8 +99,8 @@ class _List:
 
         self.format = format
         self._session, self._chosen = session, Filters.parse(filters)
-        self._all, self._last = all_, 1 if latest else last
-        self._measures = size or sort == "size"
+        self._all, self._last = all_ or last == 0, 1 if latest else last or -1  # docker: 0 is no limit
+        self._measures = size or sort == "size" or _names_size(format or "")
         self._size, self._quiet, self._whole, self._sort = size, quiet, no_trunc, sort
         self._header = not noheading
         self._columns = list(_NAMESPACE_COLUMNS if namespaces else _COLUMNS)
@@ -160,6 +160,13 @@ class _List:
             for one, state in found
         ]
         return ordered(rows, self._sort)
+
+
+def _names_size(template: str) -> bool:
+    """Whether a template shows the sizes, alone or among all fields."""
+    import re
+
+    return "{{" in template and re.search(r"\.Size\b|\.\s*[)}]", template) is not None
 
 
 def _names_of_pods(store: Store, found: Sequence[Container]) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Row:
     def _dockers(self) -> dict[str, Callable[[], str]]:
         one, facts = self.container, self.facts
         return {
-            "Command": lambda: f'"{self._command()}"',
+            "Command": self._command,
             "CreatedAt": lambda: moment_text(one.created),
             "ID": lambda: one.id if self._whole else one.id[:12],
             "Image": lambda: clean(one.image),
@@ -159,8 +159,8 @@ class Row:
     def _command(self) -> str:
         words = self.container.command
         quoted = [f"'{word}'" if number and " " in word else word for number, word in enumerate(words)]
-        text = clean(" ".join(quoted))
-        return text if self._whole else shortened(text, _COMMAND)
+        text = " ".join(quoted)
+        return _go_quoted(text if self._whole else shortened(text, _COMMAND))
 
     def _mounts(self) -> str:
         names = [mount["Name"] if mount["Type"] == "volume" else mount["Source"] for mount in self.facts.mounts]
@@ -185,6 +185,11 @@ class Row:
             return os.readlink(f"/proc/{self._pid()}/ns/{kind}").partition("[")[2].rstrip("]")
         except OSError:
             return ""
+
+
+def _go_quoted(text: str) -> str:
+    """In quotes, as docker shows words (Go's strconv.Quote)."""
+    return '"' + clean(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def _called(fields: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class View:
         self._before: dict[str, Usage] = {}
         self._now: dict[str, Usage] = {}
         self._shown: list[Container] = []
+        self._called: dict[str, str] = {}  # the words that name the containers, by ID
         self._warned = False
 
     @property
@@ -142,6 +143,7 @@ class View:
             for name in self._names:
                 with suppress(LaminaError):  # it was removed
                     found.append(containers.get(name))
+                    self._called[found[-1].id] = name
             return found
         return [one for one in list(containers)[::-1] if self._all or containers.is_running(one)]
 
@@ -163,7 +165,7 @@ class View:
         fields = {
             "BlockIO": disks,
             "CPUPerc": cpu,
-            "Container": identity,
+            "Container": self._called.get(one.id, identity),
             "ID": identity,
             "MemPerc": percent,
             "MemUsage": memory,

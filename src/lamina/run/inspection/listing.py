@@ -179,12 +179,13 @@ class Facts:
     def exposed(self) -> set[tuple[int, str]]:
         """The ports that the image or `--expose` names, and those that are published."""
         words = (*(self.config.exposed_ports if self.config else ()), *self.wanted.expose)
-        return {(port, one[1]) for one in map(_port_range, words) for port in one[0]} | self.published
+        found = {(port, one[1]) for one in map(_port_range, words) for port in one[0]}
+        return found | {(one.port, one.protocol) for one in self.wanted.ports}
 
-    @cached_property
+    @property
     def published(self) -> set[tuple[int, str]]:
-        """The ports of the container that are to be reached from outside."""
-        return {(one.port, one.protocol) for one in self.wanted.ports}
+        """The ports of this host at which the container is reached now."""
+        return {(one.host_port, one.protocol) for one in self._ports.bindings}
 
 
 def listed(

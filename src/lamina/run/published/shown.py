@@ -85,33 +85,31 @@ def exposed_ports(wanted: ContainerOptions, exposed: Iterable[str]) -> dict[str,
 
 
 def table_cell(bindings: Iterable[Binding], exposed: Iterable[str] = ()) -> str:
-    """The column PORTS of docker's ps, like ``0.0.0.0:8080->80/tcp, 81-82/tcp``. Ranges are joined where the ports
+    """The column PORTS of docker's ps, like ``81-82/tcp, 0.0.0.0:8080->80/tcp``. Ranges are joined where the ports
     of the host and of the container are the same, as docker does. ``exposed``: as ``port_map`` takes them."""
-    bindings = list(bindings)
-    bound = {(one.port, one.protocol) for one in bindings}
-    plain: dict[tuple[str, str], list[int]] = {}
-    mapped = []
-    for one in sorted(bindings, key=lambda one: (one.port, ":" in one.host_ip, one.host_ip, one.host_port)):
-        if one.port == one.host_port:
-            plain.setdefault((one.place.rpartition(":")[0], one.protocol), []).append(one.port)
-        else:
+    every = list(bindings)
+    bound = {(one.port, one.protocol) for one in every}
+    every += [Binding("", 0, port, name) for port, name in expand_exposed(exposed) if (port, name) not in bound]
+    open_runs: dict[tuple[str, str], list[int]] = {}  # first and last port, by address and protocol
+    found, mapped = [], []
+    for one in sorted(every, key=_order):
+        if one.host_ip and one.port != one.host_port:
             mapped.append(f"{one.place}->{one.inside}")
-    for port, protocol in expand_exposed(exposed):
-        if (port, protocol) not in bound:
-            plain.setdefault(("", protocol), []).append(port)
-    found = []
-    for (place, protocol), numbers in plain.items():
-        for group in _runs(sorted(set(numbers))):
-            found.append(f"{place}:{group}->{group}/{protocol}" if place else f"{group}/{protocol}")
+            continue
+        place = one.place.rpartition(":")[0] if one.host_ip else ""
+        run = open_runs.setdefault((place, one.protocol), [one.port, one.port])
+        if one.port > run[1] + 1:
+            found.append(_range_text(place, one.protocol, run))
+            run[0] = one.port
+        run[1] = one.port
+    found += [_range_text(*place, run) for place, run in open_runs.items()]
     return ", ".join([*found, *mapped])
 
 
-def _runs(numbers: Sequence[int]) -> list[str]:
-    """Numbers in order, those that follow each other as a range."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    return [str(first) if first == last else f"{first}-{last}" for first, last in found]
+def _order(one: Binding) -> tuple[int, bool, str, int, str]:
+    return one.port, ":" in one.host_ip, one.host_ip, one.host_port, one.protocol
+
+
+def _range_text(place: str, protocol: str, run: Sequence[int]) -> str:
+    ports = f"{run[0]}-{run[1]}" if run[0] != run[1] else str(run[0])
+    return f"{place}:{ports}->{ports}/{protocol}" if place else f"{ports}/{protocol}"
