@@ -105,6 +105,9 @@ def test_publish_all_takes_what_is_exposed_and_not_published_yet() -> None:
         Port(53, protocol="udp"),
     )
     assert all_ports(ContainerOptions(expose=("90",)), {"80/tcp": {}}) == ()
+    assert len(all_ports(ContainerOptions(publish_all=True), [f"1-{MAX_PORTS}"])) == MAX_PORTS
+    with pytest.raises(UsageError, match="more than 4096 ports"):
+        all_ports(ContainerOptions(publish_all=True), [f"1-{MAX_PORTS + 1}"])
 
 
 def test_ports_without_an_address_get_the_default_one() -> None:

@@ -38,7 +38,7 @@ def bind(ports: Sequence[Port], opened: ExitStack) -> list[Bound]:
         if port.protocol == "sctp":
             raise Unsupported(
                 f"port {port.port}/sctp can't be published: only tcp and udp are forwarded",
-                hint="use --network host, or as root a network with a name",
+                hint="use --network host",
             )
         found += _bound(port, opened)
     return found

@@ -108,9 +108,9 @@ def _overlap(one: str, other: str) -> bool:
     return (":" in one) == (":" in other) and bool(pair & {"0.0.0.0", "::"})
 
 
-def expand_exposed(words: Iterable[str]) -> list[tuple[int, str]]:
+def expand_exposed(words: Iterable[str], most: int = MAX_PORTS) -> list[tuple[int, str]]:
     """The ports of ``--expose`` and of an image's ExposedPorts: (port, protocol). Values that are not ports are left
-    out: an image may hold anything. At most MAX_PORTS of them."""
+    out: an image may hold anything. At most ``most`` of them."""
     found: dict[tuple[int, str], None] = {}
     for word in words:
         numbers, _, protocol = word.partition("/")
@@ -120,19 +120,22 @@ def expand_exposed(words: Iterable[str]) -> list[tuple[int, str]]:
             continue
         if (protocol or "tcp").lower() not in PROTOCOLS or not 0 < int(ends[0]) <= int(ends[1]) < 1 << 16:
             continue
-        for number in range(int(ends[0]), min(int(ends[1]), int(ends[0]) + MAX_PORTS) + 1):
+        for number in range(int(ends[0]), min(int(ends[1]), int(ends[0]) + most) + 1):
             found[number, (protocol or "tcp").lower()] = None
-    return list(found)[:MAX_PORTS]
+    return list(found)[:most]
 
 
 def all_ports(wanted: ContainerOptions, exposed: Mapping[str, object] | Iterable[str]) -> tuple[Port, ...]:
     """The ports to publish: those that were asked for and, with ``--publish-all``, every exposed one that is not
-    published yet, at a free port. ``exposed``: of the image. Without an address they get the default one."""
+    published yet, at a free port. ``exposed``: of the image. Without an address they get the default one. Raises
+    UsageError (too many)."""
     found = list(wanted.ports)
     if wanted.publish_all:
         known = {(port.port, port.protocol) for port in found}
-        every = expand_exposed((*exposed, *wanted.expose))
+        every = expand_exposed((*exposed, *wanted.expose), MAX_PORTS + 1)
         found += [Port(port, 0, "", protocol) for port, protocol in every if (port, protocol) not in known]
+        if len(found) > MAX_PORTS:
+            raise UsageError(f"--publish-all: more than {MAX_PORTS} ports", hint="publish those that you need with -p")
     return tuple(
         port
         if port.address
