@@ -135,7 +135,9 @@ def all_ports(wanted: ContainerOptions, exposed: Mapping[str, object] | Iterable
         every = expand_exposed((*exposed, *wanted.expose), MAX_PORTS + 1)
         found += [Port(port, 0, "", protocol) for port, protocol in every if (port, protocol) not in known]
         if len(found) > MAX_PORTS:
-            raise UsageError(f"--publish-all: more than {MAX_PORTS} ports", hint="publish those that you need with -p")
+            raise UsageError(
+                f"--publish-all: more than {MAX_PORTS} ports", hint="publish those that you need with -p"
+            )
     return tuple(
         port
         if port.address
