@@ -252,7 +252,8 @@ def wait(
 @click.pass_obj
 def attach(session: Session, name: str | None, latest: bool, no_stdin: bool, detach_keys: str, sig_proxy: str) -> int:
     """Connect this terminal to a running container, and exit with its code."""
-    one = session.store.containers.get(one_name(session, name, latest))
+    name = one_name(session, name, latest)
+    one = session.store.containers.get(name)
     return attach_to(session, one, stdin=not no_stdin, keys=detach_keys, forward=sig_proxy)
 
 
