@@ -289,8 +289,21 @@ class Containers:
     def write(self, container: Container, *, lasting: bool = True) -> None:
         """Rewrite the record. ``lasting``: False for a container that is removed when it ends, and need not survive a
         crash."""
-        text = pieces([_record(container)], "container.record-rewritten")
-        replace_file(self.path(container.id, _RECORD), text, mode=_SECRET, lasting=lasting)
+
+        def rewrite() -> None:
+            text = pieces([_record(container)], "container.record-rewritten")
+            replace_file(self.path(container.id, _RECORD), text, mode=_SECRET, lasting=lasting)
+
+        self._even_if_full(rewrite)  # how a container ended is known only once
+
+    def _even_if_full(self, work: Callable[[], None]) -> None:
+        """Call ``work``; if the disk is full, it gets the space of the reserve. Raises OSError."""
+        try:
+            work()
+        except OSError as error:
+            from lamina.store.reserve import again
+
+            again(self._paths, error, work)
 
     @contextmanager
     def changing(self, identity: str) -> Iterator[Container]:
@@ -301,6 +314,8 @@ class Containers:
             raise _gone(identity[:12])
         with reported(path):
             try:
+                if not os.path.exists(path):
+                    self._even_if_full(lambda: _make_file(path))
                 with locked(path):
                     yield self.get(identity)
             except (FileNotFoundError, SystemFailure):
@@ -695,3 +710,7 @@ def _record(container: Container) -> bytes:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _make_file(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, _SECRET))

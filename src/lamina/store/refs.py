@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 
 from lamina.errors import Conflict, LaminaError, ReferenceNotFound, StoreDamaged
@@ -149,9 +148,7 @@ class Refs:
         try:
             self._write(data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not reserve.release(self._paths):
-                raise
-            self._write(data)
+            reserve.again(self._paths, error, lambda: self._write(data))
         point("refs.renamed")
         reserve.fill(self._paths, len(data))
 

@@ -1,8 +1,11 @@
-"""The reserve: a file that occupies disk space, so that index.json can be rewritten when the disk is full."""
+"""The reserve: a file that occupies disk space. When the disk is full, index.json and the records of containers are
+written in its place."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from lamina.host.files import remove
@@ -24,6 +27,14 @@ def fill(paths: Paths, index_size: int) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.descriptor, 0, wanted)
             file.put(paths.reserve)
+
+
+def again(paths: Paths, error: OSError, work: Callable[[], None]) -> None:
+    """Call ``work`` once more, with the space of the reserve, after it has failed because the disk is full. Raises
+    ``error`` if it failed for another reason, or there is no reserve; OSError."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not release(paths):
+        raise error
+    work()
 
 
 def release(paths: Paths) -> bool:

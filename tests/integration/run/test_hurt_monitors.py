@@ -342,3 +342,25 @@ def test_a_container_goes_on_when_its_store_was_moved(root: Path, tmp_path: Path
     moved.rename(root)
     assert told(root, "inspect", "-f", "{{.State.Running}}", "c").strip() == "true"
     connection.close()
+
+
+def test_how_it_ended_is_kept_on_a_full_disk(tmp_path: Path) -> None:
+    """The record takes the space of the store's reserve; the container can be removed."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(small)], check=True)
+    try:
+        make(small)
+        root = small / "store"
+        program = int(behind(root)["program"])
+        with suppress(OSError), (small / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        assert os.statvfs(small).f_bavail == 0
+        os.kill(program, signal.SIGTERM)
+        assert told(root, "wait", "c") == "3"
+        assert state(root) == "exited 3"
+        assert told(root, "rm", "c") == "c"
+    finally:
+        lamina("rm", "-fa", root=small / "store")
+        subprocess.run(["umount", str(small)], check=True)
