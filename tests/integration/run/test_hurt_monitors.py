@@ -19,6 +19,7 @@ import pytest
 
 from integration.run.test_library_run import until
 from integration.run.test_run import make_store, members, mounts_of
+from lamina.run.logs.journald import SOCKET
 from lamina.run.monitor import client
 from lamina.run.monitor.packets import WAKE
 from support import lamina, made_once, require_root, require_tool, running
@@ -364,3 +365,16 @@ def test_how_it_ended_is_kept_on_a_full_disk(tmp_path: Path) -> None:
     finally:
         lamina("rm", "-fa", root=small / "store")
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_log_that_nothing_would_keep_is_refused(root: Path) -> None:
+    """As docker does: journald that does not run is no log driver."""
+    if os.path.exists(SOCKET):
+        told(root, "run", "-d", "--network", "none", "--log-driver", "journald", "app", "true")
+        return
+    done = lamina(
+        "run", "-d", "--name", "c", "--log-driver", "journald", "--network", "none", "app", "true", root=root
+    )
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"journald does not run on this host" in done.stderr
+    assert told(root, "ps", "-a", "--format", "{{.Names}} {{.State}}") == "c created"

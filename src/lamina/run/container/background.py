@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound
+from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
 from lamina.run.container.ending import remove, settle, stop_signal
@@ -53,6 +53,7 @@ def start(
         lock = store.containers.lock_of(container.id)
         with Monitor(store.containers.path(container.id), container.name, lock, attached) as monitor:
             preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
+            _check_log_driver(preparation.wanted.log_driver)
             forget_stop(store, container)
             _mount(preparation)
             started = monitor.start(_plan(preparation, stdin_once))
@@ -99,6 +100,16 @@ def _mount(made: Preparation) -> None:
         sandbox.describe(spec)
         made.write()
         use.close()
+
+
+def _check_log_driver(driver: str) -> None:
+    """Raises Unsupported if nothing would keep the log."""
+    if driver != "journald":
+        return
+    from lamina.run.logs.journald import SOCKET
+
+    if not os.path.exists(SOCKET):
+        raise Unsupported("journald does not run on this host", hint="start it, or choose another --log-driver")
 
 
 def _plan(made: Preparation, stdin_once: bool) -> Plan:
