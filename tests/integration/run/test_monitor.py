@@ -270,6 +270,7 @@ def test_keys_that_detach_are_the_users(root: Path) -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_killed_monitor_leaves_a_true_record(root: Path, runtime: str) -> None:
     behind(root, "--name", "c", "app", *HOLD, runtime=runtime)
+    eventually(lambda: text(root, "logs", "c") == "up\n")  # else the monitor may be killed before it has read this
     os.kill(monitor_of(root, "c"), signal.SIGKILL)
     expected = "running" if runtime == "runc" else "exited"  # bubblewrap ends with its parent
     eventually(lambda: state(root, "c")[0] == expected)
