@@ -194,10 +194,12 @@ class Volumes:
         return True
 
     def write(self, volume: Volume, *, lasting: bool = True) -> None:
-        """Write the record. Call it in a block of ``alone``."""
+        """Write the record. Call it in a block of ``alone``. Raises UsageError (it is too long), SystemFailure."""
         known = as_dict(volume)
         del known["damaged"]
         text = write_own({**known.pop("unknown"), **known}).encode()
+        if len(text) >= _MAX_RECORD:
+            raise UsageError(f"the labels of the volume {volume.name} are too long", hint="use at most 4 MB")
         # the options may hold the password of a file server
         replace_file(self._record(volume.name), pieces([text], "volume.record-ready"), mode=0o600, lasting=lasting)
 

@@ -427,6 +427,16 @@ def test_a_container_whose_networks_are_damaged_is_removed(root: Side, damage: d
     root.start("web", "--network", "front")
 
 
+def test_labels_of_a_network_that_are_too_long_are_refused(root: Side) -> None:
+    long = [word for number in range(12) for word in ("--label", f"{number}=" + "x" * 100_000)]
+    refused = root("network", "create", *long, "front")
+    assert (refused.code, "too long" in refused.err) == (2, True)
+    root.ok("network", "create", *long[:18], "front")
+    root.start("web", "--network", "front")
+    (path,) = root.store.glob("containers/*/network.json")
+    assert path.stat().st_size < 10_000
+
+
 def test_a_network_in_use_stays(side: Side) -> None:
     side.ok("network", "create", "front")
     side.start("web", "--network", "front")

@@ -173,6 +173,13 @@ def test_labels_of_a_volume_of_mount(root: Path) -> None:
     assert inspected(root, "v")["Labels"] == {"a": "b", "c": "d"}
 
 
+def test_labels_of_a_volume_that_are_too_long_are_refused(root: Path) -> None:
+    long = [word for number in range(16) for word in ("--label", f"{number}=" + "\x01" * 100_000)]  # six digits each
+    refused = lamina("volume", "create", *long, "data", root=root)
+    assert (refused.returncode, b"too long" in refused.stderr) == (2, True)
+    assert os.listdir(root / "volumes") == []
+
+
 def test_filters_of_volumes(root: Path) -> None:
     for name, label in (("one", "a=1"), ("two", "a=2"), ("three", "b=1")):
         ok(root, "volume", "create", "--label", label, name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from lamina.errors import Conflict, NotFound, StoreDamaged
+from lamina.errors import Conflict, NotFound, StoreDamaged, UsageError
 from lamina.host.files import make_directory, replace_file, reported
 from lamina.host.lock import locked
 from lamina.light import TYPE_CHECKING
@@ -91,11 +91,14 @@ class Catalog:
 
     def add(self, network: Network) -> None:
         """Write the record of a new network. Call it under the lock. Raises Conflict (the name is taken),
-        SystemFailure."""
+        UsageError, SystemFailure."""
         path = self._path(network.name)
         if os.path.lexists(path):
             raise Conflict(f"network with name {network.name} already exists", hint="choose another name")
-        replace_file(path, pieces([write_own(to_json(network)).encode()], "network.record-written"))
+        text = write_own(to_json(network)).encode()
+        if len(text) >= _MAX_RECORD:
+            raise UsageError(f"the labels of the network {network.name} are too long", hint="use at most 1 MB")
+        replace_file(path, pieces([text], "network.record-written"))
 
     def remove(self, name: str) -> None:
         """Remove a record. Call it under the lock. Raises NotFound, SystemFailure."""

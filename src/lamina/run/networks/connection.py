@@ -199,7 +199,7 @@ def _endpoint(
     first = next((one for one in found if ":" not in one), "")
     mac = endpoint.mac or (addresses.mac_for(first) if first else "")
     return {
-        "network": to_json(network),
+        "network": to_json(replace(network, labels=())),  # nothing is needed of them, and they may be long
         "id": network.id,
         "endpoint": os.urandom(32).hex(),
         "interface": interface,
