@@ -364,7 +364,7 @@ def test_how_it_ended_is_kept_on_a_full_disk(tmp_path: Path) -> None:
         assert told(root, "rm", "c") == "c"
     finally:
         lamina("rm", "-fa", root=small / "store")
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)  # the monitor may be about to end
 
 
 def test_a_log_that_nothing_would_keep_is_refused(root: Path) -> None:
