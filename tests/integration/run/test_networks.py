@@ -24,7 +24,7 @@ from lamina.store.store import Store
 from support import PLAIN_USER, lamina, made_once, plain_user, require_root, require_tool
 
 _ALONE = "59999"
-_SERVED = b"served here\n"
+SERVED = b"served here\n"
 _GET = """\
 import socket, sys
 one = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
@@ -71,7 +71,7 @@ class Side:
         if wanted.count(".") < 3:
             wanted = self.resolved(name, wanted)
         done = self("exec", name, "timeout", "1", "wget", "-q", "-O", "-", f"http://{wanted}/page")
-        return done.out.encode() + b"\n" == _SERVED
+        return done.out.encode() + b"\n" == SERVED
 
     def resolved(self, name: str, wanted: str) -> str:
         """The address of ``wanted`` as the container ``name`` gets it: a static program resolves no names itself."""
@@ -98,7 +98,7 @@ class Side:
 
 def make(top: Path) -> None:
     more = [(f"bin/{name}", "-> busybox") for name in ("httpd", "wget", "nslookup", "ip", "timeout")]
-    make_store(top, [members(*more, ("www/", None), ("www/page", _SERVED))])
+    make_store(top, [members(*more, ("www/", None), ("www/page", SERVED))])
 
 
 SERVER = ("httpd", "-f", "-p", "80", "-h", "/www")
@@ -279,12 +279,12 @@ def test_published_ports_of_a_network_reach_from_every_side(root: Side) -> None:
             get = (sys.executable, "-c", _GET)
             for start, address in (((), "127.0.0.1"), ((), "198.18.77.1"), (inner, "198.18.77.1")):
                 done = subprocess.run([*start, *get, address, port], capture_output=True, check=False)
-                assert done.stdout == _SERVED, (start, address, done.stderr)
+                assert done.stdout == SERVED, (start, address, done.stderr)
         finally:
             outside.kill()
             subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
     done = root("exec", "far", "timeout", "5", "wget", "-q", "-O", "-", f"http://{gateway}:{port}/page")
-    assert done.out.encode() + b"\n" == _SERVED, done
+    assert done.out.encode() + b"\n" == SERVED, done
     assert not root.sees("far", root.address("web", "front"))  # but not by its own address
 
 
@@ -505,7 +505,7 @@ def test_a_network_has_a_way_out_through_the_host(root: Side, tmp_path: Path) ->
             [*inside, "ip", "link", "set", far, "up"],
         ):
             subprocess.run(words, check=True)
-        (tmp_path / "page").write_bytes(_SERVED)
+        (tmp_path / "page").write_bytes(SERVED)
         server = subprocess.Popen([*inside, "busybox", "httpd", "-f", "-p", "80", "-h", str(tmp_path)])
         try:
             root.ok("network", "create", "front")
