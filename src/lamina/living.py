@@ -163,6 +163,7 @@ class Container:
         (created, running, paused), or "healthy" or "unhealthy"; then the result is None. ``timeout``: seconds. Raises
         TimedOut (the container still runs), NotFound, Conflict (it has no health check)."""
         from lamina.run.container.conditions import parse_condition, wait_for
+        from lamina.run.container.ending import noted_code
 
         store, until = self._store(), None if timeout is None else time.monotonic() + timeout
         ends = parse_condition(condition) in ("exited", "stopped")
@@ -176,7 +177,7 @@ class Container:
 
         record = wait_for(store, self.reload()._record, [condition], on_look=check)
         self._record = record
-        return record.exit_code if ends else None
+        return noted_code(store, record) if ends else None
 
     def logs(
         self,

@@ -17,7 +17,7 @@ from lamina.errors import StoreDamaged, UsageError
 from lamina.run.container.events import note_event
 from lamina.store import journal
 from lamina.store.journal import journal_path, note, old_path
-from lamina.store.journal_reading import Event, Filters, Journal, followed, read_line, recorded
+from lamina.store.journal_reading import Event, Filters, Journal, followed, last_exit_code, read_line, recorded
 from lamina.store.store import Store
 from support import lamina, make_tar, write_layout
 
@@ -378,3 +378,20 @@ def test_verbs_note_what_happens_to_images(tmp_path: Path) -> None:
         f'untag {imported} {{"name":"{imported}"}}',
         f'delete {imported} {{"name":"{imported}"}}',
     ]
+
+
+def test_the_journal_knows_the_last_exit_code(root: str) -> None:
+    def die(code: str, identity: str = _ID) -> None:
+        note(root, "container", "die", identity, {"exitCode": code})
+
+    assert last_exit_code(root, _ID, 0) is None
+    die("3")
+    die("4", "f00" + _ID[3:])
+    assert last_exit_code(root, _ID, 0) == 3
+    assert last_exit_code(root, _ID, time.time() + 1) is None
+    note(root, "container", "start", _ID, {"exitCode": "a label"})
+    assert last_exit_code(root, _ID, 0) is None
+    die("x")
+    assert last_exit_code(root, _ID, 0) is None
+    die("137")
+    assert last_exit_code(root, _ID, 0) == 137

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 _OWN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 READ_FLAGS = os.O_RDONLY | _OWN
+_READ_REGULAR = READ_FLAGS | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 WRITE_FLAGS = os.O_RDWR | os.O_CREAT | _OWN
 _HINTS = {
     errno.ENOSPC: ("the disk is full", "free some space; `lamina prune` deletes what no image needs"),
@@ -61,6 +63,16 @@ def reported(path: str | bytes | None = None) -> Iterator[None]:
         if isinstance(error, (BrokenPipeError, LaminaError)):
             raise
         raise failure(error, error.filename or path) from error
+
+
+def read_regular(path: str, most: int) -> bytes:
+    """The first ``most`` bytes of a regular file. Another kind of file in its place could block or never end. Raises
+    OSError."""
+    descriptor = os.open(path, _READ_REGULAR)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(path)
+        return file.read(most)
 
 
 def _shown(path: str | bytes | int) -> str:

@@ -22,9 +22,10 @@ else:
     fcntl = _fcntl
 
 _POLL = 0.02  # seconds; only used where there is no flock
-_LOOK = (
+LOOK = (
     os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 ) | getattr(os, "O_NONBLOCK", 0)  # do not block on a FIFO that somebody put there
+"""The flags with which a file is opened to be locked, if it exists."""
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def unheld(path: str) -> Iterator[bool]:
     """Yield whether nobody holds a lock on the file or directory ``path``; nobody can take one while the block runs.
     Yields False as well if the path does not exist or was replaced meanwhile. Raises OSError (permission denied)."""
     try:
-        descriptor = os.open(path, _LOOK)
+        descriptor = os.open(path, LOOK)
     except (FileNotFoundError, NotADirectoryError):
         yield False
         return

@@ -60,7 +60,7 @@ def record(directory: str, result: Result, check: Check, age: float) -> tuple[He
 def _alone(directory: str) -> Iterator[None]:
     """Keep others from writing while the block runs; but do not wait long for one that hangs. Raises OSError."""
     path = os.path.join(directory, _LOCK)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         for _ in range(_TRIES):
             if acquire(descriptor, path, wait=False):

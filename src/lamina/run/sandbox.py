@@ -277,4 +277,4 @@ class Sandbox:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)

@@ -23,14 +23,13 @@ A directory is made and removed under a temporary name: a directory with a conta
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, SystemFailure, UsageError
-from lamina.host.files import replace_file, reported, sync_directory, write_all
-from lamina.host.lock import acquire, is_same, locked, release, share, unheld
+from lamina.host.files import read_regular, replace_file, reported, sync_directory, write_all
+from lamina.host.lock import LOOK, acquire, is_same, locked, release, share, unheld
 from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
 from lamina.light import TYPE_CHECKING, Value, as_dict, field, replace
 from lamina.spec.descriptor import Descriptor
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
 
 CREATED, RUNNING, EXITED, DAMAGED = "created", "running", "exited", "damaged"
 RESTARTING, PAUSED = "restarting", "paused"
+UNKNOWN_CODE = 255
+"""What docker's forms show as the exit code if nobody knows it, as docker does."""
 _RECORD, _LOCK, _OWNER, _CHANGING = "container.json", "lock", "owner", "changing"
 _WRITTEN = ("upper", "volumes", "memory")
 _SECRET = 0o600  # the mode of files that hold the environment of programs
@@ -349,7 +350,7 @@ class Containers:
             try:
                 with suppress(FileExistsError):  # missing in a container of an older lamina
                     os.close(_new(path, _record(container), lasting=True))
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(path, LOOK)
             except FileNotFoundError:
                 raise _gone(container.name) from None
             try:
@@ -358,7 +359,7 @@ class Containers:
                         if not free:
                             raise Conflict(
                                 f"the container {container.name} is running",
-                                hint="stop it first with `lamina stop {container.name}`",
+                                hint=f"stop it first with `lamina stop {container.name}`",
                             )
                 if not is_same(descriptor, path):
                     raise _gone(container.name)
@@ -411,7 +412,7 @@ class Containers:
             try:
                 descriptor = _new(path, b"", lasting=False)
             except FileExistsError:  # of an owner before
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(path, LOOK)
             try:
                 acquire(descriptor, path)
                 yield descriptor
@@ -433,10 +434,22 @@ class Containers:
         if container.status in (CREATED, DAMAGED, EXITED):
             return container.status
         if not self.is_running(container):
-            return EXITED
+            return CREATED if self._never_ran(container) else EXITED
         if container.status == RESTARTING and self.is_supervised(container):
             return RESTARTING
         return PAUSED if container.paused else RUNNING
+
+    def _never_ran(self, container: Container) -> bool:
+        """Whether a start of it, the first one, was killed before its program ran."""
+        return container.since is None and not os.path.exists(self.path(container.id, "bundle", "pid"))
+
+    def note_kill(self, container: Container, code: int | None) -> None:
+        """Write into the record that the container has ended without its supervisor, which was killed. ``code``: its
+        exit code; None: nobody knows it. Call it in a block of ``changing``."""
+        ended = container.ended(code)
+        if self._never_ran(container):
+            ended = replace(ended, status=CREATED, finished=None)
+        self.write(ended)
 
     def using(self, container: Container, *, shared: bool = False, wait: bool = True) -> Use:
         """Lock what the container wrote, and its mount, while the block runs: against all others, or with ``shared``
@@ -666,7 +679,7 @@ def _is_identity(name: str) -> bool:
 def _parsed(path: str, identity: str) -> Container:
     """Read a record. ``identity``: the ID that it must have, "" for any. Raises _Unreadable, FileNotFoundError."""
     try:
-        value = read_own(_text_of(path).decode())
+        value = read_own(read_regular(path, _MAX_RECORD).decode())
         values: dict[str, Any] = {key: _tuples(item) for key, item in value.items() if key in _KINDS}
         unknown = {key: item for key, item in value.items() if key not in _KINDS}
         container = Container(**values, unknown=unknown)
@@ -691,15 +704,6 @@ def _parsed(path: str, identity: str) -> Container:
         raise
     except (OSError, ValueError, TypeError, AttributeError, UsageError):
         raise _Unreadable from None
-
-
-def _text_of(path: str) -> bytes:
-    """Read a small regular file. Another kind of file in its place could block or never end. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise IsADirectoryError(path)
-        return file.read(_MAX_RECORD)
 
 
 def _record(container: Container) -> bytes:

@@ -6,9 +6,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from lamina.errors import StoreDamaged, UsageError
+from lamina.errors import LaminaError, StoreDamaged, UsageError
 from lamina.host.files import reported
 from lamina.host.lock import is_same
 from lamina.spec.json import read_own
@@ -134,6 +135,22 @@ def recorded(root: str) -> Iterator[Event]:
     """All events that the journal has, oldest first. Raises SystemFailure."""
     with Journal(root, past=True) as journal:
         yield from journal.new()
+
+
+def last_exit_code(root: str, identity: str, since: float) -> int | None:
+    """The exit code of the last end of this container that the journal has, if it was not before ``since`` (seconds
+    since 1970); None if it has none."""
+    code = None
+    with suppress(LaminaError):
+        for event in recorded(root):
+            if event.kind != "container" or event.id != identity or event.time < since * 1e9:
+                continue
+            if event.action == "start":
+                code = None
+            elif event.action == "die":
+                text = event.attributes.get("exitCode", "")
+                code = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
+    return code
 
 
 def followed(root: str, *, past: bool, until: int | None = None) -> Iterator[Event | None]:

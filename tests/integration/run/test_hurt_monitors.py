@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -20,8 +21,11 @@ import pytest
 from integration.run.test_library_run import until
 from integration.run.test_run import make_store, members, mounts_of
 from lamina.run.logs.journald import SOCKET
+from lamina.errors import Conflict
 from lamina.run.monitor import client
 from lamina.run.monitor.packets import WAKE
+from lamina.store.journal import note
+from lamina.store.store import Store
 from support import lamina, made_once, require_root, require_tool, running
 
 LIVE = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done"
@@ -267,7 +271,7 @@ def test_a_monitor_takes_any_words(root: Path, said: bytes) -> None:
     many = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]
     for one in many:
         one.setblocking(False)
-        with suppress(BlockingIOError, BrokenPipeError):  # it takes 64, and lets go who speaks no sense
+        with suppress(BlockingIOError, BrokenPipeError):  # it lets go who speaks no sense
             to_monitor(one, directory)
             one.send(said)
             one.send(said)
@@ -378,3 +382,157 @@ def test_a_log_that_nothing_would_keep_is_refused(root: Path) -> None:
     assert (done.returncode, done.stdout) == (125, b"")
     assert b"journald does not run on this host" in done.stderr
     assert told(root, "ps", "-a", "--format", "{{.Names}} {{.State}}") == "c created"
+
+
+def attached(directory: Path) -> socket.socket:
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.settimeout(10)
+    to_monitor(one, directory)
+    one.send(b"Aoe")
+    return one
+
+
+def test_many_commands_are_attached_at_once(root: Path) -> None:
+    behind(root, script="echo ready; while ! test -e /go; do sleep 0.05; done; echo seen; exit 3")
+    (directory,) = root.glob("containers/*")
+    many = [attached(directory) for _ in range(100)]
+    until(lambda: connections(record(root)["pid"]) == 100)
+    told(root, "exec", "-d", "c", "touch", "/go")
+    assert {(one.recv(100), one.recv(100)) for one in many} == {(b"Oseen\n", b"X3")}
+    for one in many:
+        one.close()
+
+
+def test_a_monitor_without_descriptors_waits_for_some(root: Path) -> None:
+    """It takes as many commands as it can, does not look for more all the time, and takes the next one when one has
+    gone."""
+    monitor = behind(root)["pid"]
+    (directory,) = root.glob("containers/*")
+    used = len(os.listdir(f"/proc/{monitor}/fd"))
+    resource.prlimit(monitor, resource.RLIMIT_NOFILE, (used + 3, used + 3))
+    many = [attached(directory) for _ in range(6)]
+    until(lambda: connections(monitor) == 3)
+    until(lambda: Path(f"/proc/{monitor}/wchan").read_bytes() not in (b"", b"0"))  # it sleeps
+    spent = cpu_ticks(monitor)
+    assert told(root, "exec", "c", "echo", "lives") == "lives"
+    assert cpu_ticks(monitor) - spent < 5
+    for one in many[:3]:
+        one.close()
+    until(lambda: connections(monitor) == 3)
+    assert told(root, "stop", "c") == "c"
+    assert [one.recv(100) for one in many[3:]] == [b"X3"] * 3
+    assert state(root) == "exited 3"
+    for one in many[3:]:
+        one.close()
+
+
+def cpu_ticks(pid: int) -> int:
+    """Hundredths of a second that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_who_connects_while_a_monitor_ends_is_told_the_exit_code(root: Path) -> None:
+    """The record is held, so the monitor can't write the end; meanwhile a command connects."""
+    behind(root, script="echo ready; while ! test -e /go; do sleep 0.05; done; exit 7")
+    (directory,) = root.glob("containers/*")
+    with (directory / "changing").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        program = record(root)["program"]
+        told(root, "exec", "-d", "c", "touch", "/go")
+        until(lambda: not os.path.exists(f"/proc/{program}"))
+        one = attached(directory)
+    assert one.recv(100) == b"X7"
+    one.close()
+    assert told(root, "wait", "c") == "7"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_exit_code_that_the_record_lacks(root: Path, known: bool) -> None:
+    """It is what the journal tells; if that does not tell it either, 255 as with docker, and never 0."""
+    program = behind(root)["program"]
+    kill_monitor(root)
+    os.kill(program, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{program}"))
+    if known:
+        note(str(root), "container", "die", record(root)["id"], {"exitCode": "9"})
+    code = "9" if known else "255"
+    assert told(root, "wait", "c") == code
+    assert state(root) == f"exited {code}"
+    told(root, "create", "--name", "other", "app", "true")  # looks after killed containers
+    assert f"Exited ({code})" in told(root, "ps", "-a", "--filter", "name=c$", "--format", "{{.Status}}")
+    assert state(root) == f"exited {code}"
+
+
+@pytest.mark.parametrize("there", ["directory", "FIFO", "link"])
+def test_a_stop_that_can_not_be_noted_is_a_stop(root: Path, there: str) -> None:
+    """As on a file system that became read-only: the monitor knows of it, and does not start the program again."""
+    behind(root, "--restart", "always")
+    (directory,) = root.glob("containers/*")
+    path = directory / "stopped"
+    if there == "directory":
+        path.mkdir()
+    elif there == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    assert told(root, "stop", "c") == "c"
+    assert state(root) == "exited 3"
+    assert record(root)["restarts"] == 0
+
+
+def test_a_start_that_was_killed_before_the_program_ran(root: Path) -> None:
+    done = lamina(
+        "run", "-d", "--network", "none", "--name", "c", "app", "true", root=root, LAMINA_FAULT="container.mounted"
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert state(root) == "created 0"
+    assert told(root, "ps", "-a", "--format", "{{.Status}}") == "Created"
+    told(root, "create", "--name", "other", "app", "true")  # looks after killed containers
+    assert state(root) == "created 0"
+    assert told(root, "start", "c") == "c"
+    assert told(root, "wait", "c") == "0"
+
+
+def test_a_file_that_is_no_file_keeps_nobody_waiting(root: Path) -> None:
+    behind(root)
+    (directory,) = root.glob("containers/*")
+    for name in ("network.json", "bundle/config.json"):
+        (directory / name).unlink(missing_ok=True)
+        os.mkfifo(directory / name)
+    assert told(root, "ps", "--format", "{{.Names}} {{.Ports}}") == "c"
+    assert lamina("exec", "c", "true", root=root).returncode == 6
+    assert told(root, "rm", "-f", "c") == "c"
+
+
+def test_a_container_that_can_not_be_taken_down_keeps_its_exit_code(root: Path) -> None:
+    behind(root, script="echo ready; while ! test -e /go; do sleep 0.05; done; exit 7")
+    (directory,) = root.glob("containers/*")
+    monitor = record(root)["pid"]
+    (directory / "bundle" / "netns").mkdir()  # unlink fails
+    told(root, "exec", "-d", "c", "touch", "/go")
+    until(lambda: not os.path.exists(f"/proc/{monitor}"))
+    assert state(root) == "exited 7"
+    (directory / "bundle" / "netns").rmdir()
+
+
+def test_a_container_that_can_not_be_cleared_up_does_not_keep_others_from_running(root: Path) -> None:
+    program = behind(root)["program"]
+    kill_monitor(root)
+    os.kill(program, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{program}"))
+    (directory,) = root.glob("containers/*")
+    (directory / "bundle" / "netns").mkdir()  # unlink fails
+    assert told(root, "run", "--rm", "--network", "none", "app", "echo", "works") == "works"
+    done = lamina("rm", "-f", "c", root=root)
+    assert done.returncode == 6, done
+    assert b"netns" in done.stderr
+    (directory / "bundle" / "netns").rmdir()
+
+
+def test_the_hint_for_a_container_that_runs_names_it(root: Path) -> None:
+    behind(root)
+    store = Store.open(root, create=False)
+    with pytest.raises(Conflict) as caught:
+        store.containers.supervise(store.containers.get("c"))
+    assert "lamina stop c" in str(caught.value.hint)

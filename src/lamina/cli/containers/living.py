@@ -221,9 +221,10 @@ def wait(
     interval: str | None,
     latest: bool,
 ) -> None:
-    """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started, and -1,
-    after a --condition, for one that runs."""
+    """Wait until containers have ended, and print their exit codes. It is 0 for one that was never started, 255
+    if nobody knows it, and -1, after a --condition, for one that runs."""
     from lamina.run.container.conditions import INTERVAL, parse_condition, wait_for
+    from lamina.run.container.ending import shown_code
     from lamina.run.container.waiting import wait_end
     from lamina.spec.duration import of_option
 
@@ -238,7 +239,8 @@ def wait(
 
     def wait_one(one: Container) -> None:
         found = wait_for(store, one, wanted, pause) if wanted else wait_end(store, one)
-        write("-1" if wanted and store.containers.is_running(found) else str(found.exit_code or 0))
+        is_up = wanted and store.containers.is_running(found)
+        write("-1" if is_up else str(shown_code(store, found, found.status)))
 
     each(names, lambda name: for_container(session, name, ignore, wait_one))
 

@@ -12,7 +12,7 @@ from lamina.cli.format.template_record import Record
 from lamina.cli.format.text import ago, clean, human_size, lasted
 from lamina.run.container.health import status_text
 from lamina.run.container.pods import pod_of
-from lamina.store.containers import EXITED, PAUSED, RESTARTING, RUNNING
+from lamina.store.containers import EXITED, PAUSED, RESTARTING, RUNNING, UNKNOWN_CODE
 
 if TYPE_CHECKING:
     from lamina.run.inspection.listing import Facts
@@ -152,7 +152,7 @@ class Row:
             return f"{up} {more}".rstrip()
         if state in (EXITED, RESTARTING):
             word = "Exited" if state == EXITED else "Restarting"
-            code = "?" if one.exit_code is None else one.exit_code
+            code = UNKNOWN_CODE if one.exit_code is None else one.exit_code
             return f"{word} ({code})" + ("" if one.finished is None else f" {ago(self._now - one.finished)}")
         return state.capitalize()
 

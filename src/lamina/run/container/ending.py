@@ -21,7 +21,7 @@ from lamina.run import writable
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.stopped import note_stop
-from lamina.store.containers import RESTARTING, Container, Use
+from lamina.store.containers import CREATED, DAMAGED, UNKNOWN_CODE, Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
 from lamina.view import kernel
@@ -45,7 +45,8 @@ def remove(store: Store, container: Container, *, force: bool = False, volumes: 
         if not force:
             raise _runs(container)
         stop(store, container, "KILL", seconds=60)
-    with suppress(NotFound), store.containers.using(container):
+    path = store.containers.path(container.id)
+    with suppress(NotFound), reported(path), store.containers.using(container):
         if not mine and store.containers.is_running(container):
             raise _runs(container)  # it was started while this process waited
         settle(store, container)
@@ -88,15 +89,13 @@ def clear(store: Store, found: tuple[list[Container], list[str]] | None = None) 
     every, leftovers = found or store.containers.scan()
     for one in every:
         try:
-            left = one.may_run or os.path.ismount(store.containers.path(one.id, "rootfs"))
-            if (left or store.containers.is_abandoned(one)) and not store.containers.is_running(one):
-                with store.containers.using(one, wait=False):
-                    _clear(store, one)
+            with reported(store.containers.path(one.id)):
+                _clear_if_left(store, one)
         except LaminaError as error:
             failed.append(error)
     for directory in leftovers:
         try:
-            with Use(directory, os.path.basename(directory), wait=False):
+            with reported(directory), Use(directory, os.path.basename(directory), wait=False):
                 _discard(store, directory, store.containers.record_in(directory))
         except LaminaError as error:
             failed.append(error)
@@ -128,6 +127,13 @@ def _clear_volumes(store: Store) -> Iterator[LaminaError]:
         yield from clear_left(store)
 
 
+def _clear_if_left(store: Store, one: Container) -> None:
+    left = one.may_run or os.path.ismount(store.containers.path(one.id, "rootfs"))
+    if (left or store.containers.is_abandoned(one)) and not store.containers.is_running(one):
+        with store.containers.using(one, wait=False):
+            _clear(store, one)
+
+
 def _clear(store: Store, seen: Container) -> None:
     one = store.containers.get(seen.id, damaged=True)
     if store.containers.is_running(one):
@@ -141,7 +147,26 @@ def _clear(store: Store, seen: Container) -> None:
         _discard(store, store.containers.set_aside(one), one)
     else:
         with store.containers.changing(one.id) as one:
-            store.containers.write(one.ended(None))
+            store.containers.note_kill(one, noted_code(store, one))
+
+
+def noted_code(store: Store, container: Container) -> int | None:
+    """The exit code of the container's last run: that of the record, else what the journal tells. The record does not
+    have it if the supervisor was killed, or could not write it. None: nobody knows it."""
+    if container.exit_code is not None:
+        return container.exit_code
+    from lamina.store.journal_reading import last_exit_code
+
+    return last_exit_code(store.paths.root, container.id, container.since or container.created)
+
+
+def shown_code(store: Store, container: Container, state: str) -> int:
+    """The exit code as docker's forms show it for a container in this ``state`` that does not run: 0 if it never
+    ran."""
+    if container.exit_code is None and state in (CREATED, DAMAGED):
+        return 0
+    code = noted_code(store, container)
+    return UNKNOWN_CODE if code is None else code
 
 
 def signal_container(store: Store, container: Container, signal: str) -> None:
@@ -205,10 +230,6 @@ def stop(store: Store, container: Container, signal: str, *, seconds: float = 10
 
     end = time.monotonic() + seconds
     note_stop(store, container)
-    if container.status == RESTARTING:
-        from lamina.run.monitor.client import wake
-
-        wake(store.containers.path(container.id))
     refused = _refused(store, container, signal)
     tried = time.monotonic()
     monitor = Monitor(store, container)

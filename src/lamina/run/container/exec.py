@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 
-from lamina.errors import Conflict, Unsupported
+from lamina.errors import Conflict, SystemFailure, Unsupported
 from lamina.host import privileges
-from lamina.host.files import reported
+from lamina.host.files import read_regular, reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.capability import EVERY, capabilities
 from lamina.run.child import CANNOT_RUN, ExitStatus, Program, Streams, in_memory
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lamina.run.sandbox import Sandbox
     from lamina.store.containers import Container
     from lamina.store.store import Store
+
+_MOST = 64 << 20  # bytes of a runtime spec
 
 
 _SOON = 0.3
@@ -114,12 +116,16 @@ def _process(store: Store, container: Container, wanted: ContainerOptions) -> tu
     path = store.containers.path(container.id, "bundle", "config.json")
     with reported(path):
         try:
-            with open(path, "rb") as file:
-                spec = read_own(file.read().decode())
+            spec = read_own(read_regular(path, _MOST).decode())
+            process: dict[str, Any] = spec["process"]
+            namespaces = spec["linux"]["namespaces"]
         except FileNotFoundError:
             raise not_running(container) from None  # it is about to start
-    _check_entrance(sandbox, container, spec["linux"]["namespaces"])
-    process: dict[str, Any] = spec["process"]
+        except (ValueError, KeyError, TypeError):
+            raise SystemFailure(
+                f"{path}: it is damaged", hint=f"restart the container: lamina restart {container.name}"
+            ) from None
+    _check_entrance(sandbox, container, namespaces)
     process |= {"args": list(wanted.command), "terminal": wanted.tty}
     if wanted.user:
         with Inside(sandbox.directories.rootfs) as inside:

@@ -10,9 +10,11 @@ from lamina.light import TYPE_CHECKING
 from lamina.run.monitor import main as monitor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from lamina.run.monitor.plan import Plan
+    from lamina.store.store import Store
 
 
 def main() -> NoReturn:
@@ -39,29 +41,39 @@ def _take_down(plan: Plan) -> None:
                 kernel.unmount(target)
 
 
-def finish(plan: Plan, lock: int, code: int) -> None:
+def finish(plan: Plan, lock: int, code: int, before_release: Callable[[], None]) -> None:
     """Take everything of the run down, and write how it ended into the record; or remove the container, if that was
-    asked for. ``lock``: a descriptor of the container's lock. Raises SystemFailure."""
+    asked for. ``lock``: a descriptor of the container's lock. ``before_release``: called before it is released.
+    Raises SystemFailure: what could not be taken down is left to the next command that looks after containers."""
     if not os.path.exists(os.path.join(plan.directory, "container.json")):
         _take_down(plan)
         return
-    from lamina.run.container.ending import remove, settle
-    from lamina.store.fault import point
     from lamina.store.store import Store
 
     store = Store.open(plan.root, create=False)
     store.containers.adopt(plan.identity, lock)
     try:
         with suppress(NotFound):  # another process has removed it
-            container = store.containers.get(plan.identity)
-            with store.containers.using(container):
-                settle(store, container)
-            point("monitor.settled")
-            if container.remove and not store.containers.is_owned(container):
-                remove(store, container)
-            else:
-                with store.containers.changing(plan.identity) as now:
-                    store.containers.write(now.ended(code))
-            point("monitor.end-noted")
+            _finish(store, plan.identity, code)
     finally:
+        before_release()
         store.containers.stop_supervising(plan.identity)
+
+
+def _finish(store: Store, identity: str, code: int) -> None:
+    from lamina.run.container.ending import remove, settle
+    from lamina.store.fault import point
+
+    container = store.containers.get(identity)
+    is_removed = container.remove and not store.containers.is_owned(container)
+    try:
+        with store.containers.using(container):
+            settle(store, container)
+        point("monitor.settled")
+        if is_removed:
+            remove(store, container)
+    finally:
+        if not is_removed:
+            with store.containers.changing(identity) as now:
+                store.containers.write(now.ended(code))
+    point("monitor.end-noted")

@@ -7,7 +7,7 @@ import select
 from contextlib import suppress
 
 from lamina.errors import Conflict, NotFound, StoreDamaged, SystemFailure
-from lamina.host.lock import release, share
+from lamina.host.lock import LOOK, release, share
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.monitor import client
 
@@ -51,7 +51,7 @@ def _code_from_monitor(store: Store, container: Container) -> int | None:
 def _wait_for_lock(store: Store, container: Container) -> None:
     path = store.containers.path(container.id, "lock")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, LOOK)
     except FileNotFoundError:
         return
     try:

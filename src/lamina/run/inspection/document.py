@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.errors import LaminaError
 from lamina.run import writable
 from lamina.run.cgroups import counts_swap
+from lamina.run.container.ending import shown_code
 from lamina.run.container.health import health_of
 from lamina.run.container.ports import ports_of
 from lamina.run.container.record import asked, stack_of
@@ -112,7 +113,7 @@ def _state(store: Store, container: Container, state: str, pid: int) -> dict[str
         "OOMKilled": container.oom,
         "Dead": state == DAMAGED,
         "Pid": pid,
-        "ExitCode": 0 if is_alive else container.exit_code or 0,
+        "ExitCode": 0 if is_alive else shown_code(store, container, state),
         "Error": container.error,
         "StartedAt": _time(started),
         "FinishedAt": _time(container.finished),

@@ -13,7 +13,7 @@ from lamina.run.logs.pieces import Choice, Piece, Position, Span
 
 _BOTH = struct.Struct("<QQ")
 _BLOCK = 1 << 20  # bytes of an index that are read at once
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class _Block(NamedTuple):
@@ -44,7 +44,7 @@ class LocalSource:
     def bulk(self, choice: Choice) -> Iterator[Span]:
         for block in self._blocks():
             streams = block.records[7::RECORD]
-            if choice.is_all and streams.count(streams[:1]) == len(streams):
+            if choice.is_all and streams[:1] in (b"\1", b"\2") and streams.count(streams[:1]) == len(streams):
                 yield Span(streams[0], block.data, block.start, block.end)
                 continue
             yield from _wanted(block, choice)

@@ -117,7 +117,10 @@ class TextWriter:
         except OSError:
             return
         try:
-            for number in range(self._limits.files - 1, 0, -1):
+            free = 0  # the first number without a file; if there is none, that of the file to be lost
+            while free < self._limits.files - 1 and os.path.lexists(rotated(self._path, free)):
+                free += 1
+            for number in range(free, 0, -1):
                 with suppress(FileNotFoundError):
                     os.rename(rotated(self._path, number - 1), rotated(self._path, number))
             os.rename(new, self._path)

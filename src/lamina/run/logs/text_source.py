@@ -34,7 +34,7 @@ class TextSource:
         self._path, self._on_damage = path, on_damage
         self._form = form
         self.complete = complete
-        self._files: list[int] = []  # descriptors, the oldest first
+        self._files: list[int] = []  # descriptors, the oldest first; -1: it was read, and is closed
         self._current = self._at = 0
         self._look()
 
@@ -76,6 +76,8 @@ class TextSource:
             yield from self._blocks_in_file()
             if is_last:
                 return
+            os.close(self._files[self._current])
+            self._files[self._current] = -1
             self._current, self._at = self._current + 1, 0
 
     def _blocks_in_file(self) -> Iterator[tuple[int, int, bytes]]:
@@ -124,7 +126,8 @@ class TextSource:
 
     def close(self) -> None:
         for file in self._files:
-            os.close(file)
+            if file >= 0:
+                os.close(file)
         self._files = []
 
     def _decoded(
@@ -151,6 +154,16 @@ class TextSource:
             except FileNotFoundError:
                 return  # it is being rotated, or was removed
         found: list[int] = []
+        try:
+            self._open_others(known, found)
+        except BaseException:
+            for file in found:
+                os.close(file)
+            raise
+        self._files += reversed(found)
+
+    def _open_others(self, known: list[tuple[int, int]], found: list[int]) -> None:
+        """Open the files whose identities are not ``known`` into ``found``."""
         for number in range(_MOST_FILES):
             try:
                 file = os.open(rotated(self._path, number), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -166,7 +179,6 @@ class TextSource:
                 continue
             known.append(identity)
             found.append(file)
-        self._files += reversed(found)
 
 
 def _identity(state: os.stat_result) -> tuple[int, int]:

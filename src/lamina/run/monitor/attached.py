@@ -20,6 +20,7 @@ from lamina.run.monitor.packets import (
     PROGRAM,
     SIGNAL,
     SIZE,
+    STOP,
     WAKE,
     two_numbers,
 )
@@ -28,8 +29,10 @@ from lamina.run.monitor.program import STDERR, STDOUT
 _PACKETS = {STDOUT: OUTPUT, STDERR: ERROR}
 _LETTERS = {STDOUT: b"o", STDERR: b"e"}
 _ID = 64  # hexadecimal digits
-_MOST = 64
-"""Commands that may be attached at once."""
+_MOST = 1000
+"""Commands that may be attached at once, if this process may open so many files."""
+_KEPT = 32
+"""Descriptors that are kept free of commands: for files, pipes and the program's next start."""
 
 
 class Attached:
@@ -70,7 +73,8 @@ class Further(Value):
 
 
 class Requests:
-    """What the attached commands want, once. ``input``: for the program. ``size``: of the terminal."""
+    """What the attached commands want, once. ``input``: for the program. ``size``: of the terminal. ``stopped``:
+    somebody has stopped the container."""
 
     def __init__(self) -> None:
         self.input: list[bytes] = []
@@ -79,6 +83,7 @@ class Requests:
         self.signals: list[int] = []
         self.woken = False
         self.programs: list[Further] = []
+        self.stopped = False
 
 
 class Commands:
@@ -100,11 +105,13 @@ class Commands:
             os.umask(before)
         self._listening.listen(_MOST)
         self._every: dict[int, Attached] = {}
+        self._most = max(2, min(_MOST, os.sysconf("SC_OPEN_MAX") - _KEPT))
+        self._is_full = False
 
     @property
     def listening(self) -> int:
         """The descriptor of the socket; -1 while no more can be attached."""
-        return self._listening.fileno() if len(self._every) < _MOST else -1
+        return -1 if self._is_full or len(self._every) >= self._most else self._listening.fileno()
 
     @property
     def descriptors(self) -> list[tuple[int, bool]]:
@@ -129,11 +136,18 @@ class Commands:
             pass
         return True
 
-    def accept(self) -> None:
-        with suppress(OSError):
+    def accept(self) -> bool:
+        """Accept a command that waits; False if there is none, or no descriptor for it."""
+        try:
             descriptor, _ = self._listening._accept()  # type: ignore[attr-defined]
-            os.set_inheritable(descriptor, False)
-            self.add(descriptor)
+        except BlockingIOError:
+            return False
+        except OSError:  # no descriptor is left: the others wait until one of these commands has gone
+            self._is_full = bool(self._every)
+            return False
+        os.set_inheritable(descriptor, False)
+        self.add(descriptor)
+        return True
 
     def add(self, descriptor: int) -> None:
         self._every[descriptor] = Attached(_socket.socket(fileno=descriptor))
@@ -160,8 +174,11 @@ class Commands:
             found.signals.append(int(data))
         elif letter == WAKE:
             found.woken = True
+        elif letter == STOP:
+            found.stopped = True
         elif letter == PROGRAM and passed and len(data) == _ID and data.isalnum():
             del self._every[descriptor]
+            self._is_full = False
             found.programs.append(Further(data.decode(), passed.pop(), one.connection.detach()))
         else:  # it detaches, it has gone, or it does not speak this protocol
             found.input_ended = found.input_ended or (letter != DETACH and b"i" in one.streams)
@@ -209,10 +226,24 @@ class Commands:
 
     def _drop(self, descriptor: int) -> None:
         self._every.pop(descriptor).connection.close()
+        self._is_full = False
 
-    def close(self) -> None:
+    def hide(self) -> None:
+        """Let no further command find this monitor. Call it while it holds the container's lock: the next monitor
+        makes its own socket of this name."""
         with suppress(OSError):
             os.unlink(f"/proc/self/fd/{self._directory}/control")
+
+    def answer(self, code: int) -> None:
+        """Send the exit code to the commands that have found this monitor since ``tell_end``."""
+        known = set(self._every)
+        while self.listening >= 0 and self.accept():
+            pass
+        for descriptor in self._every.keys() - known:
+            with suppress(OSError):
+                self._every[descriptor].send(EXIT + str(code).encode())
+
+    def close(self) -> None:
         self._listening.close()
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import _socket
 import os
 import select
+import time
 from contextlib import contextmanager, suppress
 
-from lamina.errors import Conflict
+from lamina.errors import Conflict, LaminaError
 from lamina.host.files import reported, write_all
 from lamina.light import TYPE_CHECKING, signal
 from lamina.run.monitor.packets import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCONT")
-_PATIENCE = 5.0  # seconds
+_PATIENCE, _PAUSE = 5.0, 0.01  # seconds
 DETACHED = -1
 """In place of an exit code: the user has detached."""
 UNKNOWN = -2
@@ -49,10 +50,8 @@ def connect(directory: str, name: str) -> int:
     with reported(directory):
         place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    connection.settimeout(_PATIENCE)  # a monitor that was stopped takes no more connections at some time
     try:
-        connection.connect(f"/proc/self/fd/{place}/control")
-        connection.setblocking(True)
+        _connect(connection, f"/proc/self/fd/{place}/control")
         return connection.detach()
     except OSError:
         raise Conflict(
@@ -64,12 +63,28 @@ def connect(directory: str, name: str) -> int:
         os.close(place)
 
 
-def wake(directory: str) -> None:
-    """Make the monitor, if there is one, look at the container's files again."""
-    with suppress(Conflict, OSError):
+def _connect(connection: _socket.socket, path: str) -> None:
+    """Connect, but do not wait long: a monitor that was stopped takes no more connections at some time. Raises
+    OSError."""
+    connection.setblocking(False)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.connect(path)
+            break
+        except BlockingIOError:  # others connect at this moment
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)
+    connection.setblocking(True)
+
+
+def tell(directory: str, packet: bytes = WAKE) -> None:
+    """Send a packet (``packets``) to the monitor, if there is one."""
+    with suppress(LaminaError, OSError):
         connection = _socket.socket(fileno=connect(directory, ""))
         try:
-            connection.send(WAKE)
+            connection.send(packet)
         finally:
             connection.close()
 

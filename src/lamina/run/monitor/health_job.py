@@ -167,6 +167,6 @@ class HealthJob:
         """As after `stop`: the policy does not start it again."""
         path = os.path.join(self._plan.directory, "stopped")
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600))
         except OSError as error:
             self._say(f"{path}: {error.strerror}")

@@ -45,8 +45,9 @@ _MOST_INPUT = 1 << 18
 _MOST_REST = 16  # pieces: a pipe holds 1 MiB at most (pipe(7))
 
 
-Finish = Callable[["Plan", int, int], None]
-"""Called at the end, with the plan, the descriptor of the lock, and the exit code."""
+Finish = Callable[["Plan", int, int, Callable[[], None]], None]
+"""Called at the end, with the plan, the descriptor of the lock, the exit code, and what is to be called before the
+lock is released."""
 
 
 def main(finish: Finish) -> int:
@@ -72,7 +73,9 @@ def main(finish: Finish) -> int:
         code = monitor.run()
     if code is None:
         return CANNOT_RUN
-    finish(plan, lock, code)
+    finish(plan, lock, code, monitor.commands.hide)
+    monitor.commands.answer(code)
+    monitor.commands.close()
     monitor.commands.linger()
     return code
 
@@ -103,6 +106,7 @@ class Monitor:
         self._started = self._quiet_since = time.monotonic()
         self._wait, self._again_at = 0.0, 0.0
         self._restarts = 0
+        self._told_to_stop = False
         self._health = self._health_job() if plan.health else None
         self._cgroups: Cgroups | None = None
         self._look_at = time.monotonic() + _LOOK
@@ -112,8 +116,7 @@ class Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._log.close()
-        self.commands.close()  # who is attached is let go when this process ends
+        self._log.close()  # who is attached is let go when this process ends
 
     @property
     def program(self) -> int:
@@ -124,6 +127,7 @@ class Monitor:
         """Start the program, and stay until it has ended for good; its exit code, None if it never started."""
         failed = self._start()
         if failed is not None:
+            self.commands.hide()  # before the command, which clears up, can start another monitor
             self._tell_start({"program": 0, "code": failed.code, "reason": failed.reason or failed.message})
             return None  # the command clears up
         self._tell_start({"program": self.program})
@@ -227,7 +231,8 @@ class Monitor:
             return self.plan.restart
 
     def _is_stopped(self) -> bool:
-        return self._is_deleted or os.path.exists(os.path.join(self.plan.directory, "stopped"))
+        noted = self._told_to_stop or self._is_deleted
+        return noted or os.path.exists(os.path.join(self.plan.directory, "stopped"))
 
     # -- its health
 
@@ -381,6 +386,7 @@ class Monitor:
                 self._feed(stdin)
         for number in found.signals:
             self._signal(number)
+        self._told_to_stop = self._told_to_stop or found.stopped
         for further in found.programs:
             self._run_further(further)
 

@@ -17,6 +17,8 @@ WAKE = b"K"
 PROGRAM = b"P"
 """To the monitor: run a further program, and tell on this connection how it started (``run.further``). The data is
 its ID; a descriptor of the process, as JSON, comes with it."""
+STOP = b"T"
+"""To the monitor: somebody has stopped the container, so do not start it again."""
 OUTPUT, ERROR = b"O", b"R"
 EXIT = b"X"
 """From the monitor: the program has ended, with this exit code."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from lamina.host.files import replace_file, reported
+from lamina.host.files import read_regular, replace_file, reported
 from lamina.light import TYPE_CHECKING
 from lamina.spec.json import read_own, write_own
 
@@ -24,8 +24,7 @@ def state_path(directory: str) -> str:
 def read_state(directory: str) -> dict[str, Any]:
     """What the file says, with the keys ``networks`` (by name) and ``ports``; {} if there is none."""
     try:
-        with open(state_path(directory), "rb") as file:
-            found = read_own(file.read(_MAX).decode())
+        found = read_own(read_regular(state_path(directory), _MAX).decode())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

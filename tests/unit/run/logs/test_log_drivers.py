@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import UsageError
@@ -391,6 +392,7 @@ def test_zeros_at_the_end_of_an_index_are_left_out(three: Path, zeros: int) -> N
 
 
 @settings(max_examples=200, deadline=None)
+@example(raw=bytes(32), data=b"a", tail=0)
 @given(raw=st.binary(max_size=100), data=st.binary(max_size=40), tail=st.integers(0, 5))
 def test_no_index_breaks_a_reader(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes, data: bytes, tail: int
@@ -404,7 +406,9 @@ def test_no_index_breaks_a_reader(
     assert sum(len(piece.data) for _, piece in opened.forward()) <= len(data)
     opened.close()
     again = LocalSource(str(directory))
-    assert sum(span.end - span.start for span in again.bulk(Choice())) <= len(data)
+    spans = list(again.bulk(Choice()))
+    assert sum(span.end - span.start for span in spans) <= len(data)
+    assert {span.stream for span in spans} <= {1, 2}
     again.close()
     assert b"".join(continued(directory)).endswith(b"more\n")
 
@@ -731,3 +735,49 @@ def test_inspect_shows_the_path_that_others_can_read() -> None:
 def test_none_writes_nothing(tmp_path: Path) -> None:
     written(tmp_path, "none", [(1, b"x\n", 0)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_closes_the_files_that_it_has_read(tmp_path: Path) -> None:
+    options = options_of("json-file", ["max-size=1", "max-file=50"])
+    writer = open_writer(str(tmp_path), "json-file", options, container=CONTAINER)
+    opened = source(tmp_path, "json-file", complete=False)
+    before, got = len(os.listdir("/proc/self/fd")), 0
+    for number in range(40):
+        writer.write(1, b"%d\n" % number)
+        got += len(list(opened.forward()))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+    writer.close()
+    opened.close()
+    assert got == 40
+
+
+def test_a_log_of_too_many_files_leaves_none_open(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    for number in range(100):
+        (tmp_path / (f"log.json.{number}" if number else "log.json")).touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            TextSource(str(path), JSON, on_damage=lambda count: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_rotation_looks_only_at_files_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = options_of("json-file", ["max-size=1", "max-file=100000"])
+    writer = open_writer(str(tmp_path), "json-file", options, container=CONTAINER)
+    renamed, real = [], os.rename
+
+    def rename(old: str, new: str) -> None:
+        renamed.append(new)
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    for number in range(4):
+        writer.write(1, b"%d\n" % number)
+    writer.close()
+    assert len(renamed) == 2 + 3 + 4
+    assert of_stream(pieces(tmp_path, "json-file"), 1) == b"0\n1\n2\n3\n"
