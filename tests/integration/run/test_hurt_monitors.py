@@ -441,10 +441,18 @@ def test_who_connects_while_a_monitor_ends_is_told_the_exit_code(root: Path) -> 
         program = record(root)["program"]
         told(root, "exec", "-d", "c", "touch", "/go")
         until(lambda: not os.path.exists(f"/proc/{program}"))
-        one = attached(directory)
-    assert one.recv(100) == b"X7"
-    one.close()
+        connection = client.connect(str(directory), "c")
+    assert client.exit_code_from(connection) == 7
     assert told(root, "wait", "c") == "7"
+
+
+def test_what_a_monitor_said_is_heard_if_it_went_before_it_read_all() -> None:
+    ours, theirs = client.pair()
+    with socket.socket(fileno=theirs) as monitor:
+        with socket.socket(fileno=os.dup(ours)) as same:
+            same.send(b"unread")
+        monitor.send(b"X7")
+    assert client.exit_code_from(ours) == 7
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -101,18 +101,26 @@ def run_further(directory: str, identity: str, described: int) -> int:
         connection.close()
 
 
+def _packet(connection: _socket.socket) -> bytes:
+    """Receive a packet; b"" after the last one. Raises OSError."""
+    try:
+        return connection.recv(PIECE + 1)
+    except ConnectionResetError:  # the monitor has gone before it read all; what it said before is still there
+        return connection.recv(PIECE + 1)
+
+
 def exit_code_from(connection: int) -> int | None:
     """Wait until the monitor tells the program's exit code, and goes; None if it goes without. The socket is
     closed."""
     one = _socket.socket(fileno=connection)
     code = None
     try:
-        one.send(ATTACH)
-        while packet := one.recv(PIECE + 1):
-            if packet[:1] == EXIT:
-                code = int(packet[1:])
-    except OSError:
-        pass
+        with suppress(OSError):  # it may have gone already; then what it said is still there
+            one.send(ATTACH)
+        with suppress(OSError):
+            while packet := _packet(one):
+                if packet[:1] == EXIT:
+                    code = int(packet[1:])
     finally:
         one.close()
     return code
@@ -197,7 +205,7 @@ class Client:
 
     def _received(self) -> bytes | None:
         try:
-            return self._connection.recv(PIECE + 1)
+            return _packet(self._connection)
         except BlockingIOError:
             return None
         except OSError:
