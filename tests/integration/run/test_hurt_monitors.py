@@ -20,8 +20,8 @@ import pytest
 
 from integration.run.test_library_run import until
 from integration.run.test_run import make_store, members, mounts_of
-from lamina.run.logs.journald import SOCKET
 from lamina.errors import Conflict
+from lamina.run.logs.journald import SOCKET
 from lamina.run.monitor import client
 from lamina.run.monitor.packets import WAKE
 from lamina.store.journal import note
