@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lamina.errors import StoreDamaged
+from lamina.errors import LaminaError, StoreDamaged
 from lamina.host.files import reported
 from lamina.store.change_names import change_names
 from lamina.store.fault import point
@@ -76,3 +76,21 @@ def _note_about_leftovers(store: Store, size: int, grace: float) -> tuple[str, .
     what = [f"{size} bytes of interrupted downloads"] * bool(size)
     what += [f"the objects of interrupted commands ({ended})"] * bool(ended)
     return (f"kept for an hour, so that the next pull can resume: {' and '.join(what)}",) if what else ()
+
+
+def of_containers(store: Store) -> Callable[[Descriptor], bool]:
+    """Whether a container has an image, or one of an index: a ``spare`` for ``prune``."""
+    from lamina.spec.manifest import Manifest, parse
+
+    used = {one.manifest for one in store.containers.every()}
+
+    def is_used(entry: Descriptor) -> bool:
+        if not used or str(entry.digest) in used:
+            return bool(used)
+        try:
+            document = parse(store.manifest(entry), entry.media_type)
+        except LaminaError:
+            return False
+        return not isinstance(document, Manifest) and any(str(one.digest) in used for one in document.manifests)
+
+    return is_used

@@ -136,7 +136,7 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     "--all",
     "all_",
     is_flag=True,
-    help="Also delete images that have a name, and the parts of interrupted downloads.",
+    help="Also delete images that have a name and no container, and the parts of interrupted downloads.",
 )
 @click.option("--build", is_flag=True, help="Also delete the build cache: finished steps, and cache mounts of RUN.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be deleted and how many bytes that frees.")
@@ -154,6 +154,7 @@ def prune(
 
     With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
     from lamina.store.gc import Deleted
+    from lamina.store.prune import of_containers
     from lamina.store.prune import prune as sweep
 
     store = session.store_if_any
@@ -162,7 +163,7 @@ def prune(
         print_deleted(Deleted(), dry_run=dry_run, format=format)
         return
     if all_ and not (force or dry_run):
-        ask("Delete ALL images of the store?")
+        ask("Delete ALL images of the store that have no container?")
     if not dry_run:
         from lamina.build.programs.step_directory import clear
         from lamina.run.container.ending import clear_all
@@ -173,7 +174,7 @@ def prune(
         from lamina.build.storage import prune_cache
 
         cached = prune_cache(store, dry_run=dry_run)
-    done = cached + sweep(store, all=all_, dry_run=dry_run)
+    done = cached + sweep(store, all=all_, dry_run=dry_run, spare=of_containers(store))
     if keep is not None or store.keep == "blob":
         from lamina.store.retention import apply_keep
 

@@ -155,9 +155,9 @@ def _prune_volumes(store: Store, filters: tuple[str, ...]) -> tuple[int, list[La
 def _prune_images(session: Session, store: Store, all_: bool, chosen: Filters) -> Deleted:
     from lamina.insight.images import summaries
     from lamina.spec.image_config import parse_time
-    from lamina.store.prune import prune
+    from lamina.store.prune import of_containers, prune
 
-    used = {one.manifest for one in store.containers.every()}
+    is_used = of_containers(store)
     spared: set[str] = set()
     for image in summaries(store, session.platform):
         made = parse_time(image.created)
@@ -165,22 +165,9 @@ def _prune_images(session: Session, store: Store, all_: bool, chosen: Filters) -
             spared.add(str(image.digest))
 
     def spare(entry: Descriptor) -> bool:
-        return str(entry.digest) in spared or (all_ and _is_used(store, entry, used))
+        return str(entry.digest) in spared or (all_ and is_used(entry))
 
     return prune(store, all=all_, spare=spare)
-
-
-def _is_used(store: Store, entry: Descriptor, used: set[str]) -> bool:
-    """Whether a container has this image, or one of this index."""
-    from lamina.spec.manifest import Manifest, parse
-
-    if str(entry.digest) in used:
-        return True
-    try:
-        document = parse(store.manifest(entry), entry.media_type)
-    except LaminaError:
-        return False
-    return not isinstance(document, Manifest) and any(str(one.digest) in used for one in document.manifests)
 
 
 @command("df", "lamina system df\nlamina system df --format '{{.Type}}: {{.Size}}'", short_help="Show disk usage.")
