@@ -43,7 +43,6 @@ def pod() -> None:
     """
 
 
-_AT_ONCE = 16  # containers that are stopped at the same time
 _names = click.argument("names", nargs=-1, metavar="[POD]...")
 _all = click.option("-a", "--all", "all_", is_flag=True, help="All pods.")
 _ignore = click.option("-i", "--ignore", is_flag=True, help="Do not fail if a pod does not exist.")
@@ -308,15 +307,11 @@ def stop(
 
 def _stop(session: Session, store: Store, one: Pod, seconds: float | None) -> None:
     """Stop the containers of a pod at the same time: each may need its whole time."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from lamina.cli.containers.several import each
+    from lamina.cli.containers.several import each_at_once
     from lamina.run.container.pods import members
 
     mine = members(store, one)
-    with ThreadPoolExecutor(max(1, min(len(mine), _AT_ONCE))) as threads:
-        ends = [threads.submit(end, session, each_one, None, seconds) for each_one in reversed(mine)]
-        each(ends, lambda ended: ended.result())
+    each_at_once(list(reversed(mine)), lambda each_one: end(session, each_one, None, seconds))
 
 
 @pod.command("kill", cls=Command)

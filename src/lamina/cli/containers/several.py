@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from lamina.cli import say
+from lamina.cli.format.output import write
 from lamina.cli.options import named_once
 from lamina.errors import Cancelled, LaminaError, NotFound
 from lamina.host.files import reported
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lamina.store.containers import Container
 
 _Thing = TypeVar("_Thing")
+_Result = TypeVar("_Result")
+AT_ONCE = 32
+"""How many containers are stopped at the same time."""
 
 cidfile_option = click.option(
     "--cidfile", "cidfiles", multiple=True, metavar="FILE", help="Read an ID from this file."
@@ -84,16 +88,39 @@ def one_name(session: Session, name: str | None, latest: bool) -> str:
 
 
 def for_container(
-    session: Session, name: str, ignore: bool, work: Callable[[Container], object], *, damaged: bool = False
-) -> None:
-    """Call ``work`` with the container of this name. ``ignore``: do nothing if it does not exist."""
+    session: Session, name: str, ignore: bool, work: Callable[[Container], _Result], *, damaged: bool = False
+) -> _Result | None:
+    """Return what ``work`` returns for the container of this name. ``ignore``: None if it does not exist."""
     try:
         one = session.store.containers.get(name, damaged=damaged)
     except NotFound:
         if ignore:
-            return
+            return None
         raise
-    work(one)
+    return work(one)
+
+
+def each_at_once(
+    things: Sequence[_Thing], work: Callable[[_Thing], str | None], failed: Sequence[LaminaError] = ()
+) -> None:
+    """As ``each``, but for several at the same time: each may take seconds to end. Print what ``work`` returns, in
+    the order of ``things``."""
+    if len(things) < 2:
+        each(things, lambda one: _print(work(one)), failed)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads = ThreadPoolExecutor(min(len(things), AT_ONCE))
+    try:
+        ends = [threads.submit(work, one) for one in things]
+        each(ends, lambda end: _print(end.result()), failed)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _print(text: str | None) -> None:
+    if text is not None:
+        write(text)
 
 
 def each(things: Iterable[_Thing], work: Callable[[_Thing], object], failed: Sequence[LaminaError] = ()) -> None:

@@ -18,6 +18,7 @@ from lamina.cli.containers.several import (
     chosen,
     cidfile_option,
     each,
+    each_at_once,
     filter_option,
     for_container,
     ignore_option,
@@ -126,21 +127,23 @@ def rm(
         return
     by_option = latest or bool(filters)
 
-    def remove_one(one: Container, said: str = "") -> None:
+    def remove_one(one: Container, said: str = "") -> str:
         if force and seconds and store.containers.is_running(one):
             end(session, one, None, seconds)
         remove(store, one, force=force, volumes=volumes)
-        write(said or one.name)
+        return said or one.name
 
-    def remove_named(name: str) -> None:
-        for_container(session, name, ignore, lambda one: remove_one(one, "" if by_option else name), damaged=True)
+    def remove_named(name: str) -> str | None:
+        return for_container(
+            session, name, ignore, lambda one: remove_one(one, "" if by_option else name), damaged=True
+        )
 
     if wanted is not None:
-        each(wanted, remove_named)
+        each_at_once(wanted, remove_named)
         return
     failed = clear(store)
     every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
-    each(every, remove_one, failed)
+    each_at_once(every, remove_one, failed)
 
 
 @command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
@@ -183,20 +186,20 @@ def stop(
         return
     by_option = latest or bool(filters)
 
-    def stop_one(one: Container, said: str = "") -> None:
+    def stop_one(one: Container, said: str = "") -> str:
         is_running = store.containers.is_running(one)
         end(session, one, number, seconds)
         if shutdown and is_running:
             forget_stop(store, one)
-        write(said or one.name)
+        return said or one.name
 
-    def stop_named(name: str) -> None:
-        for_container(session, name, ignore, lambda one: stop_one(one, "" if by_option else name))
+    def stop_named(name: str) -> str | None:
+        return for_container(session, name, ignore, lambda one: stop_one(one, "" if by_option else name))
 
     if wanted is None:
-        each([one for one in store.containers if store.containers.is_running(one)], stop_one)
+        each_at_once([one for one in store.containers if store.containers.is_running(one)], stop_one)
     else:
-        each(wanted, stop_named)
+        each_at_once(wanted, stop_named)
     clear(store)  # a container whose lamina was killed has left its mounts
 
 
