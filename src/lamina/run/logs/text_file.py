@@ -46,7 +46,7 @@ class TextWriter:
         lines = self._encoder.encode(stream, data, now)
         if self._size >= self._limits.size:
             self._rotate()
-        if (self._lost and not self._tell_loss(now)) or (lines and not self._put(lines)):
+        if (self._lost and not self._tell_loss(now)) or not self._put_all(lines):
             self._lost += len(data)
 
     def end_run(self) -> None:
@@ -58,6 +58,20 @@ class TextWriter:
     def close(self) -> None:
         self.end_run()
         self._close()
+
+    def _put_all(self, lines: bytes) -> bool:
+        """Append lines, in new files where one is full: as with docker, it has at most one line more than its size."""
+        while self._size + len(lines) > self._limits.size:
+            end = lines.find(b"\n", max(0, self._limits.size - self._size - 1)) + 1
+            if not self._put(lines[:end]):
+                return False
+            lines = lines[end:]
+            if not lines:
+                break
+            self._rotate()
+            if self._size:  # no new file could be made
+                break
+        return self._put(lines)
 
     def _put(self, lines: bytes) -> bool:
         """Append all lines or nothing."""

@@ -227,6 +227,16 @@ def test_rotation_keeps_the_newest_files(
         assert kept == everything
 
 
+@pytest.mark.parametrize("driver", ["json-file", "k8s-file"])
+def test_a_file_has_one_line_more_than_its_size_at_most(tmp_path: Path, driver: str) -> None:
+    lines = b"".join(b"line %d\n" % number for number in range(500))
+    written(tmp_path, driver, [(1, lines, 1)], "max-size=1000 max-file=100")
+    sizes = [path.stat().st_size for path in tmp_path.iterdir() if path.suffix != ".index"]
+    assert len(sizes) > 20
+    assert max(sizes) < 1000 + 100
+    assert of_stream(pieces(tmp_path, driver), 1) == lines
+
+
 @pytest.mark.parametrize("driver", ["local", "json-file", "k8s-file"])
 def test_a_reader_follows_across_rotation(tmp_path: Path, driver: str) -> None:
     options = options_of(driver, ["max-size=100", "max-file=3"])
