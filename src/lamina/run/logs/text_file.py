@@ -60,7 +60,7 @@ class TextWriter:
         self._close()
 
     def _put_all(self, lines: bytes) -> bool:
-        """Append lines, in new files where one is full: as with docker, it has at most one line more than its size."""
+        """Append lines, in new files where one is full: at most one line more than its size, as with docker."""
         while self._size + len(lines) > self._limits.size:
             end = lines.find(b"\n", max(0, self._limits.size - self._size - 1)) + 1
             if not self._put(lines[:end]):
