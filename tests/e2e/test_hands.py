@@ -239,7 +239,7 @@ def test_inspect_of_a_container_that_never_ran(root: Path, out: Any) -> None:
     Path(store.containers.path(one.id, "volumes/kept")).mkdir(parents=True)
     Path(store.containers.path(one.id, "container.json")).write_text("{")
     assert json.loads(out("inspect", "job"))[0]["State"]["Status"] == "damaged"
-    assert out("rm", one.id) == "job\n"
+    assert out("rm", one.id) == f"{one.id}\n"
 
 
 def test_inspect_shows_the_options_of_the_container(root: Path, tmp_path: Path) -> None:
@@ -273,10 +273,11 @@ def test_inspect_shows_the_options_of_the_container(root: Path, tmp_path: Path) 
     assert value["State"]["Status"] == "exited"
     assert value["State"]["FinishedAt"] > value["State"]["StartedAt"] > "2026"
     mounts = {mount["Destination"]: mount for mount in value["Mounts"]}
-    assert set(mounts) == {"/src", "/data", "/cache", "/tmp"}
+    assert set(mounts) == {"/src", "/data", "/cache"}
     assert (mounts["/src"]["Type"], mounts["/src"]["RW"]) == ("bind", False)
     assert (mounts["/data"]["Type"], mounts["/data"]["Name"], mounts["/data"]["RW"]) == ("volume", "data", True)
-    assert (mounts["/cache"]["Type"], mounts["/tmp"]["Type"]) == ("volume", "tmpfs")
+    assert mounts["/cache"]["Type"] == "volume"
+    assert value["HostConfig"]["Tmpfs"] == {"/tmp": ""}
     host = value["HostConfig"]
     assert (host["Memory"], host["PidsLimit"], host["ReadonlyRootfs"]) == (64 << 20, 50, True)
     assert (host["NetworkMode"], host["CapAdd"], host["Runtime"]) == ("none", ["CAP_SYS_TIME"], "runc")

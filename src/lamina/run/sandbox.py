@@ -174,11 +174,13 @@ class Sandbox:
                 runtime.delete(self.runtime, states, self.identity)
 
     @contextmanager
-    def execute(self, process: Mapping[str, Any], streams: Streams, identity: str) -> Iterator[Program]:
+    def execute(self, process: Mapping[str, Any], streams: Streams, identity: str = "") -> Iterator[Program]:
         """Start a further program; it is killed if the block ends without a wait. ``process``: as in the runtime
-        spec. ``identity``: a file of the bundle names it (EXECUTED), and holds a pid, while the program runs. If it
-        can't start, a line on standard error says why, and the exit code is docker's. Raises SystemFailure."""
+        spec. ``identity``: a file of the bundle names it (EXECUTED), and holds a pid, while the program runs; "" for
+        a new one. If it can't start, a line on standard error says why, and the exit code is docker's. Raises
+        SystemFailure."""
         bundle = self.directories.bundle
+        identity = identity or os.urandom(32).hex()
         if self.is_bubblewrap:
             from lamina.run.bubblewrap import launch
 
