@@ -125,6 +125,8 @@ def test_an_environment_as_cron_gives_it(user: tuple[Path, PlainUser]) -> None:
     """Without PATH and XDG_RUNTIME_DIR programs are found, and commands with them find the container."""
     top, call = user
     bare = {"HOME": str(top), "PYTHONPATH": call.path, "LAMINA_ROOT": str(top / "store")}
+    if "LAMINA_UPPER_DIR" in call.environment:  # on an overlayfs
+        bare["LAMINA_UPPER_DIR"] = call.environment["LAMINA_UPPER_DIR"]
 
     def run(*words: str, **more: str) -> bytes:
         drop = [*call.drop, "-i", *(f"{key}={value}" for key, value in {**bare, **more}.items())]

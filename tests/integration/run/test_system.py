@@ -117,7 +117,8 @@ def test_df_of_the_store_counts_volumes_apart_from_containers(root: Path) -> Non
     found = json.loads(ok(root, "df", "--format", "json"))
     assert found["volumes"] >= 500_000
     assert 200_000 <= found["volumes_reclaimable"] < 300_000
-    assert 100_000 <= found["containers"] < 300_000
+    is_on_disk = not list(root.glob("containers/*/memory"))  # as on most file systems
+    assert (100_000 if is_on_disk else 0) <= found["containers"] < 300_000
     parts = ("images", "held", "build", "unneeded", "ingest", "containers", "volumes", "frame")
     assert found["total"] == sum(found[name] for name in parts)
     (line,) = (line for line in ok(root, "df").splitlines() if line.startswith("volumes "))
