@@ -216,7 +216,8 @@ def _return_to(directory: int, path: str) -> None:
 
 def as_root(function: Callable[[], Any], *, stays: bool = False) -> Any:
     """Call ``function`` as root and return its result, which must be expressible in JSON. If this process is not root
-    already, it runs in a child process that is root of a new namespace.
+    already, it runs in a child process that is root of a new namespace. Where the caller has threads, ``function``
+    must import nothing: a module that another thread imports at the fork stays locked in the child for ever.
 
     With ``stays`` it always runs in a child, which stays until it is killed; its mounts end with it. Raises as
     ``become_root``, and the LaminaErrors of ``function``.

@@ -68,6 +68,8 @@ def _or_as_root(work: Callable[[], int]) -> int:
     except PermissionError:
         if not hasattr(os, "geteuid") or privileges.may_mount():
             raise
+        import shutil  # noqa: F401  (not in the forked child: another thread may be importing it at the fork)
+
         number: int = privileges.as_root(work)
         return number
 

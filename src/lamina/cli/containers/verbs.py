@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +41,7 @@ from lamina.cli.options import (
 )
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import NotFound, ReferenceNotFound, SystemFailure, UsageError
+from lamina.errors import LaminaError, NotFound, ReferenceNotFound, SystemFailure, UsageError
 from lamina.host.files import reported
 from lamina.store.containers import Container
 
@@ -127,23 +127,47 @@ def rm(
         return
     by_option = latest or bool(filters)
 
-    def remove_one(one: Container, said: str = "") -> str:
-        if force and seconds and store.containers.is_running(one):
-            end(session, one, None, seconds)
+    def remove_one(one: Container, said: str = "") -> None:
         remove(store, one, force=force, volumes=volumes)
-        return said or one.name
+        write(said or one.name)
 
-    def remove_named(name: str) -> str | None:
-        return for_container(
-            session, name, ignore, lambda one: remove_one(one, "" if by_option else name), damaged=True
-        )
+    ended: dict[str, Container] = {}  # those of --rm may be gone when it is their turn
+
+    def remove_named(name: str) -> None:
+        said = "" if by_option else name
+        one = ended.pop(name, None)
+        if one is not None:
+            remove_one(one, said)
+        else:
+            for_container(session, name, ignore, lambda one: remove_one(one, said), damaged=True)
 
     if wanted is not None:
-        each_at_once(wanted, remove_named)
+        if force:
+            for name in wanted:
+                with suppress(LaminaError):  # it is told when it is removed
+                    ended[name] = store.containers.get(name, damaged=True)
+            _end_all(session, list(ended.values()), seconds)
+        each(wanted, remove_named)
         return
     failed = clear(store)
     every = [one for one in store.containers.every() if force or not store.containers.is_running(one)]
-    each_at_once(every, remove_one, failed)
+    if force:
+        _end_all(session, every, seconds)
+    each(every, remove_one, failed)
+
+
+def _end_all(session: Session, every: Sequence[Container], seconds: float | None) -> None:
+    """End those that run, at the same time: each may take seconds. What fails is told when it is removed."""
+    from lamina.run.container.ending import stop as stop_container
+
+    def end_one(one: Container) -> None:
+        with suppress(LaminaError):
+            if seconds:
+                end(session, one, None, seconds)
+            else:
+                stop_container(session.store, one, "KILL", seconds=60)
+
+    each_at_once([one for one in every if session.store.containers.is_running(one)], end_one)
 
 
 @command("stop", "lamina stop web\nlamina stop --timeout 2 web\nlamina stop --all")
