@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from lamina.errors import NotFound, SystemFailure
 from lamina.host.files import reported
+from lamina.host.lock import locked_for_now
 from lamina.light import TYPE_CHECKING, signal
 from lamina.run.child import Streams, in_memory, spawned
 from lamina.run.runtime import find_program
@@ -14,6 +15,7 @@ from lamina.spec.json import read_own, write_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from lamina.run.networks.place import Place
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _DIRECTORIES = ("/usr/libexec/podman", "/usr/lib/podman", "/usr/local/libexec/podman", "/usr/local/lib/podman")
 _ADMINISTRATORS = ":/usr/local/sbin:/usr/sbin:/sbin"
 _MAX_SAID = 1 << 20
+_HOST_LOCKS = "/run"
 
 
 def find(name: str) -> str:
@@ -60,7 +63,8 @@ def call(place: Place, verb: str, namespace: str, wanted: Mapping[str, Any]) -> 
         os.makedirs(place.directory, mode=0o700, exist_ok=True)
     words = [program, "--config", place.directory, "--aardvark-binary", find("aardvark-dns") or "/nowhere"]
     words += ["--rootless", "true" if place.pid else "false", verb, namespace]
-    code, said, error = run_in(place, words, write_own(wanted).encode())
+    with _alone(place):
+        code, said, error = run_in(place, words, write_own(wanted).encode())
     if not said.strip() and not code:
         return {}
     try:
@@ -71,6 +75,14 @@ def call(place: Place, verb: str, namespace: str, wanted: Mapping[str, Any]) -> 
         why = answer.get("error") if isinstance(answer, dict) else error or said.decode("utf-8", "replace")
         raise SystemFailure(f"netavark: {_line(str(why))}", hint="check that iptables works on this host")
     return answer
+
+
+def _alone(place: Place) -> AbstractContextManager[None]:
+    """Other stores of this host may have networks of the same name: netavark gives their rules the same name too, and
+    expects that nobody else changes them meanwhile."""
+    if place.pid or not os.access(_HOST_LOCKS, os.W_OK):
+        return nullcontext()
+    return locked_for_now(os.path.join(_HOST_LOCKS, "lamina-netavark.lock"))
 
 
 def _line(text: str) -> str:
