@@ -80,26 +80,30 @@ def erofs_pieces(
     devices: Sequence[int] | None = None,
     opaque: Container[int] = (),
     uuid: bytes = bytes(16),
+    joined: bool = False,
 ) -> Iterator[bytes]:
     """Yield the image of ``tree``, padded to whole pages. ``uuid`` has 16 bytes and identifies the image.
 
     ``devices`` are the numbers (from 0) of the layers whose tars are passed to the mount, in this order; all by
     default. For a lower layer of an overlay, nodes of Kind.WHITEOUT become its whiteouts, and ``opaque`` directories
-    are marked.
+    are marked. ``joined``: the tars are one device, one after the other, each padded to whole blocks.
 
     Raises Unsupported for what the format can't express: more than 2 TiB of layers, sparse files whose segments are
     not whole blocks.
     """
     numbers = range(len(tree.layers)) if devices is None else devices
-    yield from _Writer(tree, numbers, opaque, tell_layers=devices is None).pieces(uuid)
+    yield from _Writer(tree, numbers, opaque, tell_layers=devices is None, joined=joined).pieces(uuid)
 
 
 class _Writer:
     """Writes in two passes over the tree: first every inode gets its place, then everything is written. It uses
     columns instead of objects because an image may have hundreds of thousands of inodes."""
 
-    def __init__(self, tree: Tree, devices: Sequence[int], opaque: Container[int], *, tell_layers: bool) -> None:
+    def __init__(
+        self, tree: Tree, devices: Sequence[int], opaque: Container[int], *, tell_layers: bool, joined: bool
+    ) -> None:
         self.tree = tree
+        self.slot_count = min(1, len(devices)) if joined else len(devices)
         self.devices = devices
         self.opaque = opaque
         self.deep = DEEP if tell_layers else 0  # a single layer's image must be the same in every stack
@@ -116,7 +120,7 @@ class _Writer:
         self._packed: dict[tuple[int, int], bytes] = {}
 
     def pieces(self, uuid: bytes) -> Iterator[bytes]:
-        end = self._place_all(AT + max(BLOCK, 128 + SLOT.size * len(self.devices)))
+        end = self._place_all(AT + max(BLOCK, 128 + SLOT.size * self.slot_count))
         total = -(-(end + TRAILER.size) // _PAGE) * _PAGE
         slots = self._slots(total // BLOCK)
         out, done, summed = bytearray(AT), 0, 0  # ``done`` is the offset at which ``out`` begins
@@ -135,15 +139,20 @@ class _Writer:
     def _slots(self, base: int) -> bytes:
         """Return the device slots, each mapped after the one before. ``base`` is the number of blocks of
         the image."""
-        slots = b""
+        slots, first = b"", base
         for position, number in enumerate(self.devices, 1):
-            blocks = -(-self.tree.layers[number].tar_size // BLOCK)
+            blocks = self._blocks(number)
             self.bases[number] = base
             slots += SLOT.pack(b"layer %d" % position, blocks, base)
             base += blocks
             if base > _MAX_BLOCKS:
                 raise Unsupported("the layers have more than 2 TiB", hint="unpack the image instead")
+        if self.slot_count < len(self.devices):
+            return SLOT.pack(b"layers", base - first, first)
         return slots
+
+    def _blocks(self, layer: int) -> int:
+        return -(-self.tree.layers[layer].tar_size // BLOCK)
 
     def _place_all(self, at: int) -> int:
         """Assign a place to every inode, then blocks to every large directory and long symlink; returns where the
@@ -218,7 +227,11 @@ class _Writer:
         index = self.tree.layers[layer]
         segments = index.sparse(row)
         if segments is not None:
-            chunks = _chunks(index.size[row], segments, index.offset[row], self.devices.index(layer) + 1)
+            position, before = self.devices.index(layer), 0
+            if self.slot_count < len(self.devices):
+                before = sum(map(self._blocks, self.devices[:position])) * BLOCK
+                position = 0
+            chunks = _chunks(index.size[row], segments, before + index.offset[row], position + 1)
             if chunks[0]:
                 self.tails[inode], self.chunk_bits[inode] = chunks
 
@@ -302,7 +315,7 @@ class _Writer:
         """Return the superblock, with the slots after it."""
         fields = (
             *(MAGIC, 0, CHECKSUM | _MTIME, BITS, 0, self.places[0], len(self.order), 0, 0, blocks, 0, 0),
-            *(uuid, b"", CHUNKED | DEVICES, 0, len(self.devices), (AT + 128) // 128, 0, 0, 0, 0, 0),
+            *(uuid, b"", CHUNKED | DEVICES, 0, self.slot_count, (AT + 128) // 128, 0, 0, 0, 0, 0),
         )
         found = bytearray(SUPERBLOCK.pack(*fields) + slots)
         # the checksum covers the rest of its block: no inode may begin there
