@@ -1,0 +1,34 @@
+"""Start the machine that a bundle describes, and be its process to its end."""
+
+from __future__ import annotations
+
+import os
+
+from lamina.host.files import write_all
+from lamina.run.machine import process
+from lamina.run.machine.machine import Machine, Share
+from lamina.run.machine.qemu import stream_words
+from lamina.run.machine.relay import Launch, Relay
+from lamina.run.machine.shares import Shared
+from lamina.spec.json import read_own
+
+DESCRIPTION = "machine.json"
+STARTED = b"started"
+
+
+def run(bundle: str, terminal: bool, telling: int) -> int:
+    """``telling``: a pipe that is told ``STARTED``, or why not, and closed. Returns the exit code. Raises OSError."""
+    with open(os.path.join(bundle, DESCRIPTION), "rb") as file:
+        value = read_own(file.read().decode())
+    machine = Machine(**value["machine"], disks=(), shares=tuple(Share(one["name"]) for one in value["shared"]))
+    process.note(bundle)
+
+    def on_start(reason: str) -> None:
+        write_all(telling, reason.encode() or STARTED)
+        os.close(telling)
+
+    shared = [Shared(**one) for one in value["shared"]]
+    launch = Launch(
+        value["command"], lambda streams, place: stream_words(machine, streams, place), bundle, terminal, shared
+    )
+    return Relay(launch, on_start).run()

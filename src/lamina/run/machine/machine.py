@@ -1,0 +1,58 @@
+"""A machine as values: what it is made of, as every virtual machine monitor needs it (pure)."""
+
+from __future__ import annotations
+
+from lamina.light import Value
+
+STDIN, STDOUT, STDERR, CONTROL, TERMINAL = "stdin", "stdout", "stderr", "control", "terminal"
+"""The streams of a machine: names of its virtio-serial ports, with the prefix ``lamina.``; the terminal is a virtio
+console."""
+GUEST_ADDRESS, GATEWAY, RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
+"""The machine's network: QEMU's user mode."""
+MIB = 1 << 20
+
+
+class Disk(Value):
+    """A virtio disk. ``path``: of a file of this host. ``format``: raw, or vmdk for a list of files. ``serial``: at
+    most 20 characters, which the machine sees."""
+
+    path: str
+    read_only: bool = True
+    format: str = "raw"
+    serial: str = ""
+
+
+class Share(Value):
+    """A directory of this host in the machine, by virtiofs. ``name``: in the machine, and of the socket of its
+    virtiofsd in the bundle."""
+
+    name: str
+
+
+class Forward(Value):
+    """A port of this host that is the machine's. ``protocol``: tcp, udp."""
+
+    address: str
+    port: int
+    target: int
+    protocol: str = "tcp"
+
+
+class Machine(Value):
+    """``architecture``: as in platforms. ``kind``: of QEMU's machines, "" for the usual one. ``memory``: bytes.
+    ``append``: the kernel's command line. ``network``: it has one. ``console``: a file for what the kernel says, ""
+    for standard output."""
+
+    architecture: str
+    kernel: str
+    initramfs: str
+    disks: tuple[Disk, ...]
+    append: str = ""
+    memory: int = 512 * MIB
+    processors: int = 1
+    kind: str = ""
+    accelerator: str = "tcg"
+    network: bool = True
+    forwards: tuple[Forward, ...] = ()
+    shares: tuple[Share, ...] = ()
+    console: str = ""

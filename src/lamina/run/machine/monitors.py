@@ -1,0 +1,58 @@
+"""Configurations of other virtual machine monitors for a machine (pure): Firecracker, cloud-hypervisor, QEMU.
+
+Their machines have a serial console and nothing else of lamina's: the program writes there, and its last line is
+``lamina: exit CODE``.
+"""
+
+from __future__ import annotations
+
+from lamina.light import TYPE_CHECKING
+from lamina.run.machine.machine import MIB
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lamina.run.machine.machine import Machine
+
+
+def firecracker(machine: Machine, kernel: str) -> dict[str, Any]:
+    """For `firecracker --config-file`. ``kernel``: an ELF file on x86, which is all that it loads there."""
+    return {
+        "boot-source": {"kernel_image_path": kernel, "initrd_path": machine.initramfs, "boot_args": machine.append},
+        "drives": [
+            {
+                "drive_id": f"disk{number}",
+                "path_on_host": disk.path,
+                "is_root_device": False,
+                "is_read_only": disk.read_only,
+            }
+            for number, disk in enumerate(machine.disks)
+        ],
+        "machine-config": {"vcpu_count": machine.processors, "mem_size_mib": machine.memory // MIB},
+    }
+
+
+def cloud_hypervisor(machine: Machine) -> dict[str, Any]:
+    """The body of ``vm.create``."""
+    return {
+        "payload": {"kernel": machine.kernel, "initramfs": machine.initramfs, "cmdline": machine.append},
+        "cpus": {"boot_vcpus": machine.processors, "max_vcpus": machine.processors},
+        "memory": {"size": machine.memory // MIB * MIB},
+        "disks": [{"path": disk.path, "readonly": disk.read_only} for disk in machine.disks],
+        "rng": {"src": "/dev/urandom"},
+        "serial": {"mode": "Tty"},
+        "console": {"mode": "Off"},
+    }
+
+
+def listed(machine: Machine) -> dict[str, Any]:
+    """What any other monitor needs."""
+    return {
+        "architecture": machine.architecture,
+        "kernel": machine.kernel,
+        "initramfs": machine.initramfs,
+        "cmdline": machine.append,
+        "memory": machine.memory,
+        "processors": machine.processors,
+        "disks": [{"path": disk.path, "read_only": disk.read_only, "format": disk.format} for disk in machine.disks],
+    }

@@ -1,0 +1,127 @@
+"""The command line of QEMU for a machine (pure)."""
+
+from __future__ import annotations
+
+from lamina.errors import Unsupported, UsageError
+from lamina.light import TYPE_CHECKING, Value
+from lamina.run.machine.machine import MIB, TERMINAL, Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MICROVM = "microvm"
+
+
+class _Board(Value):
+    """``program``: QEMU's name for the architecture. ``kinds``: of its machines, the usual one first. ``bus``: of
+    their virtio devices. ``console``: the kernel's name of the serial port."""
+
+    program: str
+    kinds: tuple[str, ...]
+    console: str
+    bus: str = "pci"
+
+
+_BOARDS = {
+    "amd64": _Board("qemu-system-x86_64", ("q35", MICROVM, "pc"), "ttyS0"),
+    "arm64": _Board("qemu-system-aarch64", ("virt",), "ttyAMA0"),
+    "riscv64": _Board("qemu-system-riscv64", ("virt",), "ttyS0"),
+    "ppc64le": _Board("qemu-system-ppc64", ("pseries",), "hvc0"),
+    "s390x": _Board("qemu-system-s390x", ("s390-ccw-virtio",), "ttysclp0", "ccw"),
+}
+_MOST_PCI = 28
+"""Disks on a board without further bridges; more are joined (``disks``)."""
+
+
+def board(architecture: str) -> _Board:
+    """Raises Unsupported."""
+    try:
+        return _BOARDS[architecture]
+    except KeyError:
+        known = ", ".join(sorted(_BOARDS))
+        raise Unsupported(
+            f"no machine for the architecture {architecture!r:.50}", hint=f"use one of {known}"
+        ) from None
+
+
+def kernel_words(architecture: str) -> str:
+    """What the kernel's command line always has: its messages go to the serial port, a panic ends the machine."""
+    return f"console={board(architecture).console} panic=-1 quiet"
+
+
+def command(machine: Machine, program: str) -> list[str]:
+    """``program``: the path of QEMU. Raises Unsupported, UsageError (no such kind of machine)."""
+    its = board(machine.architecture)
+    kind = machine.kind or its.kinds[0]
+    if kind not in its.kinds:
+        raise UsageError(
+            f"{machine.architecture} has no machine {kind!r:.50}", hint=f"use {' or '.join(its.kinds)} with --machine"
+        )
+    bus = _bus(machine)
+    words = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+    words += ["-machine", _machine(machine, kind), "-accel", machine.accelerator, "-cpu", _processor(machine)]
+    words += ["-m", f"{max(1, machine.memory // MIB)}M", "-smp", str(machine.processors)]
+    words += ["-kernel", machine.kernel, "-initrd", machine.initramfs, "-append", machine.append]
+    if machine.console:
+        words += ["-chardev", f"file,id=console,path={_quoted(machine.console)}", "-serial", "chardev:console"]
+    else:
+        words += ["-serial", "stdio"]
+    for number, disk in enumerate(machine.disks):
+        node = f"disk{number}"
+        mode = ("off", "on")[disk.read_only]
+        words += [
+            "-blockdev",
+            f"driver=file,node-name={node}-file,filename={_quoted(disk.path)},read-only={mode}"
+            + (",locking=off" if disk.read_only else ""),
+        ]
+        words += ["-blockdev", f"driver={disk.format},node-name={node},file={node}-file,read-only={mode}"]
+        serial = f",serial={disk.serial}" if disk.serial else ""
+        words += ["-device", f"virtio-blk-{bus},drive={node}{serial}"]
+    if machine.network:
+        forwards = "".join(
+            f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards
+        )
+        words += ["-netdev", f"user,id=net{forwards}", "-device", f"virtio-net-{bus},netdev=net,romfile="]
+    words += ["-device", f"virtio-rng-{bus}"]
+    if machine.shares:
+        words += ["-object", f"memory-backend-memfd,id=memory,size={machine.memory // MIB}M,share=on"]
+    return words
+
+
+def stream_words(machine: Machine, streams: Iterable[tuple[str, int]], bundle: int) -> list[str]:
+    """What follows ``command`` for these streams, by name, with the descriptors of connected sockets; and for shared
+    directories, whose sockets are in the directory ``bundle``, a descriptor."""
+    words = ["-device", f"virtio-serial-{_bus(machine)}"]
+    for name, descriptor in streams:
+        words += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        if name == TERMINAL:
+            words += ["-device", f"virtconsole,chardev={name}"]
+        else:
+            words += ["-device", f"virtserialport,chardev={name},name=lamina.{name}"]
+    for share in machine.shares:
+        words += ["-chardev", f"socket,id={share.name},path=/proc/self/fd/{bundle}/{share.name}"]
+        words += ["-device", f"vhost-user-fs-{_bus(machine)},chardev={share.name},tag={share.name}"]
+    return words
+
+
+def _bus(machine: Machine) -> str:
+    its = board(machine.architecture)
+    return "device" if (machine.kind or its.kinds[0]) == MICROVM else its.bus
+
+
+def _machine(machine: Machine, kind: str) -> str:
+    options = [kind]
+    if machine.shares:
+        options.append("memory-backend=memory")
+    if kind == MICROVM:
+        options += ["pit=off", "pic=off", "rtc=on", "isa-serial=on", "auto-kernel-cmdline=on"]
+    return ",".join(options)
+
+
+def _processor(machine: Machine) -> str:
+    return "host" if machine.accelerator == "kvm" else "max"
+
+
+def _quoted(path: str) -> str:
+    """A path in an option of QEMU, which is a list with commas."""
+    return path.replace(",", ",,")

@@ -1,0 +1,100 @@
+"""The disk of what a machine has written: ext4 in a sparse file in the container's directory.
+
+Inside it are the upper and the work directory of the machine's overlay. The kernel of this host shows them while a
+machine does not run, for commit, diff and cp.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import contextmanager
+
+from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported
+from lamina.host import privileges
+from lamina.host.files import reported
+from lamina.light import TYPE_CHECKING
+from lamina.run.runtime import MACHINE, find_program
+from lamina.view import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lamina.store.containers import Container
+    from lamina.store.store import Store
+
+_DISK, _SHOWN = "upper.img", "disk"
+_SIZE = 1 << 37  # bytes; only what is written takes space
+_MAKE = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")
+
+
+def shown_at(store: Store, container: Container) -> str:
+    """The directory that has upper and work of a machine while ``shown`` shows them; "" if it is no machine."""
+    return store.containers.path(container.id, _SHOWN) if container.runtime == MACHINE else ""
+
+
+def disk_of(store: Store, container: Container) -> str:
+    """The path of the disk; it is made if it is not there. Raises NotFound (mke2fs is missing), SystemFailure."""
+    path = os.path.abspath(store.containers.path(container.id, _DISK))
+    if not os.path.exists(path):
+        make_disk(path)
+    return path
+
+
+def make_disk(path: str) -> None:
+    """Make an empty disk at ``path``. Raises as ``disk_of``."""
+    mke2fs = find_program("mke2fs")
+    if not mke2fs:
+        raise NotFound("mke2fs is not installed", hint="install e2fsprogs")
+    new = f"{path}.tmp"
+    with reported(new), open(new, "wb", opener=_private) as file:
+        file.truncate(_SIZE)
+    done = subprocess.run([mke2fs, *_MAKE, new], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        os.unlink(new)
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise SystemFailure(f"the disk {path} can't be made: {said}", hint="free space, or see mke2fs(8)")
+    os.rename(new, path)
+
+
+def written(store: Store, container: Container) -> int:
+    """The bytes that the disk takes."""
+    try:
+        return os.stat(store.containers.path(container.id, _DISK)).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def shown(store: Store, container: Container) -> Iterator[None]:
+    """Show what a machine that does not run has written, while the block runs; nothing is done for other containers.
+    Call it in a block of ``using``. Raises Conflict (it runs), Unsupported (not root), SystemFailure."""
+    target = shown_at(store, container)
+    if not target:
+        yield
+        return
+    if store.containers.is_running(container):
+        raise Conflict(
+            f"the machine {container.name} runs: only it knows what its disk holds",
+            hint=f"stop it first with `lamina stop {container.name}`",
+        )
+    if not privileges.is_root():
+        raise Unsupported("only root may look into the disk of a machine", hint="use `lamina run` for this image")
+    disk = disk_of(store, container)
+    with reported(target):
+        os.makedirs(target, mode=0o700, exist_ok=True)
+    command = [find_program("mount") or "mount", "-t", "ext4", "-o", "loop,nodev,nosuid", disk, target]
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
+        raise SystemFailure(f"the disk of {container.name} can't be mounted: {said}", hint="see dmesg(1)")
+    try:
+        for name in ("upper", "work"):
+            os.makedirs(os.path.join(target, name), exist_ok=True)
+        yield
+    finally:
+        kernel.unmount(target)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
