@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "config": ("change.edit", "config", "Print the config of an image, or make an image with a changed config."),
     "copy": ("move.copy", "copy", "Copy images between the store, registries, layouts and archives."),
     "cp": ("containers.verbs", "cp", "Copy files into or out of a container."),
+    "boot": ("containers.boot", "boot", "Run an image as a virtual machine."),
     "create": ("containers.living", "create", "Make a container without starting it."),
     "delete": ("registry.queries", "delete", "Delete a tag or a manifest from a registry."),
     "df": ("store.space", "df", "Show what uses the disk, and what removing an image frees."),
@@ -94,6 +95,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "update": ("containers.update", "update", "Change the limits and the restart policy of containers."),
     "validate": ("registry.queries", "validate", "Check an image where it is: digests, sizes, diff_ids."),
     "version": ("about", "version", "Show the version of lamina and of its libraries."),
+    "vm-disk": ("containers.vm_disk", "vm_disk", "Write an image as files for virtual machine monitors."),
     "volume": ("containers.volume", "volume", "Create, list and remove volumes."),
     "wait": ("containers.living", "wait", "Wait until containers end, and print their exit codes."),
     "waste": (

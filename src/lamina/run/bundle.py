@@ -26,6 +26,7 @@ from lamina.run.spec import (
     program_paths,
     runtime_spec,
     with_device_guard,
+    working_directory,
 )
 from lamina.spec.json import read_own
 from lamina.spec.platform import Platform
@@ -131,10 +132,6 @@ def check_architecture(task: Task, inside: Inside) -> None:
     architecture.check_architecture(
         process, inside, (*(mount.target for mount in task.wanted.mounts), *task.config.volumes)
     )
-
-
-def working_directory(wanted: ContainerOptions, config: ImageConfig) -> str:
-    return wanted.workdir or os.path.join("/", config.working_dir or "")
 
 
 def _host_resources(task: Task, tables: dict[str, bytes]) -> HostResources:

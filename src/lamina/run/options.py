@@ -188,8 +188,9 @@ class ContainerOptions(Value):
     without one, "" for all. ``log_driver`` "": the default. ``pod``: its pod, ``requires``: the containers that are
     started before it; a record holds their IDs. ``no_hosts``: without an /etc/hosts of its own. ``attach``: the
     streams that `start --attach` connects; empty: stdout and stderr. ``create_command``: the words that made it, if
-    the command line did. ``detached``: made by a `run` in the background. ``cidfile``: the file that got its ID. A
-    new field needs a default: the records of containers hold these (``run.container.record``)."""
+    the command line did. ``detached``: made by a `run` in the background. ``cidfile``: the file that got its ID.
+    ``kernel`` (a path, or an image), ``append`` (to the kernel's command line), ``machine`` (a kind of QEMU's): of a
+    virtual machine. A new field needs a default: the records of containers hold these (``run.container.record``)."""
 
     command: tuple[str, ...] = ()
     entrypoint: str | None = None
@@ -265,6 +266,9 @@ class ContainerOptions(Value):
     no_hosts: bool = False
     detached: bool = False
     cidfile: str = ""
+    kernel: str = ""
+    append: str = ""
+    machine: str = ""
 
     @property
     def limited(self) -> bool:

@@ -30,6 +30,8 @@ NAMES = ("crun", "runc")
 """In order of preference: crun starts in half the time of runc."""
 BUBBLEWRAP = "bwrap"
 """Used if there is no other."""
+MACHINE = "machine"
+"""Stands for a runtime: a virtual machine runs the image (``run.machine``)."""
 EXECUTED = "executed-"
 """The beginning of the names of files in a bundle that hold the pids of further programs."""
 _CAP_SYS_RESOURCE = 24
@@ -72,9 +74,15 @@ class Runtime(Value):
     def is_bubblewrap(self) -> bool:
         return os.path.basename(self.program) == BUBBLEWRAP
 
+    @property
+    def is_machine(self) -> bool:
+        return self.program == MACHINE
+
 
 def find_runtime(wanted: str = "") -> Runtime:
     """The runtime of this name or path, by default the first that is installed and works. Raises NotFound."""
+    if wanted == MACHINE:
+        return Runtime(MACHINE, False, False)
     hybrid = is_hybrid()
     for name in (wanted,) if wanted else NAMES[::-1] if hybrid else NAMES:
         program = find_program(name)

@@ -17,7 +17,7 @@ from lamina.host.mountinfo import below
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run import network, runtime
 from lamina.run.rootfs import Inside, make_reachable, undo_reachable
-from lamina.run.runtime import BUBBLEWRAP, Runtime, find_runtime
+from lamina.run.runtime import BUBBLEWRAP, MACHINE, Runtime, find_runtime
 from lamina.spec.json import write_own
 from lamina.store.fault import point
 from lamina.view import kernel
@@ -80,6 +80,11 @@ class Sandbox:
         if self._runtime and isinstance(self._runtime, str):
             return os.path.basename(self._runtime) == BUBBLEWRAP
         return self.runtime.is_bubblewrap
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether a virtual machine runs it."""
+        return (self._runtime if isinstance(self._runtime, str) else self._runtime.program) == MACHINE
 
     def mount(
         self,
@@ -204,7 +209,11 @@ class Sandbox:
 
     def signal(self, number: int) -> None:
         """Send a signal to the first program. Raises SystemFailure (there is none)."""
-        if self.is_bubblewrap:
+        if self.is_machine:
+            from lamina.run.machine import process as machine_process
+
+            machine_process.kill(self.directories.bundle, number)
+        elif self.is_bubblewrap:
             from lamina.run.bubblewrap import process
 
             process.kill(self.directories.bundle, number)
@@ -213,7 +222,7 @@ class Sandbox:
 
     @property
     def can_pause(self) -> bool:
-        return not self.is_bubblewrap and self.runtime.cgroups
+        return not self.is_machine and not self.is_bubblewrap and self.runtime.cgroups
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -251,6 +260,11 @@ class Sandbox:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
         mounted."""
         rootfs, bundle, states = self.directories.rootfs, self.directories.bundle, self.directories.states
+        if self.is_machine:
+            from lamina.run.machine import process as machine_process
+
+            machine_process.end(bundle)
+            return False
         network.Pasta.close_left(bundle)
         if os.path.isdir(os.path.join(states, self.identity)):
             with suppress(NotFound):  # the runtime was uninstalled

@@ -16,6 +16,8 @@ from lamina.view.owners import AS_STATED, Owners
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.spec.image_config import ImageConfig
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MASKED = (
     "/proc/asound",
@@ -94,6 +96,10 @@ def environment(wanted: ContainerOptions, image: Sequence[str], home: str, hostn
     values.update(wanted.env)
     values.setdefault("HOME", home)
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def working_directory(wanted: ContainerOptions, config: ImageConfig) -> str:
+    return wanted.workdir or os.path.join("/", config.working_dir or "")
 
 
 def program_name(process: Mapping[str, Any]) -> str:

@@ -107,6 +107,11 @@ def limits_as_flags(wanted: ContainerOptions) -> str:
 def check_supported(wanted: ContainerOptions, runtime: Runtime) -> None:
     """Raises UsageError, Unsupported."""
     check_flags(wanted)
+    if runtime.is_machine:
+        from lamina.run.machine.supported import check_supported as check_machine
+
+        check_machine(wanted)
+        return
     if os.path.basename(runtime.program) == "crun" and _read("/sys/fs/cgroup/unified/cgroup.controllers").strip():
         raise Unsupported(
             "crun can't run here: this host's cgroups are of both versions, with controllers in version 2",

@@ -13,6 +13,7 @@ from lamina.errors import NotFound, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
+from lamina.run.runtime import MACHINE
 from lamina.store.containers import Container
 from lamina.store.foreign_trees import remove_tree
 from lamina.view import kernel
@@ -71,7 +72,12 @@ def make(store: Store, container: Container, directory: str) -> None:
 
 
 def path(store: Store, container: Container, name: str) -> str:
-    """The directory UPPER or WORK. Raises NotFound if it was in memory and is lost."""
+    """The directory UPPER or WORK; of a machine, while its disk is shown. Raises NotFound if it was in memory and is
+    lost."""
+    if container.runtime == MACHINE:
+        from lamina.run.machine.upper import shown_at
+
+        return os.path.join(shown_at(store, container), name)
     found = os.path.join(container.top or store.containers.path(container.id), name)
     if container.top and not os.path.isdir(found):
         raise NotFound(

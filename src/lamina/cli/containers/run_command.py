@@ -51,6 +51,9 @@ PROCESS_OPTIONS = (
 )
 
 
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+
+
 _USERNS = (
     "User namespace. auto: separate IDs; root of the container has no rights outside. "
     "keep-id[:uid=N,gid=N]: your own ID."
@@ -182,13 +185,16 @@ def run_container(session: Session, image: str, words: tuple[str, ...], /, **giv
     except (Cancelled, ContainerFailure):
         raise
     except LaminaError as error:
-        raise ContainerFailure(error.message, hint=error.hint) from error
+        failure = ContainerFailure(error.message, hint=error.hint)
+        if error.exit_code in (NOT_EXECUTABLE, NOT_FOUND):
+            failure.exit_code = error.exit_code
+        raise failure from error
 
 
 def _run_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> int:
     made, stack, wanted, runtime = _created(session, image, words, given, running=True)
     store = session.writable_store
-    if given["detach"] or _needs_monitor(wanted) or (made.wanted or {}).get("requires"):
+    if given["detach"] or _needs_monitor(wanted) or runtime == "machine" or (made.wanted or {}).get("requires"):
         from lamina.cli.containers import monitored
 
         if given["detach"]:
@@ -427,6 +433,7 @@ def container_options(words: tuple[str, ...], given: dict[str, Any]) -> Containe
         add_hosts=tuple(options.parse_host(word, network) for word in given["add_host"]),
         privileged=given["privileged"],
         groups=given["group_add"],
+        **{name: given[name] for name in ("kernel", "append", "machine") if given.get(name)},
         **security,
         **_more(given),
         **_of_families(given),

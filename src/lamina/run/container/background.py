@@ -55,7 +55,10 @@ def start(
             preparation = Preparation(store, stack, container, find_runtime(runtime or container.runtime), on_warning)
             _check_log_driver(preparation.wanted.log_driver)
             forget_stop(store, container)
-            _mount(preparation)
+            if preparation.sandbox.is_machine:
+                _make_machine(preparation)
+            else:
+                _mount(preparation)
             started = monitor.start(_plan(preparation, stdin_once))
         if not started.program:
             error = ContainerFailure(f"{container.name}: {started.reason}", hint="check the command and the options")
@@ -110,6 +113,17 @@ def _check_log_driver(driver: str) -> None:
 
     if not os.path.exists(SOCKET):
         raise Unsupported("journald does not run on this host", hint="start it, or choose another --log-driver")
+
+
+def _make_machine(made: Preparation) -> None:
+    """Write the machine's files and the record: its disks are files of the store, and nothing is mounted."""
+    from lamina.run.container.machine import prepare
+
+    with made.store.containers.using(made.container) as use:
+        made.note_mount("")
+        prepare(made)
+        made.write()
+        use.close()
 
 
 def _plan(made: Preparation, stdin_once: bool) -> Plan:

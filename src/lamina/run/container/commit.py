@@ -5,6 +5,8 @@ its image.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.tar_write import Item
 from lamina.run import writable
 from lamina.run.container.events import note_event
+from lamina.run.runtime import MACHINE
 from lamina.scan.directory import OnWarning
 from lamina.scan.overlay_upper import scan_upper
 from lamina.source.stack import Stack
@@ -28,17 +31,31 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 
+@contextmanager
+def readable(store: Store, container: Container) -> Iterator[None]:
+    """Nobody removes the container while the block runs, and what it wrote can be read. Raises NotFound, Conflict (a
+    machine that runs), Unsupported, SystemFailure."""
+    if container.runtime != MACHINE:
+        with store.containers.using(container, shared=True):
+            yield
+        return
+    from lamina.run.machine.upper import shown
+
+    with store.containers.using(container), shown(store, container):  # a disk is mounted once
+        yield
+
+
 def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
     """The changes, as ``edit.changes.changes`` returns them. Raises SystemFailure, NotFound (the container was
     removed)."""
-    with store.containers.using(container, shared=True):
+    with readable(store, container):
         return changes(stack.tree(), _items(store, container), _made(container))
 
 
 def container_items(
     store: Store, stack: Stack, container: Container, on_warning: OnWarning = lambda text: None
 ) -> list[Item]:
-    """The changes as entries of a layer on top of its image. Read them in a block of ``using``. Raises
+    """The changes as entries of a layer on top of its image. Read them in a block of ``readable``. Raises
     SystemFailure."""
     return real_items(stack.tree(), _items(store, container, on_warning), _made(container))
 
@@ -54,7 +71,7 @@ def commit(
 ) -> Descriptor:
     """Make an image from the container's image and its changes, named ``name``. The history says the
     container's command. Raises as ``edit.append``."""
-    with store.containers.using(container, shared=True):  # nobody may remove it meanwhile
+    with readable(store, container):  # nobody may remove it meanwhile
         made = append(
             stack,
             with_parents(container_items(store, stack, container, on_warning), stack),
@@ -76,7 +93,7 @@ def export_container(
     returns it. ``stack``: its image. Raises SystemFailure, UsageError (it changed meanwhile)."""
     from lamina.edit.export import export
 
-    with store.containers.using(container, shared=True):
+    with readable(store, container):
         count = export(stack, write, container_items(store, stack, container, on_warning))
     note_event(store.paths.root, container, "export")
     return count

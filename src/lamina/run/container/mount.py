@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from lamina.errors import Conflict
 from lamina.light import TYPE_CHECKING
@@ -11,12 +11,14 @@ from lamina.run import writable
 from lamina.run.container.ending import settle
 from lamina.run.container.record import sandbox_of
 from lamina.run.rootfs import Inside
+from lamina.run.runtime import MACHINE
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
 from lamina.view.overlay.lower import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from lamina.run.sandbox import Sandbox
     from lamina.source.stack import Stack
@@ -76,9 +78,17 @@ def opened(store: Store, stack: Stack, container: Container) -> Iterator[Inside]
                     )
             else:
                 settle(store, container)
-            with _mounted_for_a_look(store, stack, container) as inside:
+            with _shown(store, container), _mounted_for_a_look(store, stack, container) as inside:
                 yield inside
             return
+
+
+def _shown(store: Store, container: Container) -> AbstractContextManager[None]:
+    if container.runtime != MACHINE:
+        return nullcontext()
+    from lamina.run.machine.upper import shown
+
+    return shown(store, container)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lamina.run.container.ports import Ports, ports_of
 from lamina.run.container.record import asked, stack_of
 from lamina.run.networks.state import networks_in
 from lamina.run.published.shown import to_json
+from lamina.run.runtime import MACHINE
 from lamina.spec.moment import parse_moment
 from lamina.store.containers import CREATED, EXITED, Container
 
@@ -321,8 +322,13 @@ def sizes(store: Store, container: Container) -> tuple[int, int]:
     """The bytes of the container's changed files, and of its image as it is stored; 0 if that is unknown. Raises
     SystemFailure."""
     written = image = 0
-    with suppress(NotFound):
-        written = _written(writable.path(store, container, writable.UPPER))
+    if container.runtime == MACHINE:
+        from lamina.run.machine.upper import written as written_by
+
+        written = written_by(store, container)
+    else:
+        with suppress(NotFound):
+            written = _written(writable.path(store, container, writable.UPPER))
     with suppress(LaminaError):
         manifest = stack_of(store, container).manifest
         image = manifest.descriptor.size + manifest.config.size + sum(layer.size for layer in manifest.layers)

@@ -36,6 +36,8 @@ def start(plan: Plan) -> Running | ExitStatus:
     for name in ("pid", "runtime.log"):
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(bundle, name))
+    if plan.runtime.is_machine:
+        return _as_machine(plan, bundle)
     return _in_bubblewrap(plan, bundle) if plan.runtime.is_bubblewrap else _by_runtime(plan, bundle)
 
 
@@ -95,6 +97,51 @@ def _in_bubblewrap(plan: Plan, bundle: str) -> Running | ExitStatus:
             reason = _last_line(ends.said()) or "bubblewrap could not start the program"
             return ExitStatus(code if code >= CANNOT_RUN else CANNOT_RUN, reason=reason)
         return ends.keep(number, ends.master)
+
+
+def _as_machine(plan: Plan, bundle: str) -> Running | ExitStatus:
+    """A forked child runs the machine, and stays with it."""
+    with _Ends(plan) as ends:
+        terminal = ends.open_terminal() if plan.terminal else ""
+        told, telling = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _become_machine(bundle, ends.theirs, terminal, telling)
+        os.close(telling)
+        with open(told, "rb") as file:
+            said = file.read()
+        if said == b"started":
+            return ends.keep(child, ends.master)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        reason = said.decode("utf-8", "replace") or "the machine did not start"
+        return ExitStatus(code if code >= CANNOT_RUN else CANNOT_RUN, reason=reason)
+
+
+def _become_machine(bundle: str, streams: tuple[int, int, int], terminal: str, telling: int) -> None:
+    """In a forked child, for good."""
+    code = CANNOT_RUN
+    try:
+        signal.set_wakeup_fd(-1)
+        if terminal:
+            from lamina.run.terminal import take
+
+            take(terminal)
+        else:
+            os.setsid()
+            for number, descriptor in enumerate(streams):
+                os.dup2(descriptor, number)
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # nothing of the monitor
+            if descriptor > 2 and descriptor != telling:
+                with suppress(OSError):  # the descriptor of this listing
+                    os.close(descriptor)
+        from lamina.run.machine.launching import run
+
+        code = run(bundle, bool(terminal), telling)
+    except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
+        with suppress(OSError):
+            os.write(telling, str(error).encode("utf-8", "surrogateescape"))
+    finally:
+        os._exit(code)
 
 
 def _become_container(

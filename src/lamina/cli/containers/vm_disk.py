@@ -1,0 +1,55 @@
+"""The verb `vm-disk`: an image as files for virtual machine monitors."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli import warn
+from lamina.cli.containers import run_command
+from lamina.cli.format.output import write
+from lamina.cli.options import options_of, platform_option
+from lamina.cli.verbs import command
+
+if TYPE_CHECKING:
+    from lamina.cli.session import Session
+
+_OF_RUN = frozenset(
+    ("env", "env_file", "workdir", "user", "entrypoint", "hostname", "add_host", "dns", "memory", "cpus")
+)
+_OPTIONS = tuple(option for option in run_command.RUN_OPTIONS if option.argument in _OF_RUN)
+
+
+@command("vm-disk", "lamina vm-disk app:1 -o machine\nfirecracker --no-api --config-file machine/firecracker.json")
+@options_of(_OPTIONS)
+@click.option("-o", "--output", required=True, metavar="DIR", help="New directory for the files.")
+@click.option("--kernel", default="", metavar="PATH|IMAGE", help="Kernel to use (default: the newest of the image).")
+@click.option("--append", default="", metavar="WORDS", help="Add to the kernel's command line.")
+@click.option("--copy", "copies", is_flag=True, help="Copy the layers, so that the directory needs no store.")
+@platform_option
+@click.argument("image")
+@click.argument("words", nargs=-1, metavar="[COMMAND [ARG]...]")
+@click.pass_obj
+def vm_disk(session: Session, /, image: str, words: tuple[str, ...], output: str, copies: bool, **given: Any) -> None:
+    """Write what a virtual machine monitor needs to start an image: kernel, initramfs, disks, command line.
+
+    The directory has configurations for Firecracker and cloud-hypervisor, a script for QEMU, and machine.json for
+    others. The layers stay in the store and are only named; --copy copies them. The program writes to the console;
+    the last line there is `lamina: exit CODE`.
+    """
+    from lamina.run.machine.vm_disk import write_machine
+
+    defaults = {option.argument: option.start for option in run_command.RUN_OPTIONS}
+    if os.sep in given["kernel"] and os.path.exists(given["kernel"]):
+        given["kernel"] = os.path.abspath(given["kernel"])
+    wanted = run_command.container_options(words, {**defaults, **given})
+    for name in write_machine(
+        session.writable_store, session.stack(image), wanted, output, copies=copies, on_warning=warn
+    ):
+        write(name)
+
+
+vm_disk.allow_interspersed_args = False
+vm_disk.context_settings["help_option_names"] = ["--help"]

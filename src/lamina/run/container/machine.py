@@ -1,0 +1,165 @@
+"""What a machine needs before QEMU starts: its kernel, its disks, its initramfs, as files in the bundle."""
+
+from __future__ import annotations
+
+import math
+import os
+import posixpath
+from contextlib import ExitStack
+
+from lamina.errors import NotFound, Unsupported
+from lamina.host.files import replace_file
+from lamina.light import TYPE_CHECKING, as_dict, replace
+from lamina.run.machine import qemu
+from lamina.run.machine.accelerator import kvm_runs
+from lamina.run.machine.disks import disks_of, names, union_disks
+from lamina.run.machine.guest import busybox_for, files_for, kernel_for, memory_of, program_for
+from lamina.run.machine.initramfs import Settings, initramfs
+from lamina.run.machine.kernel_files import modules_for
+from lamina.run.machine.launching import DESCRIPTION
+from lamina.run.machine.machine import GATEWAY, GUEST_ADDRESS, Disk, Forward, Machine, Share
+from lamina.run.machine.relay import CONSOLE
+from lamina.run.machine.shares import PROGRAMS, Shared
+from lamina.run.machine.upper import disk_of
+from lamina.run.networks.state import write_state
+from lamina.run.options import publishes
+from lamina.run.runtime import find_program
+from lamina.spec.json import write_own
+from lamina.view.path import ImagePath
+
+if TYPE_CHECKING:
+    from lamina.run.container.preparing import Preparation
+
+_DESCRIBED = ("architecture", "kernel", "initramfs", "kind")  # what the process of the machine must know
+
+
+MOUNT_POINTS = ("/dev", "/proc", "/sys", "/run", "/etc")
+"""What a machine makes in its root directory where the image has it not (init.sh, machine.sh)."""
+
+
+def prepare(made: Preparation) -> None:
+    """Write the machine into the bundle. Raises UsageError, Unsupported, NotFound, SystemFailure."""
+    stack, container, wanted = made.stack, made.container, made.wanted
+    bundle = made.sandbox.directories.bundle
+    root = ImagePath(stack)
+    kernel = kernel_for(made.store, root, container.image, wanted.kernel)
+    architecture = kernel.kernel.architecture or stack.config.platform.architecture
+    program = find_program(qemu.board(architecture).program)
+    if not program:
+        raise NotFound(
+            f"{qemu.board(architecture).program} is not installed", hint="install QEMU (Debian: qemu-system-x86)"
+        )
+    hostname = wanted.hostname or container.id[:12]
+    shared, mounts = _mounts(made, root)
+    settings, disks = _disks(made, hostname)
+    settings = replace(settings, mounts=mounts)
+    features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
+    features += ["virtiofs"] if shared else []
+    modules = modules_for(kernel, features)
+    targets = (*MOUNT_POINTS, *(target for *_, target in settings.mounts))
+    missing = (path for target in targets for path in _missing(root, target))
+    made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing))))
+    replace_file(os.path.join(bundle, "kernel"), [kernel.read()], lasting=False)
+    guest = program_for(root, wanted, stack.config, container.command, hostname)
+    archive = initramfs(busybox_for(root), modules, settings, guest)
+    replace_file(os.path.join(bundle, "initramfs"), archive, lasting=False)
+    machine = Machine(
+        architecture,
+        os.path.join(bundle, "kernel"),
+        os.path.join(bundle, "initramfs"),
+        tuple(disks),
+        append=" ".join(filter(None, (qemu.kernel_words(architecture), wanted.append))),
+        memory=memory_of(wanted.memory),
+        processors=max(1, math.ceil(wanted.cpus or 1)),
+        kind=wanted.machine or (qemu.MICROVM if architecture == "amd64" and kernel.takes_mmio else ""),
+        accelerator="kvm" if kvm_runs() else "tcg",
+        network=bool(settings.network),
+        forwards=tuple(_forwards(made, network=bool(settings.network))),
+        shares=tuple(Share(one.name) for one in shared),
+        console=os.path.join(bundle, CONSOLE),
+    )
+    command = qemu.command(machine, program)
+    described = {name: as_dict(machine)[name] for name in _DESCRIBED}
+    text = write_own({"command": command, "machine": described, "shared": [as_dict(one) for one in shared]})
+    replace_file(os.path.join(bundle, DESCRIPTION), [text.encode()], lasting=False, mode=0o600)
+
+
+def _mounts(made: Preparation, root: ImagePath) -> tuple[list[Shared], tuple[tuple[str, str, str, str], ...]]:
+    """The directories that the machine shares with this host, and its mounts. Raises NotFound, Unsupported."""
+    wanted = made.wanted.mounts
+    if not wanted:
+        return [], ()
+    from lamina.run.rootfs import Inside
+    from lamina.run.volumes.attach import attached
+    from lamina.view import kernel
+    from lamina.view.overlay.lower import sweep
+    from lamina.view.overlay.mount import mount_union
+
+    rootfs = made.sandbox.directories.rootfs
+    mount_union(made.store, made.stack, rootfs)  # new volumes get the image's files
+    try:
+        with Inside(rootfs) as inside:
+            found = attached(made.store, made.container, wanted, inside)
+    finally:
+        kernel.unmount(rootfs)
+        sweep(made.store)
+    shared, mounts = [], []
+    for number, mount in enumerate(found):
+        if mount.kind == "tmpfs":
+            mounts.append(("tmpfs", "tmpfs", ",".join(mount.options) or "mode=1777", mount.target))
+            continue
+        if not os.path.isdir(mount.source):
+            raise Unsupported(
+                f"{mount.source!r:.200} can't be in a virtual machine: it is not a directory",
+                hint="share the directory that it is in",
+            )
+        one = Shared(_virtiofsd(), os.path.abspath(mount.source), f"share{number}", mount.read_only)
+        shared.append(one)
+        mounts.append((one.name, "virtiofs", "ro" if mount.read_only else "rw", mount.target))
+    return shared, tuple(mounts)
+
+
+def _missing(root: ImagePath, target: str) -> list[str]:
+    """The directories of a mount point that the image does not have."""
+    found = []
+    path = posixpath.normpath(target)
+    while path != "/" and not (root / path.lstrip("/")).is_dir():
+        found.append(path)
+        path = posixpath.dirname(path)
+    return found
+
+
+def _virtiofsd() -> str:
+    found = next(filter(None, map(find_program, PROGRAMS)), "")
+    if not found:
+        raise NotFound("virtiofsd is not installed", hint="install it (Debian: virtiofsd, or qemu-system-common)")
+    return found
+
+
+def _disks(made: Preparation, hostname: str) -> tuple[Settings, list[Disk]]:
+    wanted, bundle = made.wanted, made.sandbox.directories.bundle
+    union = union_disks(made.store, made.stack, bundle)
+    disks = disks_of(union, bundle)
+    disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial="lamina-upper"))
+    paths = names(len(disks))
+    networked = wanted.network not in ("none",)
+    files = files_for(wanted, hostname, networked=networked)
+    network = (GUEST_ADDRESS, GATEWAY) if networked else ()
+    return Settings(hostname, tuple(paths[1:-1]), paths[-1], network, files), disks
+
+
+def _forwards(made: Preparation, *, network: bool) -> list[Forward]:
+    """The ports of this host that QEMU is to bind; ``network.json`` says what they are. Raises Conflict (a port is in
+    use), Unsupported."""
+    wanted, exposed = made.wanted, made.stack.config.exposed_ports
+    if not network or not publishes(wanted):
+        return []
+    from lamina.run.published.shown import to_json
+    from lamina.run.published.sockets import bind
+    from lamina.run.published.syntax import all_ports
+
+    with ExitStack() as opened:  # what is free, and may be used; QEMU binds it anew
+        bindings = [one.binding for one in bind(all_ports(wanted, exposed), opened) if ":" not in one.binding.host_ip]
+    state = {"exposed": list(dict.fromkeys((*exposed, *wanted.expose))), "ports": to_json(bindings)}
+    write_state(made.store.containers.path(made.container.id), state)
+    return [Forward(one.host_ip, one.host_port, one.port, one.protocol) for one in bindings]
