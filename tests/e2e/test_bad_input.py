@@ -184,10 +184,15 @@ WHOLE = [
     "manifest --local {image}",
     "digest --local {image}",
     "index create new {image}",
+    "vm-disk -o vm {image}",
 ]
 # Verbs that want an image of the store, and to be root
 PLACE = ["mount {image} out"]
-CONTAINER = ["run --pull never {image} true", "create --pull never {image} true"]
+CONTAINER = [
+    "run --pull never {image} true",
+    "create --pull never {image} true",
+    "boot --pull never {image} true",
+]
 NO_IMAGE = {
     # registries, which tests/e2e/test_cli_registry.py asks
     *("blob", "delete", "login", "logout", "plan", "pull", "search", "sync", "tags", "validate"),

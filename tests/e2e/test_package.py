@@ -55,7 +55,8 @@ def test_every_verb_has_a_manual_page(wheel: zipfile.ZipFile) -> None:
         assert (r"\fB\-h\fR, \fB\-\-help\fR" in page) == (name not in own), name
         assert "\n.TP\nIMAGE\n" not in page
     for verb in VERBS:
-        assert rf"\fBlamina\-{verb}\fR(1)" in pages["lamina.1"]
+        escaped = verb.replace("-", r"\-")
+        assert rf"\fBlamina\-{escaped}\fR(1)" in pages["lamina.1"]
     assert "LAMINA_ROOT" in pages["lamina.1"]
     assert re.search(r"^\\fBlamina image\\fR VERB\n.*\bls\b", pages["lamina.1"], re.MULTILINE)
     assert ".TP\n127\nrun, exec: the program was not found" in pages["lamina.1"]

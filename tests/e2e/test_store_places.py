@@ -137,6 +137,7 @@ CHANGES = {
 ELSEWHERE = {
     *(
         "blob",
+        "boot",
         "completion",
         "compose",
         "delete",
@@ -151,6 +152,7 @@ ELSEWHERE = {
         "tags",
     ),
     "validate",
+    "vm-disk",
 }
 
 

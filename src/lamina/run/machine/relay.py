@@ -79,7 +79,7 @@ class _Stream:
 
 class Relay:
     def __init__(self, launch: Launch, on_start: Callable[[str], object]) -> None:
-        """``on_start`` is called once: with "" when the program has started, else with the reason why it has not."""
+        """``on_start`` is called once: with "" when the program has started, else with the reason why not."""
         self._launch = launch
         self._on_start: Callable[[str], object] | None = on_start
         names = (TERMINAL,) if launch.terminal else (STDIN, STDOUT, STDERR)

@@ -29,7 +29,7 @@ _MAKE = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_jou
 
 
 def shown_at(store: Store, container: Container) -> str:
-    """The directory that has upper and work of a machine while ``shown`` shows them; "" if it is no machine."""
+    """The directory that has upper and work of a machine while ``shown`` shows them; "" for other containers."""
     return store.containers.path(container.id, _SHOWN) if container.runtime == MACHINE else ""
 
 
