@@ -34,7 +34,7 @@ _DESCRIBED = ("architecture", "kernel", "initramfs", "kind")  # what the process
 
 
 MOUNT_POINTS = ("/dev", "/proc", "/sys", "/run", "/etc")
-"""What a machine makes in its root directory where the image has it not (init.sh, machine.sh)."""
+"""Directories that a machine makes where the image lacks them (init.sh, machine.sh)."""
 
 
 def prepare(made: Preparation) -> None:
