@@ -29,8 +29,8 @@ _BOARDS = {
     "ppc64le": _Board("qemu-system-ppc64", ("pseries",), "hvc0"),
     "s390x": _Board("qemu-system-s390x", ("s390-ccw-virtio",), "ttysclp0", "ccw"),
 }
-_MOST_PCI = 28
-"""Disks on a board without further bridges; more are joined (``disks``)."""
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""System calls that QEMU never needs, and whoever breaks out of the guest would."""
 
 
 def board(architecture: str) -> _Board:
@@ -58,7 +58,7 @@ def command(machine: Machine, program: str) -> list[str]:
             f"{machine.architecture} has no machine {kind!r:.50}", hint=f"use {' or '.join(its.kinds)} with --machine"
         )
     bus = _bus(machine)
-    words = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+    words = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX]
     words += ["-machine", _machine(machine, kind), "-accel", machine.accelerator, "-cpu", _processor(machine)]
     words += ["-m", f"{max(1, machine.memory // MIB)}M", "-smp", str(machine.processors)]
     words += ["-kernel", machine.kernel, "-initrd", machine.initramfs, "-append", machine.append]

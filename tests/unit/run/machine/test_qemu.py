@@ -42,6 +42,8 @@ def test_board(architecture: str, kind: str, machine: str, disk: str) -> None:
     assert after(words, "-machine") == [machine]
     assert after(words, "-device")[0] == f"{disk},drive=disk0"
     assert {"-nodefaults", "-no-reboot"} <= set(words)
+    assert words[words.index("-sandbox") + 1].startswith("on,")
+    assert "spawn=deny" in words[words.index("-sandbox") + 1]
 
 
 def test_an_unknown_architecture_is_refused() -> None:
