@@ -1,4 +1,7 @@
-"""A real kernel for the tests of machines: Debian's package for clouds, unpacked once."""
+"""A real kernel for the tests of machines: Debian's package for clouds, unpacked once.
+
+python tests/kernel_package.py   unpacks it, before tests need it, and prints where
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,18 @@ def _unpack(cache: Path, tree: Path) -> None:
             pytest.skip(f"{_META} can't be downloaded")
         (package,) = Path(scratch).glob("*.deb")
         subprocess.run(["dpkg-deb", "-x", package, f"{scratch}/tree"], check=True)
-        os.rename(f"{scratch}/tree", tree)
+        try:
+            os.rename(f"{scratch}/tree", tree)
+        except OSError:
+            if not tree.is_dir():  # another process was faster
+                raise
 
 
 def kernel_path() -> Path:
     """The path of the kernel in ``kernel_tree``."""
     (found,) = (kernel_tree() / "boot").glob("vmlinuz-*")
     return found
+
+
+if __name__ == "__main__":
+    print(kernel_path())
