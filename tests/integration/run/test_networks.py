@@ -583,3 +583,25 @@ def test_runc_cannot_enter_a_network_of_another_user_namespace(root: Side) -> No
     assert (done.code, done.err.count("\n")) == (7, 0)
     assert "its network does not belong to its user namespace" in done.err
     assert root("exec", "other", "true").code == 0
+
+
+def test_another_store_with_a_network_of_the_same_name_takes_nothing_away(root: Side, tmp_path: Path) -> None:
+    store = tmp_path / "other"
+    subprocess.run(["cp", "-a", root.store, store], check=True)
+    other = Side(store, lambda *words, **more: lamina(*words, root=store, **more))
+    try:
+        for side in (root, other):
+            side.ok("network", "create", "front")
+            side.start("web", "--network", "front")
+        subnet = root.address("web", "front").rpartition(".")[0]
+        before = _rules(subnet)
+    finally:
+        other.clean()
+    assert _rules(subnet) == before != []
+
+
+def _rules(subnet: str) -> list[str]:
+    """The lines of the table nat for the network of a subnet."""
+    saved = subprocess.run(["iptables-save", "-t", "nat"], capture_output=True, check=True).stdout.decode()
+    (chain,) = re.findall(rf"-A POSTROUTING -s {subnet}\S* -j (\S+)", saved)
+    return [line for line in saved.splitlines() if f"-A {chain} " in line]

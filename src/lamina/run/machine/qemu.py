@@ -30,7 +30,7 @@ _BOARDS = {
     "s390x": _Board("qemu-system-s390x", ("s390-ccw-virtio",), "ttysclp0", "ccw"),
 }
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
-"""System calls that QEMU never needs, and whoever breaks out of the guest would."""
+"""System calls that QEMU never needs, and an attacker who breaks out of the guest would like to have."""
 
 
 def board(architecture: str) -> _Board:

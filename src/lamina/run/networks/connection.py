@@ -201,6 +201,7 @@ def _endpoint(
     return {
         "network": to_json(replace(network, labels=())),  # nothing is needed of them, and they may be long
         "id": network.id,
+        "called": f"{network.name}-{network.id[:12]}",
         "endpoint": os.urandom(32).hex(),
         "interface": interface,
         "addresses": found,
@@ -232,7 +233,7 @@ def tell_name(store: Store, container: Container) -> None:
         write_state(directory, read_state(directory) | {"networks": networks})
         where = place.existing(store)
         if where is not None:
-            names.rename(where, container.id, {name: one["names"] for name, one in networks.items()})
+            names.rename(where, container.id, {_called(name, one): one["names"] for name, one in networks.items()})
 
 
 def _taken(store: Store, name: str) -> set[str]:
@@ -256,6 +257,12 @@ def running_on(store: Store, name: str = "") -> list[tuple[Container, dict[str, 
     return found
 
 
+def _called(name: str, one: Mapping[str, Any]) -> str:
+    """How netavark and aardvark-dns know a network: netavark names its rules by this, and another store of this host
+    may have a network of the same name."""
+    return str(one.get("called") or name)
+
+
 def netavark_input(container: Container, networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """netavark's JSON for these networks of the container's file (pure)."""
     records = {name: from_json(one["network"], name) for name, one in networks.items()}
@@ -264,7 +271,7 @@ def netavark_input(container: Container, networks: Mapping[str, Mapping[str, Any
         "container_name": container.name,
         "port_mappings": [],  # ports are published by a process of their own
         "networks": {
-            name: {
+            _called(name, one): {
                 "interface_name": one["interface"],
                 "static_ips": [word.partition("/")[0] for word in one["addresses"]],
                 "static_mac": one["mac"] or None,
@@ -272,7 +279,10 @@ def netavark_input(container: Container, networks: Mapping[str, Mapping[str, Any
             }
             for name, one in networks.items()
         },
-        "network_info": {name: _described(one) for name, one in records.items()},
+        "network_info": {
+            _called(name, networks[name]): _described(one, _called(name, networks[name]))
+            for name, one in records.items()
+        },
     }
 
 
@@ -286,13 +296,13 @@ def _readable(container: Container, networks: Mapping[str, dict[str, Any]]) -> d
     return found
 
 
-def _described(network: Network) -> dict[str, Any]:
+def _described(network: Network, called: str) -> dict[str, Any]:
     """A network as netavark takes it. Networks are closed to each other, as docker's are."""
     options = dict(network.options)
     if network.is_bridge:
         options.setdefault("isolate", "true")
     return {
-        "name": network.name,
+        "name": called,
         "id": network.id,
         "driver": network.driver,
         "network_interface": network.interface,
@@ -309,7 +319,7 @@ def _described(network: Network) -> dict[str, Any]:
 def _take(new: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """Take hardware addresses and name servers from netavark's answer."""
     for name, one in new.items():
-        got = answer.get(name) or {}
+        got = answer.get(_called(name, one)) or {}
         one["servers"] = [str(word) for word in got.get("dns_server_ips") or ()]
         for interface in (got.get("interfaces") or {}).values():
             one["mac"] = str(interface.get("mac_address") or one["mac"])
@@ -473,12 +483,13 @@ def remove_bridge(where: Place, network: Network) -> None:
 
 
 def _members(store: Store, without: Mapping[str, str]) -> dict[str, set[str]]:
-    """The ids of the running containers on each network. ``without``: one id to leave out, by network."""
+    """The ids of the running containers on each network, as aardvark-dns calls it. ``without``: one id to leave out,
+    by network."""
     found: dict[str, set[str]] = {}
     for container, networks in running_on(store):
-        for name in networks:
+        for name, one in networks.items():
             if without.get(name) != container.id:
-                found.setdefault(name, set()).add(container.id)
+                found.setdefault(_called(name, one), set()).add(container.id)
     return found
 
 
