@@ -264,7 +264,7 @@ class Sandbox:
             from lamina.run.machine import process as machine_process
 
             machine_process.end(bundle)
-            return False
+            return self._unmount_more()
         network.Pasta.close_left(bundle)
         if os.path.isdir(os.path.join(states, self.identity)):
             with suppress(NotFound):  # the runtime was uninstalled

@@ -224,7 +224,7 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
         found.append(_mount(INIT, "bind", host.init, ["bind", "ro"]))
     for mount in sorted(host.mounts, key=lambda mount: posixpath.normpath(mount.target).count("/")):
         if mount.kind == "tmpfs":
-            options = _tmpfs_options(mount.options)
+            options = tmpfs_options(mount.options)
             found.append(_mount(mount.target, "tmpfs", "tmpfs", options))
         else:
             more = ["ro"] if mount.read_only else ["rw"]
@@ -237,7 +237,7 @@ def _mounts(wanted: ContainerOptions, host: HostResources) -> list[dict[str, Any
     return found
 
 
-def _tmpfs_options(given: Sequence[str]) -> list[str]:
+def tmpfs_options(given: Sequence[str]) -> list[str]:
     """The options with docker's defaults. Of contradicting ones only the last is kept: crun does not let a later one
     count."""
     for pair in _OPPOSITES:

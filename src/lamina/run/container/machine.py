@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import posixpath
 from contextlib import ExitStack
 
-from lamina.errors import NotFound, Unsupported
+from lamina.errors import NotFound
 from lamina.host.files import replace_file
 from lamina.light import TYPE_CHECKING, as_dict, replace
+from lamina.run.container.machine_mounts import missing_in, mounts_for
 from lamina.run.machine import qemu
 from lamina.run.machine.accelerator import kvm_runs
 from lamina.run.machine.disks import disks_of, names, union_disks
@@ -17,9 +17,8 @@ from lamina.run.machine.guest import busybox_for, files_for, kernel_for, memory_
 from lamina.run.machine.initramfs import Settings, initramfs
 from lamina.run.machine.kernel_files import modules_for
 from lamina.run.machine.launching import DESCRIPTION
-from lamina.run.machine.machine import GATEWAY, GUEST_ADDRESS, Disk, Forward, Machine, Share
+from lamina.run.machine.machine import GATEWAY, GUEST_ADDRESS, Disk, Forward, Machine
 from lamina.run.machine.relay import CONSOLE
-from lamina.run.machine.shares import PROGRAMS, Shared
 from lamina.run.machine.upper import disk_of
 from lamina.run.networks.state import write_state
 from lamina.run.options import publishes
@@ -30,7 +29,7 @@ from lamina.view.path import ImagePath
 if TYPE_CHECKING:
     from lamina.run.container.preparing import Preparation
 
-_DESCRIBED = ("architecture", "kernel", "initramfs", "kind")  # what the process of the machine must know
+_DESCRIBED = ("architecture", "kernel", "initramfs", "kind", "shared")  # what the process of the machine must know
 
 
 MOUNT_POINTS = ("/dev", "/proc", "/sys", "/run", "/etc")
@@ -50,15 +49,14 @@ def prepare(made: Preparation) -> None:
             f"{qemu.board(architecture).program} is not installed", hint="install QEMU (Debian: qemu-system-x86)"
         )
     hostname = wanted.hostname or container.id[:12]
-    shared, mounts = _mounts(made, root)
+    mounts = mounts_for(made, root)
     settings, disks = _disks(made, hostname)
-    settings = replace(settings, mounts=mounts)
+    settings = replace(settings, mounts=mounts.mounts)
     features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
-    features += ["virtiofs"] if shared else []
+    features += ["virtiofs"] if mounts.shared else []
     modules = modules_for(kernel, features)
-    targets = (*MOUNT_POINTS, *(target for *_, target in settings.mounts))
-    missing = (path for target in targets for path in _missing(root, target))
-    made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing))))
+    missing = [path for target in MOUNT_POINTS for path in missing_in(root, target)]
+    made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing, *mounts.missing))))
     replace_file(os.path.join(bundle, "kernel"), [kernel.read()], lasting=False)
     guest = program_for(root, wanted, stack.config, container.command, hostname)
     archive = initramfs(busybox_for(root), modules, settings, guest)
@@ -75,65 +73,18 @@ def prepare(made: Preparation) -> None:
         accelerator="kvm" if kvm_runs() else "tcg",
         network=bool(settings.network),
         forwards=tuple(_forwards(made, network=bool(settings.network))),
-        shares=tuple(Share(one.name) for one in shared),
+        shared=bool(mounts.shared),
         console=os.path.join(bundle, CONSOLE),
     )
     command = qemu.command(machine, program)
     described = {name: as_dict(machine)[name] for name in _DESCRIBED}
-    text = write_own({"command": command, "machine": described, "shared": [as_dict(one) for one in shared]})
+    shared = {"virtiofsd": mounts.virtiofsd, "shared": [as_dict(one) for one in mounts.shared]}
+    text = write_own({"command": command, "machine": described, **shared})
     replace_file(os.path.join(bundle, DESCRIPTION), [text.encode()], lasting=False, mode=0o600)
+    if any("U" in mount.options for mount in mounts.attached):
+        from lamina.run.volumes.chown import give_to_user
 
-
-def _mounts(made: Preparation, root: ImagePath) -> tuple[list[Shared], tuple[tuple[str, str, str, str], ...]]:
-    """The directories that the machine shares with this host, and its mounts. Raises NotFound, Unsupported."""
-    wanted = made.wanted.mounts
-    if not wanted:
-        return [], ()
-    from lamina.run.rootfs import Inside
-    from lamina.run.volumes.attach import attached
-    from lamina.view import kernel
-    from lamina.view.overlay.lower import sweep
-    from lamina.view.overlay.mount import mount_union
-
-    rootfs = made.sandbox.directories.rootfs
-    mount_union(made.store, made.stack, rootfs)  # new volumes get the image's files
-    try:
-        with Inside(rootfs) as inside:
-            found = attached(made.store, made.container, wanted, inside)
-    finally:
-        kernel.unmount(rootfs)
-        sweep(made.store)
-    shared, mounts = [], []
-    for number, mount in enumerate(found):
-        if mount.kind == "tmpfs":
-            mounts.append(("tmpfs", "tmpfs", ",".join(mount.options) or "mode=1777", mount.target))
-            continue
-        if not os.path.isdir(mount.source):
-            raise Unsupported(
-                f"{mount.source!r:.200} can't be in a virtual machine: it is not a directory",
-                hint="share the directory that it is in",
-            )
-        one = Shared(_virtiofsd(), os.path.abspath(mount.source), f"share{number}", mount.read_only)
-        shared.append(one)
-        mounts.append((one.name, "virtiofs", "ro" if mount.read_only else "rw", mount.target))
-    return shared, tuple(mounts)
-
-
-def _missing(root: ImagePath, target: str) -> list[str]:
-    """The directories of a mount point that the image does not have."""
-    found = []
-    path = posixpath.normpath(target)
-    while path != "/" and not (root / path.lstrip("/")).is_dir():
-        found.append(path)
-        path = posixpath.dirname(path)
-    return found
-
-
-def _virtiofsd() -> str:
-    found = next(filter(None, map(find_program, PROGRAMS)), "")
-    if not found:
-        raise NotFound("virtiofsd is not installed", hint="install it (Debian: virtiofsd, or qemu-system-common)")
-    return found
+        give_to_user(mounts.attached, {"uid": guest.uid, "gid": guest.gid}, made.sandbox.owners)
 
 
 def _disks(made: Preparation, hostname: str) -> tuple[Settings, list[Disk]]:

@@ -6,7 +6,7 @@ import os
 
 from lamina.host.files import write_all
 from lamina.run.machine import process
-from lamina.run.machine.machine import Machine, Share
+from lamina.run.machine.machine import Machine
 from lamina.run.machine.qemu import stream_words
 from lamina.run.machine.relay import Launch, Relay
 from lamina.run.machine.shares import Shared
@@ -20,7 +20,7 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
     """``telling``: a pipe that is told ``STARTED``, or why not, and closed. Returns the exit code. Raises OSError."""
     with open(os.path.join(bundle, DESCRIPTION), "rb") as file:
         value = read_own(file.read().decode())
-    machine = Machine(**value["machine"], disks=(), shares=tuple(Share(one["name"]) for one in value["shared"]))
+    machine = Machine(**value["machine"], disks=())
     process.note(bundle)
 
     def on_start(reason: str) -> None:
@@ -29,6 +29,11 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
 
     shared = [Shared(**one) for one in value["shared"]]
     launch = Launch(
-        value["command"], lambda streams, place: stream_words(machine, streams, place), bundle, terminal, shared
+        value["command"],
+        lambda streams, place: stream_words(machine, streams, place),
+        bundle,
+        terminal,
+        value["virtiofsd"],
+        shared,
     )
     return Relay(launch, on_start).run()

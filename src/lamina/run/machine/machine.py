@@ -9,6 +9,8 @@ STDIN, STDOUT, STDERR, CONTROL, TERMINAL = "stdin", "stdout", "stderr", "control
 console."""
 GUEST_ADDRESS, GATEWAY, RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
 """The machine's network: QEMU's user mode."""
+SHARED, SHARED_SOCKET = "shared", "virtiofsd"
+"""The tag of the file system with this host's files, and the socket of its virtiofsd in the bundle."""
 MIB = 1 << 20
 
 
@@ -22,13 +24,6 @@ class Disk(Value):
     serial: str = ""
 
 
-class Share(Value):
-    """A directory of this host in the machine, by virtiofs. ``name``: in the machine, and of the socket of its
-    virtiofsd in the bundle."""
-
-    name: str
-
-
 class Forward(Value):
     """A port of this host that is the machine's. ``protocol``: tcp, udp."""
 
@@ -40,7 +35,8 @@ class Forward(Value):
 
 class Machine(Value):
     """``architecture``: as in platforms. ``kind``: of QEMU's machines, "" for the usual one. ``memory``: bytes.
-    ``append``: the kernel's command line. ``network``: it has one. ``console``: a file for what the kernel says, ""
+    ``append``: the kernel's command line. ``network``: it has one. ``shared``:
+    it has files of this host (``shares``). ``console``: a file for what the kernel says, ""
     for standard output."""
 
     architecture: str
@@ -54,5 +50,5 @@ class Machine(Value):
     accelerator: str = "tcg"
     network: bool = True
     forwards: tuple[Forward, ...] = ()
-    shares: tuple[Share, ...] = ()
+    shared: bool = False
     console: str = ""

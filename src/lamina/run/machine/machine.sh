@@ -27,9 +27,44 @@ if [ "$network" ]; then
   set -- $network
   $b ip address add "$1" dev eth0 && $b ip link set eth0 up && $b ip route add default via "$2"
 fi
+failed() {
+  echo "failed $1" >&9
+  $b sleep 0.1
+  $b $ending -f
+}
+s=/run/lamina/shared # what the host shares, by number
 mounted() { # what, type, options, target
-  $b mkdir -p "$4"
-  $b mount -t "$2" -o "$3" "$1" "$4" || echo "failed $4 can't be mounted in the machine" >&9
+  at=$4 source=$1 kind=$2 options=$3
+  if [ "$kind" = shared ]; then
+    source=$s/$1
+    if [ ! -d $s ]; then
+      $b mkdir -m 700 $s && $b mount -t virtiofs shared $s || failed "this kernel can't mount virtiofs"
+    fi
+  fi
+  if [ "$kind" = shared ] && [ ! -d "$source" ]; then
+    [ -e "$at" ] || { $b mkdir -p "${at%/*}/" && : >"$at"; }
+  else
+    [ -d "$at" ] || $b mkdir -p "$at"
+  fi
+  copied=
+  case ,$options, in *,tmpcopyup,*)
+    options=${options%,tmpcopyup} copied=/run/lamina/copied
+    $b mkdir -p $copied && $b mount --bind "$at" $copied ;;
+  esac
+  [ "$($b readlink -f "$at")" != /run ] || { at=/dev/lamina && $b mkdir $at; }
+  if [ "$kind" = shared ]; then
+    $b mount --bind "$source" "$at" && { [ "$options" = rw ] || $b mount -o "remount,bind,$options" "$at"; }
+  else
+    $b mount -t "$kind" -o "$options" "$source" "$at"
+  fi || failed "$4 can't be mounted in the machine"
+  if [ "$copied" ]; then
+    $b cp -a $copied/. "$at"
+    $b umount $copied
+  fi
+  if [ "$at" != "$4" ]; then # /run itself: what it holds of lamina stays there
+    $b mkdir -p $at/lamina && $b mount --rbind /run/lamina $at/lamina && $b mount --move $at /run && $b rmdir $at ||
+      failed "$4 can't be mounted in the machine"
+  fi
 }
 . /run/lamina/mounts.sh
 for name in $files; do

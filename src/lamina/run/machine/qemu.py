@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.errors import Unsupported, UsageError
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.machine.machine import MIB, TERMINAL, Machine
+from lamina.run.machine.machine import MIB, SHARED, SHARED_SOCKET, TERMINAL, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,14 +83,14 @@ def command(machine: Machine, program: str) -> list[str]:
         )
         words += ["-netdev", f"user,id=net{forwards}", "-device", f"virtio-net-{bus},netdev=net,romfile="]
     words += ["-device", f"virtio-rng-{bus}"]
-    if machine.shares:
+    if machine.shared:
         words += ["-object", f"memory-backend-memfd,id=memory,size={machine.memory // MIB}M,share=on"]
     return words
 
 
 def stream_words(machine: Machine, streams: Iterable[tuple[str, int]], bundle: int) -> list[str]:
     """What follows ``command`` for these streams, by name, with the descriptors of connected sockets; and for shared
-    directories, whose sockets are in the directory ``bundle``, a descriptor."""
+    files, whose socket is in the directory ``bundle``, a descriptor."""
     words = ["-device", f"virtio-serial-{_bus(machine)}"]
     for name, descriptor in streams:
         words += ["-chardev", f"socket,id={name},fd={descriptor}"]
@@ -98,9 +98,9 @@ def stream_words(machine: Machine, streams: Iterable[tuple[str, int]], bundle: i
             words += ["-device", f"virtconsole,chardev={name}"]
         else:
             words += ["-device", f"virtserialport,chardev={name},name=lamina.{name}"]
-    for share in machine.shares:
-        words += ["-chardev", f"socket,id={share.name},path=/proc/self/fd/{bundle}/{share.name}"]
-        words += ["-device", f"vhost-user-fs-{_bus(machine)},chardev={share.name},tag={share.name}"]
+    if machine.shared:
+        words += ["-chardev", f"socket,id={SHARED},path=/proc/self/fd/{bundle}/{SHARED_SOCKET}"]
+        words += ["-device", f"vhost-user-fs-{_bus(machine)},chardev={SHARED},tag={SHARED}"]
     return words
 
 
@@ -111,7 +111,7 @@ def _bus(machine: Machine) -> str:
 
 def _machine(machine: Machine, kind: str) -> str:
     options = [kind]
-    if machine.shares:
+    if machine.shared:
         options.append("memory-backend=memory")
     if kind == MICROVM:
         options += ["pit=off", "pic=off", "rtc=on", "isa-serial=on", "auto-kernel-cmdline=on"]

@@ -31,12 +31,14 @@ QEMU_LOG, CONSOLE = "qemu.log", "console.log"
 
 class Launch(Value):
     """``command``: of QEMU, which gets what ``words`` makes of its streams and a descriptor of the bundle at its end.
-    ``bundle``: a directory for its messages. ``terminal``: standard input is one, and the program gets one too."""
+    ``bundle``: a directory for its messages. ``terminal``: standard input is one, and the program gets one too.
+    ``virtiofsd``: its path, if something is ``shared``."""
 
     command: Sequence[str]
     words: Callable[[Sequence[tuple[str, int]], int], Sequence[str]]
     bundle: str
     terminal: bool
+    virtiofsd: str = ""
     shared: Sequence[Shared] = ()
 
 
@@ -122,8 +124,8 @@ class Relay:
         log = os.open(
             os.path.join(self._launch.bundle, QEMU_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
-        for shared in self._launch.shared:
-            start(shared, self._launch.bundle, log)
+        if self._launch.shared:
+            start(self._launch.virtiofsd, self._launch.shared, self._launch.bundle, log)
         call, parent = libc(), os.getpid()
         child = os.fork()
         if child == 0:
@@ -194,7 +196,7 @@ class Relay:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            if pid != self._child:  # a virtiofsd: the machine sees errors in that directory
+            if pid != self._child:  # virtiofsd: the machine sees errors in what it shares
                 continue
             self._child = 0
             code = os.waitstatus_to_exitcode(status)

@@ -1,6 +1,8 @@
-"""Directories of this host in a machine: a virtiofsd for each, which ends with the machine.
+"""What a machine has of this host's files: one virtiofsd, which ends with the machine, shares them all.
 
-A read-only one is mounted read-only where only its virtiofsd sees it: what the machine does can't change that.
+It sees a directory of its own, in which each shared directory or file is mounted under a number. What is read-only is
+mounted so where only this virtiofsd sees it: nothing that the machine does can change that. The directory itself is
+read-only too, and virtiofsd can't leave it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from contextlib import suppress
 
 from lamina.host.libc import libc
 from lamina.light import TYPE_CHECKING, Value, signal
+from lamina.run.machine.machine import SHARED, SHARED_SOCKET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
 PROGRAMS = ("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
@@ -21,20 +25,25 @@ _BACKLOG = 1
 
 
 class Shared(Value):
-    """``program``: virtiofsd. ``source``: an absolute path. ``name``: of the socket, in the bundle."""
+    """``source``: an absolute path. ``name``: in the shared directory. ``alone``: without what is mounted below
+    it."""
 
-    program: str
     source: str
     name: str
     read_only: bool = False
+    alone: bool = False
 
 
-def start(shared: Shared, bundle: str, log: int) -> int:
-    """Start its virtiofsd; the pid. ``log``: a descriptor for its messages. Raises OSError."""
+def start(program: str, shared: Sequence[Shared], bundle: str, log: int) -> int:
+    """Start virtiofsd (``program``); its pid. ``log``: a descriptor for its messages. Raises OSError."""
+    top = os.path.join(bundle, SHARED)
+    os.makedirs(top, mode=0o700, exist_ok=True)
+    for one in shared:
+        _make_point(one, os.path.join(top, one.name))
     place = os.open(bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        path = f"/proc/self/fd/{place}/{shared.name}"  # the path of a socket has 107 bytes at most
+        path = f"/proc/self/fd/{place}/{SHARED_SOCKET}"  # the path of a socket has 107 bytes at most
         with suppress(FileNotFoundError):
             os.unlink(path)
         listening.bind(path)
@@ -42,14 +51,27 @@ def start(shared: Shared, bundle: str, log: int) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _become(shared, listening.fileno(), log, parent)
+            _become(program, shared, top, listening.fileno(), log, parent)
         return child
     finally:
         listening.close()
         os.close(place)
 
 
-def _become(shared: Shared, listening: int, log: int, parent: int) -> NoReturn:
+def _make_point(shared: Shared, path: str) -> None:
+    """The source may have become a file, or a directory, since the last start."""
+    if os.path.isdir(shared.source):
+        if not os.path.isdir(path):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            os.mkdir(path, 0o700)
+        return
+    if os.path.isdir(path):
+        os.rmdir(path)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _become(program: str, shared: Sequence[Shared], top: str, listening: int, log: int, parent: int) -> NoReturn:
     try:
         os.setsid()
         libc().prctl(_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -60,17 +82,33 @@ def _become(shared: Shared, listening: int, log: int, parent: int) -> NoReturn:
             null = os.open(os.devnull, os.O_RDWR)
             for place, descriptor in enumerate((null, log, log)):
                 os.dup2(descriptor, place)
-            if shared.read_only:
-                from lamina.run.bubblewrap.namespace import new_mounts
-                from lamina.view.kernel import bind
-
-                new_mounts()
-                bind(shared.source, shared.source)
+            _mount(shared, top)
             os.set_inheritable(listening, True)
-            command = [shared.program, f"--fd={listening}", "-o", f"source={shared.source}", "-o", "cache=auto"]
-            os.execv(command[0], [*command, "-o", "xattr", "-o", "sandbox=chroot", "-f"])
+            os.execv(program, [program, f"--fd={listening}", *_words(top)])
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
         with suppress(OSError):
             os.write(log, f"virtiofsd: {error}\n".encode("utf-8", "surrogateescape"))
     finally:
         os._exit(1)
+
+
+def _mount(shared: Sequence[Shared], top: str) -> None:
+    """Mount everything, in a mount namespace of this process."""
+    from lamina.run.bubblewrap.namespace import new_mounts
+    from lamina.view import kernel
+
+    new_mounts()
+    kernel.bind(top, top)
+    for one in shared:
+        path = os.path.join(top, one.name)
+        if one.alone:
+            kernel.bind(one.source, path, attributes=kernel.READ_ONLY if one.read_only else 0)
+            continue
+        kernel.place(kernel.copied(one.source), path)
+        if one.read_only:
+            kernel.make_read_only(path)
+
+
+def _words(top: str) -> list[str]:
+    options = (f"source={top}", "cache=auto", "xattr", "sandbox=chroot", "announce_submounts")
+    return [word for option in options for word in ("-o", option)] + ["-f"]

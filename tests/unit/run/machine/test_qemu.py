@@ -11,7 +11,7 @@ from lamina.errors import Unsupported
 from lamina.light import replace
 from lamina.run.machine import qemu
 from lamina.run.machine.disks import names
-from lamina.run.machine.machine import CONTROL, MIB, STDOUT, TERMINAL, Disk, Forward, Machine, Share
+from lamina.run.machine.machine import CONTROL, MIB, STDOUT, TERMINAL, Disk, Forward, Machine
 
 MACHINE = Machine("amd64", "/k", "/i", (Disk("/a,b"), Disk("/c", read_only=False, serial="upper")), memory=300 * MIB)
 
@@ -82,10 +82,10 @@ def test_streams() -> None:
 
 
 def test_shared_directories_need_shared_memory() -> None:
-    machine = replace(MACHINE, shares=(Share("share0"),))
+    machine = replace(MACHINE, shared=True)
     words = qemu.command(machine, "q")
     assert after(words, "-object") == ["memory-backend-memfd,id=memory,size=300M,share=on"]
-    assert after(qemu.stream_words(machine, [], 9), "-chardev") == ["socket,id=share0,path=/proc/self/fd/9/share0"]
+    assert after(qemu.stream_words(machine, [], 9), "-chardev") == ["socket,id=shared,path=/proc/self/fd/9/virtiofsd"]
     assert after(words, "-machine") == ["q35,memory-backend=memory"]
 
 
