@@ -94,7 +94,7 @@ def _tmpfs_text(given: Sequence[str], root: ImagePath, target: str) -> str:
 
 
 def missing_in(root: ImagePath, target: str, *, file: bool = False) -> list[str]:
-    """The mount point, if the image lacks it, and the directories on its way. ``file``: it is no directory."""
+    """The mount point, if the image lacks it, and the directories on its way. ``file``: it is not a directory."""
     found = []
     path = posixpath.normpath(target)
     if file and (root / path.lstrip("/")).exists():
