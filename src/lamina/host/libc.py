@@ -7,6 +7,8 @@ import ctypes
 import os
 from functools import cache
 
+_DEATH_SIGNAL, _SIGKILL = 1, 9  # prctl(2), signal(7)
+
 
 @cache
 def libc() -> ctypes.CDLL:
@@ -18,3 +20,15 @@ def failed(path: str | None = None) -> OSError:
     """Return an OSError for the C call that just failed, from its errno; ``path`` is the file that it was about."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), path)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process, which ``parent`` has just forked, when that ends; end at once if it has."""
+    libc().prctl(_DEATH_SIGNAL, _SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Undo ``die_with``."""
+    libc().prctl(_DEATH_SIGNAL, 0, 0, 0, 0)

@@ -259,12 +259,12 @@ class Sandbox:
     def end(self) -> bool:
         """End what a killed run has left: processes, network, cgroups, mounts. Returns whether the union was
         mounted."""
-        rootfs, bundle, states = self.directories.rootfs, self.directories.bundle, self.directories.states
+        bundle, states = self.directories.bundle, self.directories.states
         if self.is_machine:
             from lamina.run.machine import process as machine_process
 
             machine_process.end(bundle)
-            return self._unmount_more()
+            return self._unmount_left()
         network.Pasta.close_left(bundle)
         if os.path.isdir(os.path.join(states, self.identity)):
             with suppress(NotFound):  # the runtime was uninstalled
@@ -279,11 +279,15 @@ class Sandbox:
             cgroups.remove_left(self.identity)
         undo_reachable(self.identity)
         unmap(bundle)
-        was_mounted = self._unmount_more()
-        while os.path.ismount(rootfs):
-            kernel.unmount(rootfs)
-            was_mounted = True
+        was_mounted = self._unmount_left()
         point("container.settled")
+        return was_mounted
+
+    def _unmount_left(self) -> bool:
+        was_mounted = self._unmount_more()
+        while os.path.ismount(self.directories.rootfs):
+            kernel.unmount(self.directories.rootfs)
+            was_mounted = True
         return was_mounted
 
     def _states(self) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 UPPER, WORK = "upper", "work"
-_MEMORY = "memory"
+_MEMORY, _SHOWN = "memory", "disk"
 _SETTING = "upper_dir (LAMINA_UPPER_DIR)"
 
 
@@ -75,9 +75,7 @@ def path(store: Store, container: Container, name: str) -> str:
     """The directory UPPER or WORK; of a machine, while its disk is shown. Raises NotFound if it was in memory and is
     lost."""
     if container.runtime == MACHINE:
-        from lamina.run.machine.upper import shown_at
-
-        return os.path.join(shown_at(store, container), name)
+        return os.path.join(shown_disk(store, container), name)
     found = os.path.join(container.top or store.containers.path(container.id), name)
     if container.top and not os.path.isdir(found):
         raise NotFound(
@@ -85,6 +83,12 @@ def path(store: Store, container: Container, name: str) -> str:
             hint=f"run `lamina rm {container.name}`",
         )
     return found
+
+
+def shown_disk(store: Store, container: Container) -> str:
+    """The directory that has UPPER and WORK of a machine while its disk is mounted there for a look; "" for other
+    containers."""
+    return store.containers.path(container.id, _SHOWN) if container.runtime == MACHINE else ""
 
 
 def remove(store: Store, container: Container, directory: str) -> None:

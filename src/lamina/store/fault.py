@@ -75,6 +75,14 @@ RUN_POINTS = (
     "container.removed",
 )
 """Points that `run`, `cp` and `rm` pass."""
+MACHINE_POINTS = (
+    "machine.mounted",
+    "machine.described",
+    "machine.noted",
+    "machine.launched",
+    "machine.shown",
+)
+"""Points that `boot`, the process of a machine, and `commit` of one pass."""
 VOLUME_POINTS = ("volume.set-aside", "volume.record-removed", "volume.removed")
 """Points that the removal of a volume passes."""
 BUILD_POINTS = (

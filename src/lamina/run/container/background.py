@@ -122,6 +122,7 @@ def _make_machine(made: Preparation) -> None:
     with made.store.containers.using(made.container) as use:
         made.note_mount("")
         prepare(made)
+        point("machine.described")
         made.write()
         use.close()
 

@@ -15,6 +15,7 @@ from lamina.edit.changes import Change, changes, real_items
 from lamina.layer.entry import Kind
 from lamina.layer.tar_write import Item
 from lamina.run import writable
+from lamina.run.container.ending import settle
 from lamina.run.container.events import note_event
 from lamina.run.runtime import MACHINE
 from lamina.scan.directory import OnWarning
@@ -41,8 +42,12 @@ def readable(store: Store, container: Container) -> Iterator[None]:
         return
     from lamina.run.machine.upper import shown
 
-    with store.containers.using(container), shown(store, container):  # a disk is mounted once
-        yield
+    with store.containers.using(container):  # a disk is mounted once
+        container = store.containers.get(container.id)
+        if not store.containers.is_running(container):
+            settle(store, container)
+        with shown(store, container):
+            yield
 
 
 def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:

@@ -21,6 +21,7 @@ from lamina.run import writable
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.stopped import note_stop
+from lamina.run.runtime import MACHINE
 from lamina.store.containers import CREATED, DAMAGED, UNKNOWN_CODE, Container, Use
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
@@ -128,7 +129,8 @@ def _clear_volumes(store: Store) -> Iterator[LaminaError]:
 
 
 def _clear_if_left(store: Store, one: Container) -> None:
-    left = one.may_run or os.path.ismount(store.containers.path(one.id, "rootfs"))
+    places = (store.containers.path(one.id, "rootfs"), writable.shown_disk(store, one))
+    left = one.may_run or any(map(os.path.ismount, filter(None, places)))
     if (left or store.containers.is_abandoned(one)) and not store.containers.is_running(one):
         with store.containers.using(one, wait=False):
             _clear(store, one)
@@ -318,6 +320,10 @@ def settle(store: Store, container: Container) -> None:
     ``using``, when no process supervises the container."""
     release_networks(store, container)
     was_mounted = sandbox_of(store, container).end()
+    if container.runtime == MACHINE:
+        from lamina.run.machine.upper import hide
+
+        hide(store, container)
     if was_mounted:
         sweep(store)
     if container.mounts:

@@ -56,6 +56,8 @@ def prepare(made: Preparation) -> None:
     features += ["virtiofs"] if mounts.shared else []
     modules = modules_for(kernel, features)
     missing = [path for target in MOUNT_POINTS for path in missing_in(root, target)]
+    # the machine removes these at its end, unless it is killed
+    missing += [path for name in settings.files for path in missing_in(root, f"/etc/{name}", file=True)]
     made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing, *mounts.missing))))
     replace_file(os.path.join(bundle, "kernel"), [kernel.read()], lasting=False)
     guest = program_for(root, wanted, stack.config, container.command, hostname)

@@ -13,6 +13,7 @@ from lamina.run.machine.shares import PROGRAMS, Shared
 from lamina.run.options import PROPAGATIONS
 from lamina.run.runtime import find_program
 from lamina.run.spec import tmpfs_options
+from lamina.store.fault import point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,7 @@ def _attached(made: Preparation) -> Sequence[Mount]:
             ends.callback(sweep, made.store)
             mount_union(made.store, made.stack, rootfs)
             ends.callback(kernel.unmount, rootfs)
+            point("machine.mounted")
             ends.enter_context(inside)
         return attached(made.store, made.container, wanted, inside, made.wanted.view)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from lamina.host.files import write_all
+from lamina.host.libc import outlive_parent
 from lamina.run.machine import process
 from lamina.run.machine.machine import Machine
 from lamina.run.machine.qemu import stream_words
@@ -21,7 +22,8 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
     with open(os.path.join(bundle, DESCRIPTION), "rb") as file:
         value = read_own(file.read().decode())
     machine = Machine(**value["machine"], disks=())
-    process.note(bundle)
+    held = process.hold(bundle)
+    outlive_parent()  # from now on others can find this process
 
     def on_start(reason: str) -> None:
         write_all(telling, reason.encode() or STARTED)
@@ -35,5 +37,6 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
         terminal,
         value["virtiofsd"],
         shared,
+        held,
     )
     return Relay(launch, on_start).run()

@@ -1,29 +1,66 @@
-"""The process of a machine (``relay``), found from another process."""
+"""The processes of a machine (``relay``, QEMU, virtiofsd), found from another process.
+
+A file in the bundle names the relay. Its lock is held by the relay and by every process that this starts, so it tells
+whether anything of the machine lives, however the processes ended.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
-from lamina.errors import SystemFailure
-from lamina.light import signal
+from lamina.errors import Conflict, SystemFailure
+from lamina.host.lock import acquire, unheld
+from lamina.light import TYPE_CHECKING, signal
+from lamina.store.fault import point
 from lamina.store.roots import start_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NAME = "relay"
 _POLL, _PATIENCE = 0.01, 10.0  # seconds
 
 
-def note(bundle: str) -> None:
-    """Write down that this process is the machine's. Raises OSError."""
+def hold(bundle: str) -> int:
+    """Write down that this process is the machine's; the descriptor of the lock, which lasts until this process and
+    all that have a copy have ended. Raises OSError, Conflict (an earlier run of the machine does not end)."""
+    descriptor = _locked(bundle)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()} {start_time(os.getpid())}".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    point("machine.noted")
+    return descriptor
+
+
+@contextmanager
+def kept_out(bundle: str) -> Iterator[None]:
+    """No process of the machine runs while the block does. Raises OSError, Conflict (one does)."""
+    descriptor = _locked(bundle)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(bundle: str) -> int:
     path = os.path.join(bundle, _NAME)
-    with open(f"{path}.tmp", "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()} {start_time(os.getpid())}")
-    os.replace(f"{path}.tmp", path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    limit = time.monotonic() + _PATIENCE
+    while not acquire(descriptor, path, wait=False):  # an earlier run is about to end, or a process tests the lock
+        if time.monotonic() > limit:
+            os.close(descriptor)
+            raise Conflict("processes of the machine's last run have not ended", hint="end them by hand")
+        time.sleep(_POLL)
+    return descriptor
 
 
 def _process(bundle: str) -> int:
-    """Its pid; 0 if it has ended."""
+    """The pid of the relay; 0 if it has ended."""
     try:
         with open(os.path.join(bundle, _NAME), encoding="ascii") as file:
             pid, started = file.read().split()
@@ -45,11 +82,21 @@ def kill(bundle: str, number: int) -> None:
 
 
 def end(bundle: str) -> None:
-    """End a machine whose monitor was killed. Raises SystemFailure (it does not end)."""
+    """End a machine whose monitor was killed, and wait until nothing of it runs: QEMU is killed with the relay, but
+    has the disk open until it has ended. Raises SystemFailure (it does not end)."""
     limit = time.monotonic() + _PATIENCE
-    while pid := _process(bundle):
-        with suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    while _lives(bundle):
+        pid = _process(bundle)
+        if pid:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         if time.monotonic() > limit:
-            raise SystemFailure(f"the machine's process {pid} does not end", hint="end it by hand")
+            which = f"the machine's process {pid}" if pid else "a process of the machine"
+            raise SystemFailure(f"{which} does not end", hint="end it by hand")
         time.sleep(_POLL)
+
+
+def _lives(bundle: str) -> bool:
+    path = os.path.join(bundle, _NAME)
+    with unheld(path) as free:
+        return not free and os.path.exists(path)

@@ -12,17 +12,17 @@ import select
 from contextlib import suppress
 
 from lamina.host.files import write_all
-from lamina.host.libc import libc
+from lamina.host.libc import die_with
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
 from lamina.run.machine.machine import CONTROL, STDERR, STDIN, STDOUT, TERMINAL
 from lamina.run.machine.shares import Shared, start
+from lamina.store.fault import point
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _PIECE = 1 << 16
-_PDEATHSIG = 1  # prctl(2)
 _NOT_FORWARDED = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGWINCH", "SIGTTOU", "SIGTTIN", "SIGTSTP")
 _MOST = 1 << 18  # bytes that wait to be written
 _KILLED = 128
@@ -32,7 +32,8 @@ QEMU_LOG, CONSOLE = "qemu.log", "console.log"
 class Launch(Value):
     """``command``: of QEMU, which gets what ``words`` makes of its streams and a descriptor of the bundle at its end.
     ``bundle``: a directory for its messages. ``terminal``: standard input is one, and the program gets one too.
-    ``virtiofsd``: its path, if something is ``shared``."""
+    ``virtiofsd``: its path, if something is ``shared``. ``held``: a descriptor of the lock that all processes of the
+    machine hold (``process``)."""
 
     command: Sequence[str]
     words: Callable[[Sequence[tuple[str, int]], int], Sequence[str]]
@@ -40,6 +41,7 @@ class Launch(Value):
     terminal: bool
     virtiofsd: str = ""
     shared: Sequence[Shared] = ()
+    held: int = -1
 
 
 class _Stream:
@@ -125,15 +127,13 @@ class Relay:
             os.path.join(self._launch.bundle, QEMU_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
         if self._launch.shared:
-            start(self._launch.virtiofsd, self._launch.shared, self._launch.bundle, log)
-        call, parent = libc(), os.getpid()
+            start(self._launch.virtiofsd, self._launch.shared, self._launch.bundle, log, self._launch.held)
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
             try:
                 os.setsid()
-                call.prctl(_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-                if os.getppid() != parent:
-                    os._exit(CANNOT_RUN)
+                die_with(parent)
                 for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
                     with suppress(OSError, ValueError):
                         signal.signal(number, signal.SIG_DFL)
@@ -141,12 +141,13 @@ class Relay:
                 os.dup2(null, 0)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                for descriptor in (bundle, *(descriptor for _, descriptor in theirs)):
+                for descriptor in (bundle, self._launch.held, *(descriptor for _, descriptor in theirs)):
                     os.set_inheritable(descriptor, True)
                 os.execv(command[0], command)
             finally:
                 os._exit(CANNOT_RUN)
         self._child = child
+        point("machine.launched")
         os.close(log)
         os.close(bundle)
         for _, other in self._sockets.values():

@@ -11,7 +11,7 @@ import _socket
 import os
 from contextlib import suppress
 
-from lamina.host.libc import libc
+from lamina.host.libc import die_with
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.machine.machine import SHARED, SHARED_SOCKET
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 PROGRAMS = ("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
-_PDEATHSIG = 1  # prctl(2)
 _BACKLOG = 1
 
 
@@ -34,8 +33,9 @@ class Shared(Value):
     alone: bool = False
 
 
-def start(program: str, shared: Sequence[Shared], bundle: str, log: int) -> int:
-    """Start virtiofsd (``program``); its pid. ``log``: a descriptor for its messages. Raises OSError."""
+def start(program: str, shared: Sequence[Shared], bundle: str, log: int, held: int) -> int:
+    """Start virtiofsd (``program``); its pid. ``log``: a descriptor for its messages. ``held``: of the lock that it is
+    to hold. Raises OSError."""
     top = os.path.join(bundle, SHARED)
     os.makedirs(top, mode=0o700, exist_ok=True)
     for one in shared:
@@ -51,7 +51,7 @@ def start(program: str, shared: Sequence[Shared], bundle: str, log: int) -> int:
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _become(program, shared, top, listening.fileno(), log, parent)
+            _become(program, shared, top, listening.fileno(), log, held, parent)
         return child
     finally:
         listening.close()
@@ -71,20 +71,22 @@ def _make_point(shared: Shared, path: str) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _become(program: str, shared: Sequence[Shared], top: str, listening: int, log: int, parent: int) -> NoReturn:
+def _become(
+    program: str, shared: Sequence[Shared], top: str, listening: int, log: int, held: int, parent: int
+) -> NoReturn:
     try:
         os.setsid()
-        libc().prctl(_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() == parent:
-            for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
-                with suppress(OSError, ValueError):
-                    signal.signal(number, signal.SIG_DFL)
-            null = os.open(os.devnull, os.O_RDWR)
-            for place, descriptor in enumerate((null, log, log)):
-                os.dup2(descriptor, place)
-            _mount(shared, top)
-            os.set_inheritable(listening, True)
-            os.execv(program, [program, f"--fd={listening}", *_words(top)])
+        die_with(parent)
+        for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+            with suppress(OSError, ValueError):
+                signal.signal(number, signal.SIG_DFL)
+        null = os.open(os.devnull, os.O_RDWR)
+        for place, descriptor in enumerate((null, log, log)):
+            os.dup2(descriptor, place)
+        _mount(shared, top)
+        for descriptor in (listening, held):
+            os.set_inheritable(descriptor, True)
+        os.execv(program, [program, f"--fd={listening}", *_words(top)])
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
         with suppress(OSError):
             os.write(log, f"virtiofsd: {error}\n".encode("utf-8", "surrogateescape"))

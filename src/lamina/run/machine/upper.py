@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
-from lamina.run.runtime import MACHINE, find_program
+from lamina.run.machine.process import kept_out
+from lamina.run.runtime import find_program
+from lamina.run.writable import UPPER, WORK, shown_disk
+from lamina.store.fault import point
 from lamina.view import kernel
 
 if TYPE_CHECKING:
@@ -23,22 +27,40 @@ if TYPE_CHECKING:
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
-_DISK, _SHOWN = "upper.img", "disk"
+_DISK = "upper.img"
+_LOOPS = "/sys/block"
+_POLL, _PATIENCE = 0.02, 5.0  # seconds
 _SIZE = 1 << 37  # bytes; only what is written takes space
 _MAKE = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")
 
 
-def shown_at(store: Store, container: Container) -> str:
-    """The directory that has upper and work of a machine while ``shown`` shows them; "" for other containers."""
-    return store.containers.path(container.id, _SHOWN) if container.runtime == MACHINE else ""
-
-
 def disk_of(store: Store, container: Container) -> str:
-    """The path of the disk; it is made if it is not there. Raises NotFound (mke2fs is missing), SystemFailure."""
+    """The path of the disk; it is made if it is not there. Raises Conflict (it is still mounted), NotFound (mke2fs is
+    missing), SystemFailure."""
     path = os.path.abspath(store.containers.path(container.id, _DISK))
     if not os.path.exists(path):
         make_disk(path)
+    limit = time.monotonic() + _PATIENCE
+    while loop := _loop_of(path):
+        if time.monotonic() > limit:
+            raise Conflict(
+                f"the disk of {container.name} is still mounted from {loop}",
+                hint="end the processes that were started while its changes were read, or run `umount` there",
+            )
+        time.sleep(_POLL)
     return path
+
+
+def _loop_of(path: str) -> str:
+    """The loop device of a file; "" if it has none. Two kernels that have the file system mounted would damage it."""
+    name = os.path.realpath(path)
+    with suppress(FileNotFoundError):
+        for device in os.listdir(_LOOPS):
+            if device.startswith("loop"):
+                with suppress(OSError), open(f"{_LOOPS}/{device}/loop/backing_file", "rb") as file:
+                    if os.fsdecode(file.read().removesuffix(b"\n")) == name:
+                        return f"/dev/{device}"
+    return ""
 
 
 def make_disk(path: str) -> None:
@@ -68,8 +90,9 @@ def written(store: Store, container: Container) -> int:
 @contextmanager
 def shown(store: Store, container: Container) -> Iterator[None]:
     """Show what a machine that does not run has written, while the block runs; nothing is done for other containers.
-    Call it in a block of ``using``. Raises Conflict (it runs), Unsupported (not root), SystemFailure."""
-    target = shown_at(store, container)
+    Call it in a block of ``using``, after ``settle``. Raises Conflict (it runs), Unsupported (not root),
+    SystemFailure."""
+    target = shown_disk(store, container)
     if not target:
         yield
         return
@@ -80,19 +103,32 @@ def shown(store: Store, container: Container) -> Iterator[None]:
         )
     if not privileges.is_root():
         raise Unsupported("only root may look into the disk of a machine", hint="use `lamina run` for this image")
-    disk = disk_of(store, container)
-    with reported(target):
+    with reported(target), kept_out(store.containers.path(container.id, "bundle")):
         os.makedirs(target, mode=0o700, exist_ok=True)
+        with _mounted(container, disk_of(store, container), target):
+            yield
+
+
+@contextmanager
+def _mounted(container: Container, disk: str, target: str) -> Iterator[None]:
     command = [find_program("mount") or "mount", "-t", "ext4", "-o", "loop,nodev,nosuid", disk, target]
     done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
         raise SystemFailure(f"the disk of {container.name} can't be mounted: {said}", hint="see dmesg(1)")
     try:
-        for name in ("upper", "work"):
+        point("machine.shown")
+        for name in (UPPER, WORK):
             os.makedirs(os.path.join(target, name), exist_ok=True)
         yield
     finally:
+        kernel.unmount(target)
+
+
+def hide(store: Store, container: Container) -> None:
+    """Unmount what a killed ``shown`` has left. Call it in a block of ``using``. Raises SystemFailure."""
+    target = shown_disk(store, container)
+    while os.path.ismount(target):
         kernel.unmount(target)
 
 

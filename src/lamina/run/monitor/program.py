@@ -104,9 +104,10 @@ def _as_machine(plan: Plan, bundle: str) -> Running | ExitStatus:
     with _Ends(plan) as ends:
         terminal = ends.open_terminal() if plan.terminal else ""
         told, telling = os.pipe()
+        parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _become_machine(bundle, ends.theirs, terminal, telling)
+            _become_machine(bundle, ends.theirs, terminal, telling, parent)
         os.close(telling)
         with open(told, "rb") as file:
             said = file.read()
@@ -117,10 +118,13 @@ def _as_machine(plan: Plan, bundle: str) -> Running | ExitStatus:
         return ExitStatus(code if code >= CANNOT_RUN else CANNOT_RUN, reason=reason)
 
 
-def _become_machine(bundle: str, streams: tuple[int, int, int], terminal: str, telling: int) -> None:
-    """In a forked child, for good."""
+def _become_machine(bundle: str, streams: tuple[int, int, int], terminal: str, telling: int, parent: int) -> None:
+    """In a forked child, for good. It ends with this monitor until others can find it (``machine.process``)."""
     code = CANNOT_RUN
     try:
+        from lamina.host.libc import die_with
+
+        die_with(parent)
         signal.set_wakeup_fd(-1)
         if terminal:
             from lamina.run.terminal import take

@@ -1,0 +1,137 @@
+"""Machines under kill -9: nothing runs or is mounted that the next command does not end, and the disk is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.run.test_machine import boot, eventually, machines
+from integration.run.test_run import make_store, members, mounts_of
+from kernel_package import kernel_tree
+from lamina.errors import Conflict
+from lamina.run.machine import upper
+from lamina.store.fault import MACHINE_POINTS
+from lamina.store.store import Store
+from support import lamina, require_root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    require_root()
+    kernel_tree()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    root = make_store(tmp_path, [members(("data/", None), ("data/one", b"1\n"))])
+    yield root
+    lamina("rm", "--all", "--force", root=root)
+    assert mounts_of(root) == []
+    assert not processes(root)
+    assert not loops(root)
+
+
+def loops(root: Path) -> list[str]:
+    """The files of the store that loop devices show."""
+    found = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [one for one in found if one.startswith(str(root))]
+
+
+def processes(root: Path) -> list[int]:
+    """The pids of QEMU and virtiofsd for this store."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                words = Path(entry.path, "cmdline").read_bytes()
+            except OSError:
+                continue
+            if (b"qemu-system" in words or b"virtiofsd" in words) and os.fsencode(root) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def state(root: Path) -> tuple[str, int]:
+    (row,) = json.loads(lamina("inspect", "vm", root=root).stdout)
+    return row["State"]["Status"], row["State"]["ExitCode"]
+
+
+@pytest.mark.parametrize("point", [one for one in MACHINE_POINTS if one != "machine.shown"])
+def test_a_start_killed_at_each_point_leaves_a_machine_that_was_never_started(root: Path, point: str) -> None:
+    done = boot(root, "-d", "--name", "vm", "-v", "vol:/data", "app", "true", LAMINA_FAULT=point)
+    assert done.returncode in (-signal.SIGKILL, 125)
+    assert done.stderr.count(b"\n") == (done.returncode == 125), done.stderr
+    assert not processes(root)
+    assert state(root) == ("created", max(0, done.returncode))
+    assert lamina("prune", root=root).returncode == 0
+    assert mounts_of(root) == []
+    assert lamina("diff", "vm", root=root).stdout == b""
+    assert lamina("rm", "vm", root=root).returncode == 0
+    assert os.listdir(root / "containers") == []
+
+
+def test_a_disk_that_a_killed_command_has_mounted(root: Path) -> None:
+    boot(root, "-d", "--name", "vm", "app", "true", LAMINA_FAULT="machine.noted")
+    for words in (("diff", "vm"), ("commit", "vm", "mine"), ("cp", "vm:/data/one", str(root.parent / "out"))):
+        assert lamina(*words, root=root, LAMINA_FAULT="machine.shown").returncode == -signal.SIGKILL
+        assert len(loops(root)) == 1
+        done = lamina(*words, root=root)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert mounts_of(root) == loops(root) == []
+    assert lamina("cp", "vm:/data/one", "-", root=root, LAMINA_FAULT="container.opened").returncode < 0
+    assert len(loops(root)) == 1
+    assert lamina("prune", root=root).returncode == 0
+    assert mounts_of(root) == loops(root) == []
+
+
+def test_a_disk_has_one_user(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that lives on in another mount namespace, with its own idea of what the disk holds."""
+    boot(root, "-d", "--name", "vm", "app", "true", LAMINA_FAULT="machine.noted")
+    store = Store.open(str(root))
+    container = store.containers.get("vm")
+    disk = upper.disk_of(store, container)
+    device = subprocess.run(["losetup", "--find", "--show", disk], capture_output=True, check=True).stdout.strip()
+    monkeypatch.setattr(upper, "_PATIENCE", 0)
+    try:
+        with pytest.raises(Conflict, match="is still mounted from /dev/loop"):
+            upper.disk_of(store, container)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    eventually(lambda: not loops(root))
+    assert upper.disk_of(store, container) == disk
+
+
+def test_killed_while_it_runs(root: Path, tmp_path: Path) -> None:
+    """What was synced is kept, the record tells the truth, and the machine can be started again."""
+    (tmp_path / "d").mkdir()
+    script = "cat /etc/kept 2>/dev/null; echo more >>/etc/kept; sync; echo up; sleep 600"
+    assert boot(root, "-d", "--name", "vm", "-v", f"{tmp_path}/d:/d:ro", "app", "sh", "-c", script).returncode == 0
+    eventually(lambda: lamina("logs", "vm", root=root).stdout.endswith(b"up\n"))
+    (qemu,) = machines(root)
+    relay = parent_of(qemu)
+    os.kill(parent_of(relay), signal.SIGKILL)
+    assert lamina("ps", "--format", "{{.State}}", root=root).stdout == b"running\n"
+    refused = lamina("commit", "vm", "mine", root=root)
+    assert (refused.returncode, refused.stderr.count(b"\n")) == (5, 1)
+    os.kill(relay, signal.SIGKILL)
+    assert lamina("diff", "vm", root=root).stdout == b"C /etc\nA /etc/kept\n"
+    assert not processes(root)
+    assert state(root) == ("exited", 255)  # nobody knows its exit code
+    assert lamina("start", "vm", root=root).returncode == 0
+    eventually(lambda: lamina("logs", "vm", root=root).stdout.endswith(b"more\nup\n"))
+    (qemu,) = machines(root)
+    os.kill(qemu, signal.SIGKILL)
+    assert lamina("wait", "vm", root=root).stdout == b"137\n"
+    assert state(root) == ("exited", 137)
+    assert lamina("commit", "vm", "mine", root=root).returncode == 0
+    assert lamina("cat", "mine", "/etc/kept", root=root).stdout == b"more\nmore\n"
