@@ -34,8 +34,8 @@ class Shared(Value):
 
 
 def start(program: str, shared: Sequence[Shared], bundle: str, log: int, held: int) -> int:
-    """Start virtiofsd (``program``); its pid. ``log``: a descriptor for its messages. ``held``: of the lock that it is
-    to hold. Raises OSError."""
+    """Start virtiofsd (``program``); its pid. ``log``: a descriptor for its messages. ``held``: of the lock that it
+    is to hold. Raises OSError."""
     top = os.path.join(bundle, SHARED)
     os.makedirs(top, mode=0o700, exist_ok=True)
     for one in shared:
