@@ -372,8 +372,12 @@ def cp(session: Session, source: str, target: str, archive: bool, follow_link: b
     from lamina.run.container.record import owner_of, stack_of
     from lamina.run.container.user_namespace import enter
     from lamina.run.file_copy import copy_in, copy_out
+    from lamina.run.runtime import MACHINE
 
     enter(session.store, container)
+    if one and container.runtime == MACHINE:
+        _copy_from_machine(session, container, inner, target, follow=follow_link, keep_owners=archive)
+        return
     with opened(session.store, stack_of(session.store, container), container) as inside:
         if one:
             if follow_link:
@@ -442,8 +446,7 @@ def _read_tar(session: Session, container: Container, inside: Inside, path: str)
 
 def _copy_from_image(session: Session, source: str, target: str, error: NotFound, *, is_target: bool) -> None:
     """Copy files out of an image. ``error``: the container was not found; raised if no image is found either."""
-    from lamina.run.container.tar_stream import image_items, put
-    from lamina.run.rootfs import Inside
+    from lamina.run.container.tar_stream import image_items
 
     text = target if is_target else source
     name, path = _image_and_path(text)
@@ -460,14 +463,38 @@ def _copy_from_image(session: Session, source: str, target: str, error: NotFound
             f"{name!r:.200} is an image, and images can't be changed",
             hint="use `lamina append` to make a new image, or copy into a container",
         )
-    items = image_items(image.stack, f"/{path}")
+    _copy_items(image_items(image.stack, f"/{path}"), path, target)
+
+
+def _copy_items(items: Iterator[Item], path: str, target: str, *, keep_owners: bool = False) -> None:
+    """Write what ``image_items`` yields for ``path``, as cp(1) does."""
+    from lamina.run.container.tar_stream import put
+    from lamina.run.rootfs import Inside
+
     if target == "-":
         _write_items(items)
         return
     mine = os.geteuid(), os.getegid()
     into, renamed = _renamed(items, target, content_only=path.rstrip("/").endswith("/.") or path in ("", "."))
     with Inside(into) as inside:
-        put(inside, "", renamed, lambda entry: mine)
+        put(inside, "", renamed, lambda entry: (entry.uid, entry.gid) if keep_owners else mine)
+
+
+def _copy_from_machine(
+    session: Session, container: Container, path: str, target: str, *, follow: bool, keep_owners: bool
+) -> None:
+    """Copy files out of a machine that does not run: its disk is read, not mounted."""
+    from lamina.run.container.events import note_event
+    from lamina.run.container.side import changed_stack
+    from lamina.run.container.tar_stream import image_items
+
+    stack = changed_stack(session.store, container, on_warning=warn)
+    name = os.fsencode(path.strip("/"))
+    if follow:
+        union, node = stack.lookup(name, follow=True)
+        path = os.fsdecode(union.path(node)) + ("/." if path.endswith("/.") else "")
+    _copy_items(image_items(stack, f"/{path.lstrip('/')}"), path, target, keep_owners=keep_owners)
+    note_event(session.store.paths.root, container, "archive-path")
 
 
 def _image_and_path(text: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from lamina.scan.directory import OnWarning
 from lamina.scan.overlay_upper import scan_upper
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
-from lamina.store.containers import Container
+from lamina.store.containers import Container, Use
 from lamina.store.image_events import image_id, note_image
 from lamina.view.owners import Owners, kept_mode
 
@@ -35,19 +35,28 @@ if TYPE_CHECKING:
 @contextmanager
 def readable(store: Store, container: Container) -> Iterator[None]:
     """Nobody removes the container while the block runs, and what it wrote can be read. Raises NotFound, Conflict (a
-    machine that runs), Unsupported, SystemFailure."""
-    if container.runtime != MACHINE:
-        with store.containers.using(container, shared=True):
-            yield
-        return
-    from lamina.run.machine.upper import shown
+    machine that runs), SystemFailure."""
+    with use_of_ended(store, container):
+        yield
 
-    with store.containers.using(container):  # a disk is mounted once
+
+def use_of_ended(store: Store, container: Container) -> Use:
+    """A shared lock on the container; of a machine, its processes have ended. Raises as ``readable``."""
+    if container.runtime != MACHINE:
+        return store.containers.using(container, shared=True)
+    with store.containers.using(container):
         container = store.containers.get(container.id)
         if not store.containers.is_running(container):
             settle(store, container)
-        with shown(store, container):
-            yield
+    use = store.containers.using(container, shared=True)
+    try:
+        from lamina.run.machine.upper import check_ended
+
+        check_ended(store, container)
+    except BaseException:
+        use.close()
+        raise
+    return use
 
 
 def container_changes(store: Store, stack: Stack, container: Container) -> list[Change]:
@@ -105,6 +114,10 @@ def export_container(
 
 
 def _items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> list[Item]:
+    if container.runtime == MACHINE:
+        from lamina.run.machine.upper import machine_items
+
+        return list(machine_items(store, container, on_warning))
     found = scan_upper(writable.path(store, container, writable.UPPER), on_warning=on_warning)
     owners = Owners(container.users, container.groups)
     if not owners:

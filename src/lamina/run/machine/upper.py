@@ -1,29 +1,32 @@
 """The disk of what a machine has written: ext4 in a sparse file in the container's directory.
 
-Inside it are the upper and the work directory of the machine's overlay. The kernel of this host shows them while a
-machine does not run, for commit, diff and cp.
+Inside it are the upper and the work directory of the machine's overlay. A machine may write anything to it, also what
+damages a kernel that mounts it: commit, diff, export and cp out of a machine read it without a mount (``scan.ext4``).
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import time
 from contextlib import contextmanager, suppress
 
-from lamina.errors import Conflict, NotFound, SystemFailure, Unsupported
+from lamina.errors import Conflict, InvalidContent, NotFound, SystemFailure, Unsupported
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.run.machine.process import kept_out
 from lamina.run.runtime import find_program
 from lamina.run.writable import UPPER, WORK, shown_disk
+from lamina.scan.directory import OnWarning
 from lamina.store.fault import point
 from lamina.view import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lamina.layer.tar_write import Item
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
@@ -31,7 +34,25 @@ _DISK = "upper.img"
 _LOOPS = "/sys/block"
 _POLL, _PATIENCE = 0.02, 5.0  # seconds
 _SIZE = 1 << 37  # bytes; only what is written takes space
-_MAKE = ("-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")
+_FEATURES = (
+    *(
+        "none",
+        "sparse_super",
+        "large_file",
+        "filetype",
+        "dir_index",
+        "ext_attr",
+        "has_journal",
+        "extent",
+        "huge_file",
+    ),
+    *("flex_bg", "metadata_csum", "64bit", "dir_nlink", "extra_isize"),
+)
+"""Named one by one: what this host's mke2fs.conf has may be unknown to a machine's kernel, or to ``scan.ext4``."""
+_MAKE = (
+    *("-q", "-F", "-t", "ext4", "-m", "0", "-b", "4096", "-I", "256", "-J", "size=64", "-O", ",".join(_FEATURES)),
+    *("-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"),
+)
 
 
 def disk_of(store: Store, container: Container) -> str:
@@ -87,6 +108,30 @@ def written(store: Store, container: Container) -> int:
         return 0
 
 
+def check_ended(store: Store, container: Container) -> None:
+    """Raises Conflict if the machine runs. Call it in a block of ``using``."""
+    if store.containers.is_running(container):
+        raise Conflict(
+            f"the machine {container.name} runs: only it knows what its disk holds",
+            hint=f"stop it first with `lamina stop {container.name}`",
+        )
+
+
+def machine_items(store: Store, container: Container, on_warning: OnWarning = lambda text: None) -> Iterator[Item]:
+    """What a machine that does not run has written, as ``scan_upper`` yields it. Raises InvalidContent (the disk is
+    damaged), SystemFailure."""
+    from lamina.scan.ext4.files import DiskFiles
+    from lamina.scan.ext4.volume import Volume
+    from lamina.scan.overlay_upper import scan_upper_files
+
+    path = store.containers.path(container.id, _DISK)
+    if not os.path.lexists(path):
+        return  # it was not started
+    with suppress(NotFound):  # it ended before it mounted the disk
+        files = DiskFiles(Volume(path, f"the disk of {container.name}"), os.fsencode(UPPER))
+        yield from scan_upper_files(files, on_warning=on_warning)
+
+
 @contextmanager
 def shown(store: Store, container: Container) -> Iterator[None]:
     """Show what a machine that does not run has written, while the block runs; nothing is done for other containers.
@@ -96,11 +141,7 @@ def shown(store: Store, container: Container) -> Iterator[None]:
     if not target:
         yield
         return
-    if store.containers.is_running(container):
-        raise Conflict(
-            f"the machine {container.name} runs: only it knows what its disk holds",
-            hint=f"stop it first with `lamina stop {container.name}`",
-        )
+    check_ended(store, container)
     if not privileges.is_root():
         raise Unsupported("only root may look into the disk of a machine", hint="use `lamina run` for this image")
     with reported(target), kept_out(store.containers.path(container.id, "bundle")):
@@ -111,7 +152,7 @@ def shown(store: Store, container: Container) -> Iterator[None]:
 
 @contextmanager
 def _mounted(container: Container, disk: str, target: str) -> Iterator[None]:
-    command = [find_program("mount") or "mount", "-t", "ext4", "-o", "loop,nodev,nosuid", disk, target]
+    command = [find_program("mount") or "mount", "-t", "ext4", "-o", "loop,nodev,nosuid,noexec", disk, target]
     done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
@@ -119,7 +160,14 @@ def _mounted(container: Container, disk: str, target: str) -> Iterator[None]:
     try:
         point("machine.shown")
         for name in (UPPER, WORK):
-            os.makedirs(os.path.join(target, name), exist_ok=True)
+            path = os.path.join(target, name)
+            with suppress(FileExistsError):
+                os.mkdir(path)
+            if not stat.S_ISDIR(os.lstat(path).st_mode):  # a symlink would lead out of the disk
+                raise InvalidContent(
+                    f"the disk of {container.name} has no directory {name!r}",
+                    hint="a program in the machine may have damaged it",
+                )
         yield
     finally:
         kernel.unmount(target)
