@@ -161,7 +161,7 @@ class Volume:
         self._newer = places
 
     def block(self, number: int) -> bytes:
-        """A block, as the journal has it."""
+        """The newest version of a block: from the journal, or from its place."""
         data = self._cache.get(number)
         if data is None:
             if not 0 <= number < self.blocks:
