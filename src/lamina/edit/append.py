@@ -40,9 +40,11 @@ def append(
     revision: Revision,
     *,
     platform: Platform | None = None,
+    below: tuple[str, Sequence[Item]] = ("", ()),
 ) -> Descriptor:
     """Add ``items`` as one layer on top of ``base`` (None: a new image for ``platform``), and name the result at
-    ``target``, which must have the base's layers. Without items only the config changes.
+    ``target``, which must have the base's layers. ``below``: a further layer between both, with what its line in the
+    history says made it. Without items only the config changes.
 
     ``revision.packing.epoch`` makes it reproducible: the same arguments give the same digest. Returns the manifest's
     descriptor. Raises PathNotFound (the path of a whiteout was not found), InvalidLayer (a path occurs
@@ -54,14 +56,15 @@ def append(
     packing = revision.packing
     docker = base is not None and is_docker(base.manifest.media_type) and packing.compression != "zstd"
     created = timestamp(packing.epoch)
-    step = History(created=created, created_by=revision.created_by, comment=revision.comment)
+    comment = revision.comment
     config = own_config(base) if base else ImageConfig.build(platform or Platform.host(), media_type=OCI_CONFIG)
     layers: list[Layer] = [handle.descriptor for handle in base.layers] if base else []
     with ExitStack() as files:
-        if items:
-            made = files.enter_context(made_layer(items, packing, docker=docker, clamp=True))
-            config = config.add_layer(made.diff_id, step)
-            layers.append(made)
+        for created_by, entries in (below, (revision.created_by, items)):
+            if entries:
+                made = files.enter_context(made_layer(entries, packing, docker=docker, clamp=True))
+                config = config.add_layer(made.diff_id, History(created, created_by, comment))
+                layers.append(made)
         merged: Changes = {**(revision.changes or {}), "created": created}
         return publish(
             target,

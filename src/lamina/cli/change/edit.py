@@ -191,11 +191,16 @@ def flatten(session: Session, image: str, tag: str, message: str, compression: s
 @command(
     "rebase",
     "lamina rebase my/app --onto debian:12.6 --dry-run\n"
-    "lamina rebase my/app --onto debian:12.6 --old-base debian:12.5 -t my/app:new",
+    "lamina rebase my/app --onto debian:12.6 --old-base debian:12.5 -t my/app:new\n"
+    "lamina rebase debian:12 --onto kernel --old-base scratch -t debian-machine",
 )
 @image_argument()
 @click.option("--onto", required=True, metavar="NEWBASE", help="New base image.")
-@click.option("--old-base", metavar="REF", help="Old base image, also as IMAGE~N (default: found in the store).")
+@click.option(
+    "--old-base",
+    metavar="REF",
+    help="Old base image, also as IMAGE~N; scratch if IMAGE has none (default: found in the store).",
+)
 @click.option("-t", "--tag", "tag", metavar="REF", help="Name of the new image.")
 @click.option("--force", is_flag=True, help="Make the image in spite of conflicts; its own files win.")
 @click.option("--dry-run", is_flag=True, help="Only show the report. Exit code 5 if there are conflicts.")
@@ -230,7 +235,10 @@ def rebase(
     if tag is not None:
         checked_name(tag)
     stack, new = base_stack(session, image), base_stack(session, onto)
-    old = base_stack(session, old_base) if old_base else find_base(stack, session.store)
+    if old_base == "scratch":
+        old = stack.slice(stack.first, stack.first - 1)
+    else:
+        old = base_stack(session, old_base) if old_base else find_base(stack, session.store)
     plan = plan_rebase(stack, old, new)
     blocked = bool(plan.conflicts) and not force
     made = None

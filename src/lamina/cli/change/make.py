@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from lamina.edit.publish import Packing, Revision
     from lamina.layer.tar_write import Item
     from lamina.source.stack import Stack
+    from lamina.spec.platform import Platform
 
 
 def split_pair(text: str) -> tuple[str, bytes]:
@@ -54,10 +57,19 @@ def packing_of(session: Session, compression: str | None) -> Packing:
 @command(
     "pack",
     "lamina pack sh ls cat -t tools\n"
+    "lamina pack --kernel /boot/vmlinuz-6.1.0-56-cloud-amd64 sh ls -t machine\n"
     "lamina pack python3 --base tools --file app.py:/srv/app.py --cmd 'python3 /srv/app.py' -t app",
 )
-@click.argument("programs", nargs=-1, metavar="PROGRAM...")
+@click.argument("programs", nargs=-1, metavar="[PROGRAM]...")
 @new_name_option
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="PATH",
+    help="Add a kernel with its modules, as a layer below the programs. PATH is a vmlinuz, a directory with boot and "
+    "lib/modules, or a package (.deb, or a tar). May be repeated for packages that belong together.",
+)
 @click.option("--base", metavar="IMAGE", help="Add the files to this image; files that it has already are left out.")
 @click.option(
     "--file", "files", multiple=True, metavar="SOURCE[:TARGET]", help="Add a file or directory; may be repeated."
@@ -71,6 +83,7 @@ def pack(
     session: Session,
     programs: tuple[str, ...],
     tag: str,
+    kernels: tuple[str, ...],
     base: str | None,
     files: tuple[str, ...],
     no_stdlib: bool,
@@ -81,24 +94,54 @@ def pack(
     """Make an image from programs of this host, with the shared libraries and files that they need.
 
     The libraries are found by reading the programs; no program is run. The first program becomes the command of the
-    image.
+    image. With --kernel, `lamina boot` starts the image as a virtual machine.
     """
+    if not programs and not files and not kernels:
+        raise click.UsageError("no program, no --file and no --kernel given")
     from lamina.edit.pack import pack_items
     from lamina.edit.publish import Revision
 
-    if not programs and not files:
-        raise click.UsageError("no program and no --file given")
     stack = base_stack(session, base) if base is not None else None
-    pairs = [split_pair(text) for text in files]
-    items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
-    changes = options.changes(stack.config if stack else None)
-    if paths and options.cmd is None and options.entrypoint is None:
-        changes["cmd"] = [paths[0]]
-    if stack is None and not options.env:
-        changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
-    step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
-    revision = Revision(step, changes=changes, packing=packing_of(session, options.compression))
-    _put_on(session, stack, items, tag, revision, quiet)
+    with _kernel(session, kernels, stack, programs) as (below, platform):
+        items: list[Item] = []
+        changes = options.changes(stack.config if stack else None)
+        if programs or files:
+            pairs = [split_pair(text) for text in files]
+            items, paths = pack_items(programs, pairs, base=stack, stdlib=not no_stdlib, accounts=not no_accounts)
+            if paths and options.cmd is None and options.entrypoint is None:
+                changes["cmd"] = [paths[0]]
+            if stack is None and not options.env:
+                changes["env"] = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        step = "lamina pack " + " ".join([*programs, *(f"--file {text}" for text in files)])
+        revision = Revision(step, changes=changes, packing=packing_of(session, options.compression))
+        _put_on(session, stack, items, tag, revision, quiet, below=below, platform=platform)
+
+
+@contextmanager
+def _kernel(
+    session: Session, paths: tuple[str, ...], stack: Stack | None, programs: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, Sequence[Item]], Platform | None]]:
+    """The step and the entries of a kernel's layer, and the platform of an image with it. Raises UsageError (the rest
+    of the image is for another one)."""
+    if not paths:
+        yield ("", ()), None
+        return
+    from lamina.run.machine.kernel_layer import kernel_layer
+    from lamina.spec.platform import Platform
+
+    with kernel_layer(paths, max_layer=session.settings.max_layer) as (items, kernel):
+        if not any(entry.path.startswith(b"usr/lib/modules/") for entry, _ in items):
+            warn("the kernel comes without modules: a machine needs those that are not built in")
+        rest = stack.config.platform if stack else Platform.host()
+        if kernel.architecture and kernel.architecture != rest.architecture and (stack or programs):
+            raise UsageError(
+                f"the kernel is for {kernel.architecture}, the rest of the image for {rest.architecture}",
+                hint="give a kernel for the same architecture",
+            )
+        yield (
+            (f"lamina pack --kernel {kernel.release}".strip(), items),
+            Platform("linux", kernel.architecture or rest.architecture),
+        )
 
 
 @command(
@@ -152,14 +195,24 @@ def append(
 
 
 def _put_on(
-    session: Session, stack: Stack | None, items: list[Item], tag: str, revision: Revision, quiet: bool
+    session: Session,
+    stack: Stack | None,
+    items: list[Item],
+    tag: str,
+    revision: Revision,
+    quiet: bool,
+    *,
+    below: tuple[str, Sequence[Item]] = ("", ()),
+    platform: Platform | None = None,
 ) -> None:
-    """Make the new image and print its digest."""
+    """Make the new image and print its digest. ``below`` and ``platform`` as ``append`` of ``edit`` takes them."""
     from lamina.edit.append import append as put_on
 
-    made = put_on(stack, items, session.writable_store, tag, revision)
+    made = put_on(stack, items, session.writable_store, tag, revision, below=below, platform=platform)
     if not quiet:
-        click.echo(f"{clean(tag)}: one layer with {counted(len(items), 'entry', 'entries')}", err=True)
+        number = "two layers" if items and below[1] else "one layer"
+        entries = counted(len(items) + len(below[1]), "entry", "entries")
+        click.echo(f"{clean(tag)}: {number} with {entries}", err=True)
     write(str(made.digest))
 
 
