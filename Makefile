@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
-	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's)"
-	@echo "make demo-big  real images of Debian packages, made, pulled and run (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
+	@echo "make demo   images made of this machine's programs, layer by layer (under a minute, no root, no network but pip's; KERNEL=PATH: one as a virtual machine)"
+	@echo "make demo-big  real images of Debian packages, made, pulled, run and booted (root, network; CACHE=DIR keeps the trees, KEEP=1 all)"
 	@echo "make demo-projects  five projects built from their Dockerfiles, and run (root, network; NAMES='go java': only these)"
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR also of everything else, compared with other engines, in bench/RESULTS.md"
@@ -38,7 +38,7 @@ $(RUNS): pyproject.toml
 
 # MUST_RUN=1: a failure where no container can run
 demo: $(RUNS)
-	@$(BIN)/python demo/demo.py $(if $(MUST_RUN),--must-run)
+	@$(BIN)/python demo/demo.py $(if $(MUST_RUN),--must-run) $(if $(KERNEL),--kernel "$(KERNEL)")
 
 demo-big: $(STAMP)
 	@$(BIN)/python demo/big.py $(if $(CACHE),--cache "$(CACHE)") $(if $(KEEP),--keep) $(if $(MIRROR),--mirror "$(MIRROR)")

@@ -1,7 +1,8 @@
 """The big demo: real images, of Debian packages, from nothing to running. `make demo-big` runs it, as root.
 
 A base, and on it Node.js, PostgreSQL and .NET with an application each: made, pushed to a registry (`lamina serve`),
-pulled into another store, which fetches the base once, and run there.
+pulled into another store, which fetches the base once, and run there. Then with Debian's kernel below: the same
+images as virtual machines, which share kernel and base.
 
 Everything happens below one temporary directory, which is removed at the end.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +27,12 @@ import lamina
 from big_debian import SUITE, mirrors, sources
 from big_images import Workshop
 from big_overlay import Overlay
-from big_run import Run, run_all
+from big_run import Run, boot_and_run, run_all
 from big_shell import LAMINA, Failed, environment, lamina_quiet, say, tell
 from big_shell import lamina as run_lamina
 
 IMAGES = ("web", "database", "squares")
+MACHINES = ("web-machine", "squares-machine")
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "apt-get": "apt",
@@ -39,6 +41,9 @@ TOOLS = {
     "unshare": "util-linux",
     "mount": "mount",
     "chroot": "coreutils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mke2fs": "e2fsprogs",
+    "busybox": "busybox-static",
 }
 LAYERS = r"table {{.Number}}\t{{.Digest}}\t{{.Size}}\t{{.Adds}}\t{{.Replaces}}\t{{.Step}}"
 ROOM = 4 << 30  # bytes that a run may take
@@ -129,13 +134,19 @@ def refuse(missing: list[str]) -> int:
 
 
 def show(scratch: Path, trees: Path, lines: list[str]) -> None:
-    made, registry, other = (scratch / name for name in ("store-a", "registry", "store-b"))
-    make(Workshop(made, trees, scratch, lines))
+    made, registry, other, third = (scratch / name for name in ("store-a", "registry", "store-b", "store-c"))
+    workshop = Workshop(made, trees, scratch, lines)
+    make(workshop)
     with serving(registry) as host:
-        push(made, host)
-        names = pull(other, host)
-    say("4. The images of the second store, run")
-    run_all(Run(other), **names)
+        push(made, host, IMAGES)
+        names = pull(other, host, IMAGES, ("base",))
+        say("4. The images of the second store, run")
+        run_all(Run(other), **names)
+        make_machines(workshop)
+        push(made, host, MACHINES)
+        machines = pull(third, host, MACHINES, ("lamina pack --kernel", "base"))
+    say("6. One image: as a container, where its kernel is a file like others, and as a virtual machine")
+    boot_and_run(third, machines[MACHINES[0]])
 
 
 def make(workshop: Workshop) -> None:
@@ -150,6 +161,17 @@ def make(workshop: Workshop) -> None:
     for image in IMAGES:
         print()
         run_lamina(workshop.store, "layers", image, "--format", LAYERS)
+
+
+def make_machines(workshop: Workshop) -> None:
+    say("5. Kernel, Debian, runtime, application: a kernel below the same layers")
+    workshop.make_kernel()
+    for image, name in zip(("web", "squares"), MACHINES, strict=True):
+        workshop.make_machine(image, name)
+    print()
+    run_lamina(workshop.store, "layers", MACHINES[0], "--format", LAYERS)
+    kernel = next(path for path in lamina.open("kernel", root=workshop.store).path("/boot").glob("vmlinuz-*"))
+    run_lamina(workshop.store, "blame", MACHINES[0], str(kernel))
 
 
 @contextmanager
@@ -172,21 +194,23 @@ def serving(store: Path) -> Iterator[str]:
         process.wait()
 
 
-def push(store: Path, host: str) -> None:
-    for image in IMAGES:
+def push(store: Path, host: str, images: Sequence[str]) -> None:
+    for image in images:
         tell_moved(store, image, lamina_quiet(store, "push", image, f"{host}/{image}", "--format", "json"), "pushed")
 
 
-def pull(store: Path, host: str) -> dict[str, str]:
-    """Pull all images into an empty store, which fetches the base once. Returns their names there."""
-    names = {image: f"{host}/{image}" for image in IMAGES}
+def pull(store: Path, host: str, images: Sequence[str], common: Sequence[str]) -> dict[str, str]:
+    """Pull images into an empty store, which fetches their common layers once: those of the steps that begin so.
+    Returns their names there."""
+    names = {image: f"{host}/{image}" for image in images}
     for number, (image, name) in enumerate(names.items()):
-        say(f"   {image}, pulled into a second store: {'nothing is there yet' if not number else 'it has the base'}")
+        there = f"it has the first {len(common)}" if number else "nothing is there yet"
+        say(f"   {image}, pulled into {store.name}: {there}")
         if number == 1:
             run_lamina(store, "plan", "pull", name)
         skipped = tell_moved(store, name, lamina_quiet(store, "pull", name, "--format", "json"), "fetched")
-        if number and not any(step.startswith("base") for step in skipped):
-            raise Failed(f"the base was fetched again for {image}")
+        if number and not all(any(step.startswith(one) for step in skipped) for one in common):
+            raise Failed(f"a common layer was fetched again for {image}")
     print()
     run_lamina(store, "df")
     return names

@@ -62,6 +62,30 @@ def debootstrap(target: Path, lines: Iterable[str], log: Path) -> None:
 
 def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path) -> None:
     """Install packages into the overlay, with their dependencies but without recommended packages."""
+    services = overlay.upper / "usr/sbin/policy-rc.d"
+    services.parent.mkdir(parents=True, exist_ok=True)
+    services.write_text(_NO_SERVICES)
+    services.chmod(0o755)
+    script = 'set -e; apt-get update -qq; apt-get install -qq -y "$@"; apt-get clean'
+    logged(overlay.around(["sh", "-c", script, "sh", *packages]), log, "apt-get", env=_environment(overlay, scratch))
+    tidy(overlay.upper)
+
+
+def download_kernel(overlay: Overlay, scratch: Path, target: Path, log: Path) -> None:
+    """Download the package with Debian's kernel for virtual machines into the directory ``target``."""
+    script = """
+        set -e
+        apt-get update -qq
+        meta=linux-image-cloud-$(dpkg --print-architecture)
+        name=$(apt-cache depends "$meta" | sed -n 's/.*Depends: \\(linux-image-[^ ]*\\).*/\\1/p' | head -n 1)
+        cd "$1"
+        apt-get download -qq "$name"
+    """
+    logged(overlay.around(["sh", "-c", script, "sh", target]), log, "apt-get", env=_environment(overlay, scratch))
+
+
+def _environment(overlay: Overlay, scratch: Path) -> dict[str, str]:
+    """For an apt that works on the overlay."""
     lists = scratch / "apt-lists"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     config = scratch / "apt.conf"
@@ -79,15 +103,9 @@ def install(overlay: Overlay, scratch: Path, packages: Sequence[str], log: Path)
         )
         + "\n"
     )
-    services = overlay.upper / "usr/sbin/policy-rc.d"
-    services.parent.mkdir(parents=True, exist_ok=True)
-    services.write_text(_NO_SERVICES)
-    services.chmod(0o755)
     env = {**os.environ, "APT_CONFIG": str(config), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     env.pop("TMPDIR", None)  # packages' scripts run in the tree, which lacks directories of this host
-    script = 'set -e; apt-get update -qq; apt-get install -qq -y "$@"; apt-get clean'
-    logged(overlay.around(["sh", "-c", script, "sh", *packages]), log, "apt-get", env=env)
-    tidy(overlay.upper)
+    return env
 
 
 def tidy(tree: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lamina
-from big_debian import SUITE, debootstrap, install
+from big_debian import SUITE, debootstrap, download_kernel, install
 from big_overlay import Overlay, upper_items
 from big_shell import Failed, logged, tell, timed
 from big_shell import lamina as run_lamina
@@ -56,6 +56,20 @@ class Workshop:
         # devices are the engine's business
         items = scan(str(self.base), owner=None, exclude=lambda path: path.startswith(b"dev/"))
         self.layer(None, items, "base", f"base: Debian {SUITE}", {"env": [_PATH], "cmd": ["/bin/bash"]})
+
+    def make_kernel(self) -> None:
+        """The image "kernel": one layer with Debian's kernel for virtual machines, as its package has it."""
+
+        def build(target: Path) -> None:
+            target.mkdir(mode=0o700, parents=True)
+            download_kernel(Overlay([self.base], self.scratch / "download"), self.scratch, target, self.log)
+
+        (package,) = self.tree("kernel", "linux-image-cloud of Debian, downloaded", build).glob("*.deb")
+        run_lamina(self.store, "pack", "--kernel", str(package), "-t", "kernel", "-q")
+
+    def make_machine(self, image: str, name: str) -> None:
+        """Put the kernel below all layers of an image. The layers stay as they are."""
+        run_lamina(self.store, "rebase", image, "--old-base", "scratch", "--onto", "kernel", "-t", name, "-q")
 
     def make_node(self) -> None:
         upper = self.packages("node", "nodejs")

@@ -17,7 +17,7 @@ from typing import IO
 from big_images import POSTGRES
 from big_shell import LAMINA, Failed, environment, tell
 
-_PATIENCE = 30.0  # seconds that a server has to answer, and to end
+_PATIENCE = 90.0  # seconds that a server has to answer, and to end; machines that QEMU emulates are slow
 
 Output = IO[str] | int
 
@@ -28,12 +28,36 @@ class Run:
     def __init__(self, store: Path) -> None:
         self._store = store
 
+    verb: tuple[str, ...] = ("run", "--network", "host")
+
     def start(self, name: str, image: str, words: Sequence[str], *, out: Output) -> subprocess.Popen[str]:
         """Start a container of ``image`` that runs ``words``, by default the program of the image. Its output goes to
         ``out``."""
-        typed = ["run", "--rm", "--name", name, "--network", "host", image, *words]
+        verb, *options = self.verb
+        typed = [verb, "--rm", "--name", name, *options, image, *words]
         print("$ lamina", " ".join(typed), flush=True)
         return _started([*LAMINA, *typed], environment(self._store), out)
+
+
+class Boot(Run):
+    """`lamina boot`: a virtual machine, one port of which is the same port of this host."""
+
+    def __init__(self, store: Path, port: int) -> None:
+        super().__init__(store)
+        self.verb = ("boot", "-p", f"127.0.0.1:{port}:{port}")
+
+
+def boot_and_run(store: Path, image: str) -> None:
+    """Check that one image does its work on the kernel of this host, and on its own."""
+    port = free_port()
+    words = ["node", "/srv/app/server.js", str(port)]
+    with server(Run(store), "demo-container", image, words):
+        expect("the web server, as a container", "hello from node", fetched(f"http://127.0.0.1:{port}/"))
+    with server(Boot(store, port), "demo-machine", image, [*words, "0.0.0.0"]):
+        expect("the web server, as a machine", "hello from node", fetched(f"http://127.0.0.1:{port}/"))
+    uname = ["node", "-p", "require('os').release()"]
+    tell(f"the kernel of this host: {output(Run(store), 'demo-uname', image, uname)}")
+    tell(f"the kernel of the image: {output(Boot(store, port), 'demo-uname', image, uname)}")
 
 
 def run_all(containers: Run, web: str, database: str, squares: str) -> None:
@@ -122,8 +146,15 @@ def expect(who: str, wanted: str, found: str, *, whole: bool = False) -> None:
 def fetched(url: str) -> str:
     wait_for(int(url.rstrip("/").rpartition(":")[2]))
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=_PATIENCE) as answer:
-        return str(answer.read(10_000), "utf-8", "replace").strip()
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with direct.open(url, timeout=_PATIENCE) as answer:
+                return str(answer.read(10_000), "utf-8", "replace").strip()
+        except OSError:  # the port of a machine is open before its server is
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def wait_for(port: int) -> None:

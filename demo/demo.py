@@ -1,10 +1,12 @@
 """The demo: images made from programs of this host, and how their layers affect each other.
 
 No network but loopback, no root, no container tool; everything happens in a temporary directory. `make demo` runs it.
+With a kernel (`make demo KERNEL=PATH`, which needs QEMU), one of the images is a virtual machine too.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -26,13 +28,18 @@ CANNOT_RUN, CAP_SYS_ADMIN = 125, 21
 
 
 def main() -> None:
-    """Run the demo. ``--must-run``: fail if containers can't run here."""
-    must_run = "--must-run" in sys.argv[1:]
+    """Run the demo. ``--must-run``: fail if containers can't run here. ``--kernel PATH``: for a virtual machine."""
+    parser = argparse.ArgumentParser(prog="demo/demo.py")
+    parser.add_argument("--must-run", action="store_true", help="fail if containers can't run here")
+    parser.add_argument("--kernel", metavar="PATH", help="boot an image with this kernel")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lamina-demo-") as scratch:
         os.environ["LAMINA_ROOT"] = os.path.join(scratch, "store")
         os.environ.pop("LAMINA_PLATFORM", None)
         make_images(Path(scratch))
-        show(Path(scratch), must_run=must_run)
+        show(Path(scratch), must_run=options.must_run)
+        if options.kernel:
+            show_machine(options.kernel)
 
 
 def make_images(scratch: Path) -> None:
@@ -76,6 +83,20 @@ def show(scratch: Path, *, must_run: bool) -> None:
     say("7. The disk space of the first store: os and runtime are stored once for all images")
     run("df")
     run_them(must_run=must_run)
+
+
+def show_machine(kernel: str) -> None:
+    """Put a kernel below an image, and boot it."""
+    say("9. A kernel below app-a: kernel, os, runtime, application. The layers of app-a are the same")
+    run("pack", "--kernel", kernel, "-t", "kernel", "-q")
+    run("rebase", "app-a", "--old-base", "scratch", "--onto", "kernel", "-t", "machine", "-q")
+    run("layers", "machine")
+    (found,) = (path for path in lamina.open("kernel").path("/boot").iterdir() if path.name.startswith("vmlinuz"))
+    run("blame", "machine", str(found))
+    say("   ... the image as a virtual machine: its layers are the disks")
+    run("boot", "--rm", "machine")
+    words = (PYTHON, "-c", "import platform; print('Linux', platform.release())")
+    run("boot", "--rm", "machine", *words)
 
 
 def run_them(*, must_run: bool) -> None:

@@ -1,4 +1,4 @@
-// One page, on loopback. The port is the first argument.
+// One page. The port is the first argument; the second is an address (default: loopback).
 const fs = require('node:fs')
 const http = require('node:http')
 
@@ -9,7 +9,7 @@ const server = http.createServer((request, response) => {
   response.setHeader('Content-Type', 'text/plain')
   response.end(`hello from node ${process.version} on ${name}\n`)
 })
-server.listen(port, '127.0.0.1')
+server.listen(port, process.argv[3] || '127.0.0.1')
 process.on('SIGTERM', () => {
   server.closeAllConnections()
   server.close()
