@@ -59,7 +59,7 @@ def eventually(check: Callable[[], object]) -> None:
 
 
 def boot(root: Path, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-    return lamina("boot", "--kernel", str(kernel_path()), *words, root=root, **more)  # type: ignore[arg-type]
+    return lamina("boot", "-q", "--kernel", str(kernel_path()), *words, root=root, **more)  # type: ignore[arg-type]
 
 
 def test_streams_and_exit_code(root: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_end_from_inside(root: Path) -> None:
 
 
 def test_a_killed_command_and_monitor_leave_nothing(root: Path) -> None:
-    words = ("boot", "--kernel", str(kernel_path()), "--name", "vm", "app", "sh", "-c", "echo up; sleep 600")
+    words = ("boot", "-q", "--kernel", str(kernel_path()), "--name", "vm", "app", "sh", "-c", "echo up; sleep 600")
     with running(*words, root=root) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
@@ -211,7 +211,7 @@ def test_a_killed_command_and_monitor_leave_nothing(root: Path) -> None:
 )
 def test_refusals(root: Path, words: tuple[str, ...], code: int, message: bytes) -> None:
     given = [str(kernel_path()) if word == "KERNEL" else word for word in words]
-    done = lamina("boot", "--rm", *given, root=root)
+    done = lamina("boot", "-q", "--rm", *given, root=root)
     assert (done.returncode, done.stdout) == (code, b"")
     assert message in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -222,7 +222,7 @@ def test_an_image_with_its_kernel(tmp_path: Path) -> None:
     """The kernel is a layer, as its package has it; the modules say what they need."""
     root = make_store(tmp_path, [members()])
     assert lamina("append", "app", f"{kernel_tree()}:/", "-t", "whole", root=root).returncode == 0
-    done = lamina("boot", "--rm", "whole", "sh", "-c", "uname -r; exit 3", root=root)
+    done = lamina("boot", "-q", "--rm", "whole", "sh", "-c", "uname -r; exit 3", root=root)
     assert (done.returncode, done.stderr) == (3, b"")
     assert done.stdout.decode().strip() == kernel_path().name.removeprefix("vmlinuz-")
     lamina("rm", "-af", root=root)

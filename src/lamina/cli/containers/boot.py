@@ -17,21 +17,11 @@ if TYPE_CHECKING:
 
 _OF_RUN = frozenset(
     (
-        *("env", "env_file", "workdir", "user", "interactive", "tty", "name", "remove", "replace", "label"),
-        *("label_file", "cidfile", "entrypoint", "hostname", "add_host", "dns", "dns_search", "dns_option", "memory"),
-        *("cpus", "stop_signal", "stop_timeout", "quiet", "pulling", "detach", "sig_proxy", "publish", "network"),
-        *(
-            "volume",
-            "mount",
-            "tmpfs",
-            "volumes_from",
-            "restart",
-            "log_driver",
-            "log_opt",
-            "pidfile",
-            "detach_keys",
-            "attach",
-        ),
+        *("env", "env_file", "workdir", "user", "group_add", "interactive", "tty", "name", "remove", "replace"),
+        *("label", "label_file", "cidfile", "entrypoint", "hostname", "add_host", "dns", "dns_search", "dns_option"),
+        *("memory", "cpus", "stop_signal", "stop_timeout", "quiet", "pulling", "detach", "sig_proxy", "publish"),
+        *("network", "volume", "mount", "tmpfs", "volumes_from", "restart", "log_driver", "log_opt", "pidfile"),
+        *("detach_keys", "attach"),
     )
 )
 _OPTIONS = tuple(option for option in run_command.RUN_OPTIONS if option.argument in _OF_RUN)

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lamina.run.options import ContainerOptions
+    from lamina.scan.directory import OnWarning
     from lamina.source.stack import Stack
     from lamina.store.containers import Container
     from lamina.store.store import Store
 
 
-def run_behind(store: Store, stack: Stack, container: Container, runtime: str) -> int:
+def run_behind(store: Store, stack: Stack, container: Container, runtime: str, on_warning: OnWarning = warn) -> int:
     """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
     with told_to_systemd(store, container.id):
-        start(store, stack, container, runtime=runtime, on_warning=warn)
+        start(store, stack, container, runtime=runtime, on_warning=on_warning)
         sys.stdout.write(f"{container.id}\n")  # click would take longer to load than the monitor
         sys.stdout.flush()
     return 0
@@ -48,7 +49,14 @@ def told_to_systemd(store: Store, name: str) -> Iterator[None]:
 
 
 def run_in_front(
-    store: Store, stack: Stack, container: Container, runtime: str, wanted: ContainerOptions, *, forward: str
+    store: Store,
+    stack: Stack,
+    container: Container,
+    runtime: str,
+    wanted: ContainerOptions,
+    on_warning: OnWarning = warn,
+    *,
+    forward: str,
 ) -> int:
     """Start it with this command attached; the program's exit code. ``forward``: of ``--sig-proxy``. Raises
     ContainerFailure, LaminaError."""
@@ -66,7 +74,7 @@ def run_in_front(
     one.attach()
     note_event(store.paths.root, container, "attach")
     try:
-        start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=warn)
+        start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=on_warning)
     except BaseException:
         one.close()
         raise

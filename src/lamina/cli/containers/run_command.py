@@ -197,15 +197,20 @@ def _run_container(session: Session, image: str, words: tuple[str, ...], given: 
     if given["detach"] or _needs_monitor(wanted) or runtime == "machine" or (made.wanted or {}).get("requires"):
         from lamina.cli.containers import monitored
 
+        told = _unsaid if given["quiet"] and runtime == "machine" else warn  # that it runs by emulation
         if given["detach"]:
-            return monitored.run_behind(store, stack, made, runtime)
-        return monitored.run_in_front(store, stack, made, runtime, wanted, forward=given["sig_proxy"])
+            return monitored.run_behind(store, stack, made, runtime, told)
+        return monitored.run_in_front(store, stack, made, runtime, wanted, told, forward=given["sig_proxy"])
     from lamina.run.container.life import run
 
     ended = run(store, stack, made, runtime=runtime, on_warning=warn)
     if ended.message:
         say(ended.message)
     return ended.code
+
+
+def _unsaid(text: str) -> None:
+    del text
 
 
 def create_container(session: Session, image: str, words: tuple[str, ...], given: dict[str, Any]) -> Container:

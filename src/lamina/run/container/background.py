@@ -59,7 +59,7 @@ def start(
                 _make_machine(preparation)
             else:
                 _mount(preparation)
-            started = monitor.start(_plan(preparation, stdin_once))
+            started = monitor.start(_plan(preparation, stdin_once, attached=attached >= 0))
         if not started.program:
             error = ContainerFailure(f"{container.name}: {started.reason}", hint="check the command and the options")
             error.exit_code = started.code
@@ -127,7 +127,7 @@ def _make_machine(made: Preparation) -> None:
         use.close()
 
 
-def _plan(made: Preparation, stdin_once: bool) -> Plan:
+def _plan(made: Preparation, stdin_once: bool, *, attached: bool) -> Plan:
     container, wanted, sandbox = made.container, made.wanted, made.sandbox
     options = wanted.log_options
     if options:
@@ -152,6 +152,7 @@ def _plan(made: Preparation, stdin_once: bool) -> Plan:
         states=sandbox.directories.states,
         runtime=sandbox.runtime,
         terminal=wanted.tty,
+        size=_size() if wanted.tty and attached else (),
         interactive=wanted.interactive,
         stdin_once=stdin_once,
         init=wanted.init,
@@ -164,6 +165,16 @@ def _plan(made: Preparation, stdin_once: bool) -> Plan:
         pidfile=wanted.pidfile,
         health=_health(made),
     )
+
+
+def _size() -> tuple[int, ...]:
+    """Of the terminal of this process: a program may look before the attached command has told it."""
+    from lamina.run.monitor.terminal_size import size_of
+
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            return size_of(number)
+    return ()
 
 
 def _health(made: Preparation) -> Mapping[str, Any] | None:

@@ -18,7 +18,6 @@ from lamina.run.machine.initramfs import Settings, initramfs
 from lamina.run.machine.kernel_files import modules_for
 from lamina.run.machine.launching import DESCRIPTION
 from lamina.run.machine.machine import GATEWAY, GUEST_ADDRESS, Disk, Forward, Machine
-from lamina.run.machine.relay import CONSOLE
 from lamina.run.machine.upper import disk_of
 from lamina.run.networks.state import write_state
 from lamina.run.options import publishes
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 _DESCRIBED = ("architecture", "kernel", "initramfs", "kind", "shared")  # what the process of the machine must know
 
 
-MOUNT_POINTS = ("/dev", "/proc", "/sys", "/run", "/etc")
-"""Directories that a machine makes where the image lacks them (init.sh, machine.sh)."""
+MOUNT_POINTS = ("/dev", "/proc", "/sys", "/etc")
+"""Directories that a machine makes where the image lacks them (init.sh, program.sh)."""
 
 
 def prepare(made: Preparation) -> None:
@@ -50,8 +49,8 @@ def prepare(made: Preparation) -> None:
         )
     hostname = wanted.hostname or container.id[:12]
     mounts = mounts_for(made, root)
-    settings, disks = _disks(made, hostname)
-    settings = replace(settings, mounts=mounts.mounts)
+    settings, disks = _disks(made, hostname, architecture)
+    settings = replace(settings, mounts=mounts.mounts, token=os.urandom(16).hex())
     features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
     features += ["virtiofs"] if mounts.shared else []
     modules = modules_for(kernel, features)
@@ -72,16 +71,16 @@ def prepare(made: Preparation) -> None:
         memory=memory_of(wanted.memory),
         processors=max(1, math.ceil(wanted.cpus or 1)),
         kind=wanted.machine or (qemu.MICROVM if architecture == "amd64" and kernel.takes_mmio else ""),
-        accelerator="kvm" if kvm_runs() else "tcg",
+        accelerator=_accelerator(made),
         network=bool(settings.network),
         forwards=tuple(_forwards(made, network=bool(settings.network))),
         shared=bool(mounts.shared),
-        console=os.path.join(bundle, CONSOLE),
+        console=True,
     )
     command = qemu.command(machine, program)
     described = {name: as_dict(machine)[name] for name in _DESCRIBED}
     shared = {"virtiofsd": mounts.virtiofsd, "shared": [as_dict(one) for one in mounts.shared]}
-    text = write_own({"command": command, "machine": described, **shared})
+    text = write_own({"command": command, "machine": described, "token": settings.token, **shared})
     replace_file(os.path.join(bundle, DESCRIPTION), [text.encode()], lasting=False, mode=0o600)
     if any("U" in mount.options for mount in mounts.attached):
         from lamina.run.volumes.chown import give_to_user
@@ -89,7 +88,14 @@ def prepare(made: Preparation) -> None:
         give_to_user(mounts.attached, {"uid": guest.uid, "gid": guest.gid}, made.sandbox.owners)
 
 
-def _disks(made: Preparation, hostname: str) -> tuple[Settings, list[Disk]]:
+def _accelerator(made: Preparation) -> str:
+    if kvm_runs():
+        return "kvm"
+    made.on_warning("KVM runs nothing on this host: the machine runs by emulation, which is slow")
+    return "tcg"
+
+
+def _disks(made: Preparation, hostname: str, architecture: str) -> tuple[Settings, list[Disk]]:
     wanted, bundle = made.wanted, made.sandbox.directories.bundle
     union = union_disks(made.store, made.stack, bundle)
     disks = disks_of(union, bundle)
@@ -98,7 +104,7 @@ def _disks(made: Preparation, hostname: str) -> tuple[Settings, list[Disk]]:
     networked = wanted.network not in ("none",)
     files = files_for(wanted, hostname, networked=networked)
     network = (GUEST_ADDRESS, GATEWAY) if networked else ()
-    return Settings(hostname, tuple(paths[1:-1]), paths[-1], network, files), disks
+    return Settings(hostname, architecture, tuple(paths[1:-1]), paths[-1], network, files), disks
 
 
 def _forwards(made: Preparation, *, network: bool) -> list[Forward]:

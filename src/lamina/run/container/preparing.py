@@ -36,7 +36,7 @@ class Preparation:
         self, store: Store, stack: Stack, container: Container, runtime: Runtime, on_warning: OnWarning
     ) -> None:
         """Raises UsageError, Unsupported."""
-        self.store, self.stack, self._on_warning = store, stack, on_warning
+        self.store, self.stack, self.on_warning = store, stack, on_warning
         self.wanted = _with_mounts(container, wanted_of(container), stack.config.volumes)
         runtime.check_path(store.paths.root)
         check_supported(self.wanted, runtime)
@@ -58,17 +58,17 @@ class Preparation:
         check_words(container.image, words)
         named = self.wanted.networks
         shared = self._shared()
-        kind = network.NAMED if named else network.choose(self.wanted.network, self._on_warning)
+        kind = network.NAMED if named else network.choose(self.wanted.network, self.on_warning)
         with Inside(self.sandbox.directories.rootfs) as inside:
             check_architecture(self._task(network.ContainerNetwork(kind)), inside)
         if kind == network.SHARED:
-            return network.shared(shared, self._on_warning)
+            return network.shared(shared, self.on_warning)
         if named:
             from lamina.run.container import networking
 
-            found = networking.connect(self.store, container, self.wanted, self._network_owners, self._on_warning)
+            found = networking.connect(self.store, container, self.wanted, self._network_owners, self.on_warning)
         else:
-            resolver = network.host_resolver(kind, self._on_warning)
+            resolver = network.host_resolver(kind, self.on_warning)
             own = publishes(self.wanted) and self.wanted.network in OWN_NETWORK
             bundle, owners = self.sandbox.directories.bundle, self._network_owners
             found = network.connect(kind, resolver, bundle, own=own, to_host=self._to_host, owners=owners)

@@ -15,7 +15,7 @@ from lamina.run.machine.machine import GUEST_ADDRESS, MIB, RESOLVER
 from lamina.run.network import hosts_file
 from lamina.run.runtime import find_program
 from lamina.run.spec import environment, program_paths, working_directory
-from lamina.run.user import resolve_user
+from lamina.run.user import resolve_group, resolve_user
 from lamina.spec.platform import Platform
 from lamina.view.path import ImagePath
 
@@ -66,8 +66,11 @@ def program_for(
         if found.is_file():
             if not found.stat().st_mode & 0o111:
                 raise _no_program(f"{path} of the image may not be executed")
-            groups = tuple(one for one in user.groups if one != user.gid)
-            return Program((path, *words[1:]), tuple(env), cwd, user.uid, user.gid, groups, wanted.tty)
+            added = {*user.groups, *(resolve_group(word, group) for word in wanted.groups)} - {user.gid}
+            groups = (user.gid, *sorted(added))  # as in containers: its own is one of them (granted_user)
+            return Program(
+                (path, *words[1:]), tuple(env), cwd, user.uid, user.gid, groups, wanted.tty, wanted.interactive
+            )
     raise _no_program(f"the image has no program {words[0]!r:.200}")
 
 

@@ -1,5 +1,5 @@
 #!/lamina/busybox sh
-# The first process of a machine: mounts the image's layers, goes into them, and starts `machine.sh` there.
+# The first process of a machine: mounts the union of the image's layers at /root, and goes on with `machine.sh`.
 # settings.sh (written by lamina) has: modules (names, in their order), devices (the disks with the layers' tars), upper
 # (a disk, or `memory`).
 b=/lamina/busybox
@@ -16,6 +16,7 @@ fail() {
   while :; do $b sleep 1; done
 }
 
+[ "$ports" ] && echo "lamina: the kernel runs" >/dev/console # KVM may run nothing (ends.py)
 $b mount -t devtmpfs dev /dev || fail "this kernel has no devtmpfs"
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
@@ -49,15 +50,8 @@ fi
 $b mkdir -p /upper/upper /upper/work
 $b mount -t overlay -o lowerdir=/layers,upperdir=/upper/upper,workdir=/upper/work,metacopy=off,redirect_dir=off,index=off root /root \
   2>/dev/console || fail "this kernel can't mount an overlay"
-for one in dev proc sys run; do
-  [ -d /root/$one ] || { $b mkdir /root/$one && made="$made $one"; }
-done
 for one in dev proc sys; do
-  $b mount --move /$one /root/$one
+  [ -d /root/$one ] || $b mkdir /root/$one
 done
-$b mount -t tmpfs -o mode=755,nosuid,nodev run /root/run
-$b mkdir -m 700 /root/run/lamina
-$b cp /lamina/* /root/run/lamina/ 2>/dev/null
-echo "made='$made'" >>/root/run/lamina/settings.sh
-exec $b switch_root /root /run/lamina/busybox sh /run/lamina/machine.sh
-fail "the root file system can't be entered"
+$b rm -r /lamina/modules
+. /lamina/machine.sh

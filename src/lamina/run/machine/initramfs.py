@@ -7,15 +7,19 @@ from importlib import resources
 
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run.machine.cpio import Member, archive, character_device, directory, file
+from lamina.run.machine.entering import entering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+_SCRIPTS = ("machine.sh", "enter.sh", "program.sh")
+_STARTING, _LAMINA = 7, 8  # descriptors in program.sh
 _DIRECTORIES = ("dev", "proc", "sys", "layers", "upper", "root", "lamina", "lamina/modules")
 
 
 class Program(Value):
-    """What a machine runs. ``words``: the first is an absolute path in the machine. ``terminal``: it has one."""
+    """What a machine runs. ``words``: the first is an absolute path in the machine. ``terminal``: it has one.
+    ``interactive``: it gets the host's standard input."""
 
     words: tuple[str, ...]
     env: tuple[str, ...]
@@ -24,21 +28,24 @@ class Program(Value):
     gid: int = 0
     groups: tuple[int, ...] = ()
     terminal: bool = False
+    interactive: bool = False
 
 
 class Settings(Value):
-    """``devices``: the disks with the layers' tars. ``upper``: a disk with ext4, "" for memory. ``network``: address
-    with length, and gateway; () for none. ``files``: for /etc, by name. ``mounts``: what, type, options and target of
-    further mounts. ``setpriv``: the path of util-linux's in the machine, "" for none. ``ending``: poweroff, or
-    reboot where that is what ends a machine (Firecracker)."""
+    """``architecture``: of the kernel. ``devices``: the disks with the layers' tars. ``upper``: a disk with ext4, ""
+    for memory. ``network``: address with length, and gateway; () for none. ``files``: for /etc, by name. ``mounts``:
+    what, type, options and target of further mounts. ``token``: what the machine writes after the program's output;
+    "" where it has no ports, only a console. ``ending``: poweroff, or reboot where that is what ends a machine
+    (Firecracker)."""
 
     hostname: str
+    architecture: str
     devices: tuple[str, ...]
     upper: str = ""
     network: tuple[str, ...] = ()
     files: Mapping[str, bytes] = {}
     mounts: tuple[tuple[str, str, str, str], ...] = ()
-    setpriv: str = ""
+    token: str = ""
     ending: str = "poweroff"
 
 
@@ -58,9 +65,11 @@ def _members(
     yield character_device("dev/null", 1, 3, 0o666)
     yield file("lamina/busybox", busybox, 0o755)
     yield file("init", _script("init.sh"), 0o755)
-    yield file("lamina/machine.sh", _script("machine.sh"))
+    for name in _SCRIPTS:
+        yield file(f"lamina/{name}", _script(name))
     yield file("lamina/settings.sh", _settings([name for name, _ in modules], settings, program))
-    yield file("lamina/program.sh", _program(settings, program))
+    yield file("lamina/command.sh", _command(program, controlling=program.terminal or not settings.token))
+    yield file("lamina/enter", _enter(settings.architecture, program), 0o755)
     mounts = ("mounted " + " ".join(map(shlex.quote, one)) + "\n" for one in settings.mounts)
     yield file("lamina/mounts.sh", "".join(mounts).encode("utf-8", "surrogateescape"))
     for name, content in settings.files.items():
@@ -83,23 +92,34 @@ def _settings(modules: Sequence[str], settings: Settings, program: Program) -> b
         "files": " ".join(settings.files),
         "uid": str(program.uid),
         "gid": str(program.gid),
+        "interactive": "yes" if program.interactive else "",
         "terminal": "yes" if program.terminal else "",
-        "made": "",
-        "out": "",
+        "shared": "yes" if any(kind == "shared" for _, kind, *_ in settings.mounts) else "",
+        "token": settings.token,
+        "ports": "yes" if settings.token else "",
         "ending": settings.ending,
     }
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
 
 
-def _program(settings: Settings, program: Program) -> bytes:
-    """A script that becomes the program, as its user, with its environment."""
-    busybox = "/run/lamina/busybox"
-    words: list[str] = []
-    if program.groups and settings.setpriv:
-        groups = ",".join(map(str, program.groups))
-        words += [settings.setpriv, f"--reuid={program.uid}", f"--regid={program.gid}", f"--groups={groups}", "--"]
-    elif program.uid or program.gid:
-        words += [busybox, "nsenter", f"-S{program.uid}", f"-G{program.gid}", "--"]
-    words += [busybox, "env", "-i", *program.env, *program.words]
-    line = " ".join(shlex.quote(word) for word in words)
-    return f"cd {shlex.quote(program.cwd)} || exit 126\nexec {line}\n".encode("utf-8", "surrogateescape")
+def _command(program: Program, *, controlling: bool) -> bytes:
+    """A script that becomes the program. ``controlling``: its standard input is the terminal of its session."""
+    first = "exec $b setsid -c" if controlling else "exec $b setsid"
+    line = " ".join(shlex.quote(word) for word in program.env)
+    words = " ".join(shlex.quote(word) for word in program.words)
+    cwd = shlex.quote(program.cwd)
+    text = f"[ -d {cwd} ] || $b mkdir -p {cwd}\n{first} $b env -i {line} $l/enter {words} 9>&-\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _enter(architecture: str, program: Program) -> bytes:
+    message = f"lamina: {program.words[0]} can't be executed\n"
+    return entering(
+        architecture,
+        uid=program.uid,
+        gid=program.gid,
+        groups=program.groups,
+        cwd=program.cwd.encode("utf-8", "surrogateescape"),
+        closed=(_STARTING, _LAMINA),
+        message=message.encode("utf-8", "surrogateescape"),
+    )

@@ -8,13 +8,15 @@ from lamina.host.files import write_all
 from lamina.host.libc import outlive_parent
 from lamina.run.machine import process
 from lamina.run.machine.machine import Machine
-from lamina.run.machine.qemu import stream_words
+from lamina.run.machine.qemu import emulated, stream_words
 from lamina.run.machine.relay import Launch, Relay
 from lamina.run.machine.shares import Shared
 from lamina.spec.json import read_own
 
 DESCRIPTION = "machine.json"
 STARTED = b"started"
+_PATIENCE = 30.0
+"""Seconds after which a machine that has said nothing does not run by KVM. A kernel says it in one."""
 
 
 def run(bundle: str, terminal: bool, telling: int) -> int:
@@ -38,5 +40,8 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
         value["virtiofsd"],
         shared,
         held,
+        value["token"],
+        emulated(value["command"]) if "kvm" in value["command"] else (),
+        _PATIENCE,
     )
     return Relay(launch, on_start).run()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from lamina.light import Value
 
-STDIN, STDOUT, STDERR, CONTROL, TERMINAL = "stdin", "stdout", "stderr", "control", "terminal"
+STDIN, STDOUT, STDERR, CONTROL = "stdin", "stdout", "stderr", "control"
+TERMINAL, CONSOLE = "terminal", "console"
 """The streams of a machine: names of its virtio-serial ports, with the prefix ``lamina.``; the terminal is a virtio
-console."""
+console. What the kernel says comes by a serial port."""
 GUEST_ADDRESS, GATEWAY, RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
 """The machine's network: QEMU's user mode."""
 SHARED, SHARED_SOCKET = "shared", "virtiofsd"
 """The tag of the file system with this host's files, and the socket of its virtiofsd in the bundle."""
+ORDERS = "qmp"
+"""The socket in the bundle where QEMU takes orders."""
 MIB = 1 << 20
 
 
@@ -36,8 +39,8 @@ class Forward(Value):
 class Machine(Value):
     """``architecture``: as in platforms. ``kind``: of QEMU's machines, "" for the usual one. ``memory``: bytes.
     ``append``: the kernel's command line. ``network``: it has one. ``shared``:
-    it has files of this host (``shares``). ``console``: a file for what the kernel says, ""
-    for standard output."""
+    it has files of this host (``shares``). ``console``: what the kernel says goes to the
+    stream of that name, else to standard output."""
 
     architecture: str
     kernel: str
@@ -51,4 +54,4 @@ class Machine(Value):
     network: bool = True
     forwards: tuple[Forward, ...] = ()
     shared: bool = False
-    console: str = ""
+    console: bool = False

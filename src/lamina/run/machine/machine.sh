@@ -1,138 +1,105 @@
-# The first process in the image's root: makes the machine ready, runs program.sh, and tells its exit code.
-# settings.sh has: hostname, uid, gid, terminal (yes or nothing), network (ADDRESS/LENGTH GATEWAY, or nothing), files
-# (names in /etc that are mounted over the image's), ending (poweroff or reboot).
-b=/run/lamina/busybox
-. /run/lamina/settings.sh
-
+# The first process goes on: it starts the program, tells it what the host says, and tells the host its exit code.
+# settings.sh has: hostname, uid, gid, interactive and terminal (yes or nothing), network (ADDRESS/LENGTH GATEWAY, or
+# nothing), token (what follows the program's output), ports (yes, or nothing where the console is all there is),
+# ending (poweroff or reboot).
 port() {
   for one in /sys/class/virtio-ports/*; do
-    if [ "$($b cat "$one/name")" = "lamina.$1" ]; then
+    if [ "$($b cat "$one/name" 2>/dev/null)" = "lamina.$1" ]; then
       echo "/dev/${one##*/}"
     fi
   done
 }
 
-control=$(port control)
+if [ "$ports" ]; then
+  control=$(port control)
+  tries=0
+  until [ -c "$control" ]; do # a port appears a moment after its driver
+    tries=$((tries + 1))
+    [ $tries -lt 500 ] || fail "the port of this machine is not there"
+    $b sleep 0.02
+    control=$(port control)
+  done
+fi
 exec 9<>"${control:-/dev/null}"
-$b mkdir -p /dev/pts /dev/shm /dev/mqueue
-$b mount -t devpts -o mode=620,ptmxmode=666,gid=5 pts /dev/pts
-$b mount -t tmpfs -o mode=1777,nosuid,nodev shm /dev/shm
-$b ln -s /proc/self/fd /dev/fd
-for one in 0:stdin 1:stdout 2:stderr; do
-  $b ln -s "/proc/self/fd/${one%:*}" "/dev/${one#*:}"
-done
+echo -1000 >/proc/self/oom_score_adj # what passes the streams on outlives a lack of memory
+umask 077
 $b hostname "$hostname"
 $b ip link set lo up
 if [ "$network" ]; then
   set -- $network
   $b ip address add "$1" dev eth0 && $b ip link set eth0 up && $b ip route add default via "$2"
 fi
-failed() {
-  echo "failed $1" >&9
-  $b sleep 0.1
-  $b $ending -f
-}
-s=/run/lamina/shared # what the host shares, by number
-mounted() { # what, type, options, target
-  at=$4 source=$1 kind=$2 options=$3
-  if [ "$kind" = shared ]; then
-    source=$s/$1
-    if [ ! -d $s ]; then
-      $b mkdir -m 700 $s && $b mount -t virtiofs shared $s || failed "this kernel can't mount virtiofs"
-    fi
-  fi
-  if [ "$kind" = shared ] && [ ! -d "$source" ]; then
-    [ -e "$at" ] || { $b mkdir -p "${at%/*}/" && : >"$at"; }
-  else
-    [ -d "$at" ] || $b mkdir -p "$at"
-  fi
-  copied=
-  case ,$options, in *,tmpcopyup,*)
-    options=${options%,tmpcopyup} copied=/run/lamina/copied
-    $b mkdir -p $copied && $b mount --bind "$at" $copied ;;
-  esac
-  [ "$($b readlink -f "$at")" != /run ] || { at=/dev/lamina && $b mkdir $at; }
-  if [ "$kind" = shared ]; then
-    $b mount --bind "$source" "$at" && { [ "$options" = rw ] || $b mount -o "remount,bind,$options" "$at"; }
-  else
-    $b mount -t "$kind" -o "$options" "$source" "$at"
-  fi || failed "$4 can't be mounted in the machine"
-  if [ "$copied" ]; then
-    $b cp -a $copied/. "$at"
-    $b umount $copied
-  fi
-  if [ "$at" != "$4" ]; then # /run itself: what it holds of lamina stays there
-    $b mkdir -p $at/lamina && $b mount --rbind /run/lamina $at/lamina && $b mount --move $at /run && $b rmdir $at ||
-      failed "$4 can't be mounted in the machine"
-  fi
-}
-. /run/lamina/mounts.sh
-for name in $files; do
-  if [ ! -e "/etc/$name" ]; then
-    { [ -d /etc ] || $b mkdir /etc; } && : >"/etc/$name" && made="etc/$name $made"
-  fi
-  $b mount --bind "/run/lamina/$name" "/etc/$name"
-done
+$b mkfifo /lamina/starting
+: >/lamina/made
 
-if [ ! "$control" ]; then
-  # a monitor without ports (vm-disk): the console is all there is
-  $b setsid -c $b sh /run/lamina/program.sh 9>&- <>/dev/console >&0 2>&0 &
+# The program is process 1 of its own namespace, as in a container: what it leaves ends with it. It sees nothing of
+# this process. `time` tells how it has ended.
+enter() {
+  exec $b time -o /lamina/ended -f "" $b unshare -m -p -f $b sh /lamina/enter.sh
+}
+
+if [ ! "$ports" ]; then
+  (enter) <>/dev/console >&0 2>&0 &
   program=$!
 elif [ "$terminal" ]; then
-  $b setsid -c $b sh /run/lamina/program.sh 9>&- </dev/hvc0 >/dev/hvc0 2>&1 &
+  read -r word first second <&9 # the host has told the size already
+  $b stty -F /dev/hvc0 rows "$first" cols "$second" 2>/dev/null
+  (enter) </dev/hvc0 >/dev/hvc0 2>&1 &
   program=$!
 else
-  # a program may open /dev/stdout again, which a port refuses: it gets pipes
-  for one in out err; do
-    $b mkfifo -m 600 /run/lamina/$one
-    $b chown "$uid:$gid" /run/lamina/$one
+  # A program may open /dev/stdout again, which a port refuses: it gets pipes, whose owner it is.
+  for one in in out err; do
+    $b mkfifo /lamina/$one
+    $b chown "$uid:$gid" /lamina/$one
   done
-  $b chmod 711 /run/lamina
-  $b cat /run/lamina/out 9>&- >"$(port stdout)" &
+  # shellcheck disable=SC2094
+  { $b cat; printf %s "$token"; } </lamina/out >"$(port stdout)" 9>&- &
   out=$!
-  $b cat /run/lamina/err 9>&- >"$(port stderr)" &
+  { $b cat; printf %s "$token"; } </lamina/err >"$(port stderr)" 9>&- &
   err=$!
-  $b sh /run/lamina/program.sh 9>&- <"$(port stdin)" >/run/lamina/out 2>/run/lamina/err &
+  if [ "$interactive" ]; then
+    $b cat <"$(port stdin)" >/lamina/in 9>&- 2>/dev/null &
+    (enter) </lamina/in >/lamina/out 2>/lamina/err &
+  else
+    (enter) </dev/null >/lamina/out 2>/lamina/err &
+  fi
   program=$!
 fi
-echo started >&9
 
-# what the host says while the program runs
 {
-  [ "$control" ] && while read -r word first second; do
+  read -r word </lamina/starting # it ends when the program is executed
+  echo started >&9
+  read -r pid </lamina/pid
+  while read -r word first second; do # what the host says while the program runs
     case $word in
-      signal) $b kill "-$first" "$program" ;;
+      signal) $b kill "-$first" "$pid" ;;
       size) $b stty -F /dev/hvc0 rows "$first" cols "$second" ;;
     esac
-  done
-} <&9 2>/dev/null &
+  done <&9
+} 2>/dev/null &
 listening=$!
 
-while :; do
-  wait "$program"
-  code=$?
-  $b kill -0 "$program" 2>/dev/null || break # a signal to this shell ends `wait` early
-done
-$b kill "$listening" 2>/dev/null
-if [ "$out" ]; then
-  # what other processes still hold open does not keep the machine
-  { $b sleep 1; $b kill "$out" "$err"; } 2>/dev/null &
-  wait "$out" "$err"
-fi
-for name in $files; do
-  $b umount "/etc/$name"
-done
-cd /
-for one in $made; do
-  [ -d "/$one" ] || $b rm -f "/$one"
-done
+wait "$program"
+code=$?
+read -r ended </lamina/ended
+case $ended in
+  *" signal 1" | *" signal 2") code=0 ;; # it has switched the machine off: no signal but KILL ends a process 1
+  *" signal "*) code=$((128 + ${ended##* })) ;;
+esac
+$b kill -9 "$listening" 2>/dev/null
+[ "$out" ] && wait "$out" "$err"
+while read -r one; do
+  $b rm -f "/root/$one"
+done </lamina/made
 $b sync
-if [ "$control" ]; then
+$b umount /root /upper 2>/dev/null
+if [ "$ports" ]; then
   echo "exit $code" >&9
-  read -r word <&9 # the host has it
+  while read -r word first second <&9; do # until the host has it, and all output
+    [ "$word" = end ] && break
+  done
 else
   echo "lamina: exit $code" >/dev/console
 fi
-$b mount -o remount,ro / 2>/dev/null
 $b $ending -f
 while :; do $b sleep 1; done

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lamina.errors import Unsupported, UsageError
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.machine.machine import MIB, SHARED, SHARED_SOCKET, TERMINAL, Machine
+from lamina.run.machine.machine import CONSOLE, MIB, ORDERS, SHARED, SHARED_SOCKET, TERMINAL, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 MICROVM = "microvm"
 
@@ -63,7 +63,7 @@ def command(machine: Machine, program: str) -> list[str]:
     words += ["-m", f"{max(1, machine.memory // MIB)}M", "-smp", str(machine.processors)]
     words += ["-kernel", machine.kernel, "-initrd", machine.initramfs, "-append", machine.append]
     if machine.console:
-        words += ["-chardev", f"file,id=console,path={_quoted(machine.console)}", "-serial", "chardev:console"]
+        words += ["-serial", f"chardev:{CONSOLE}"]
     else:
         words += ["-serial", "stdio"]
     for number, disk in enumerate(machine.disks):
@@ -94,14 +94,24 @@ def stream_words(machine: Machine, streams: Iterable[tuple[str, int]], bundle: i
     words = ["-device", f"virtio-serial-{_bus(machine)}"]
     for name, descriptor in streams:
         words += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        if name == CONSOLE:
+            continue
         if name == TERMINAL:
             words += ["-device", f"virtconsole,chardev={name}"]
         else:
             words += ["-device", f"virtserialport,chardev={name},name=lamina.{name}"]
+    words += ["-chardev", f"socket,id={ORDERS},path=/proc/self/fd/{bundle}/{ORDERS},server=on,wait=off"]
+    words += ["-mon", f"chardev={ORDERS},mode=control"]
     if machine.shared:
         words += ["-chardev", f"socket,id={SHARED},path=/proc/self/fd/{bundle}/{SHARED_SOCKET}"]
         words += ["-device", f"vhost-user-fs-{_bus(machine)},chardev={SHARED},tag={SHARED}"]
     return words
+
+
+def emulated(words: Sequence[str]) -> list[str]:
+    """``command`` with KVM, without it."""
+    changed = {"-accel": "tcg", "-cpu": "max"}
+    return [changed.get(before, word) for before, word in zip(("", *words), words, strict=False)]
 
 
 def _bus(machine: Machine) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import _socket
 import os
 import select
+import time
 from contextlib import suppress
 
 from lamina.host.files import write_all
 from lamina.host.libc import die_with
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
-from lamina.run.machine.machine import CONTROL, STDERR, STDIN, STDOUT, TERMINAL
+from lamina.run.machine.ends import OUT_OF_MEMORY, reason_for
+from lamina.run.machine.machine import CONSOLE, CONTROL, STDERR, STDIN, STDOUT, TERMINAL
 from lamina.run.machine.shares import Shared, start
+from lamina.run.machine.streams import Console, Stream
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -25,15 +28,20 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16
 _NOT_FORWARDED = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGWINCH", "SIGTTOU", "SIGTTIN", "SIGTSTP")
 _MOST = 1 << 18  # bytes that wait to be written
+_MOST_SHOWN = 1 << 24
+"""Bytes of a terminal that wait: QEMU drops what it can't pass on there."""
 _KILLED = 128
-QEMU_LOG, CONSOLE = "qemu.log", "console.log"
+_ENDING = 20.0  # seconds from the program's end until the machine is switched off
+_HARMLESS = ("SIGCONT", "SIGURG")  # signals that do not end a program
+QEMU_LOG, CONSOLE_LOG = "qemu.log", "console.log"
 
 
 class Launch(Value):
     """``command``: of QEMU, which gets what ``words`` makes of its streams and a descriptor of the bundle at its end.
     ``bundle``: a directory for its messages. ``terminal``: standard input is one, and the program gets one too.
     ``virtiofsd``: its path, if something is ``shared``. ``held``: a descriptor of the lock that all processes of the
-    machine hold (``process``)."""
+    machine hold (``process``). ``token``: what the machine writes after the program's output. ``emulated``: takes the
+    place of ``command`` if the kernel has said nothing after so many seconds of ``patience``; () for none."""
 
     command: Sequence[str]
     words: Callable[[Sequence[tuple[str, int]], int], Sequence[str]]
@@ -42,43 +50,9 @@ class Launch(Value):
     virtiofsd: str = ""
     shared: Sequence[Shared] = ()
     held: int = -1
-
-
-class _Stream:
-    """Bytes on their way from one descriptor to another; each waits for the other."""
-
-    def __init__(self, source: int, target: int, *, ends: bool) -> None:
-        """``ends``: the end of the input is passed on."""
-        self.source, self.target, self.ends = source, target, ends
-        self.waiting = b""
-        self.is_open = True
-
-    def register(self, poll: select.poll) -> None:
-        if self.waiting:
-            poll.register(self.target, select.POLLOUT)
-        elif self.is_open:
-            poll.register(self.source, select.POLLIN)
-
-    def read(self) -> None:
-        try:
-            data = os.read(self.source, _PIECE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.is_open = False
-            return
-        self.waiting = data
-        self.write()
-
-    def write(self) -> None:
-        try:
-            self.waiting = self.waiting[os.write(self.target, self.waiting) :]
-        except BlockingIOError:
-            return
-        except OSError:  # nobody reads
-            self.waiting = b""
+    token: str = ""
+    emulated: Sequence[str] = ()
+    patience: float = 0.0
 
 
 class Relay:
@@ -86,8 +60,6 @@ class Relay:
         """``on_start`` is called once: with "" when the program has started, else with the reason why not."""
         self._launch = launch
         self._on_start: Callable[[str], object] | None = on_start
-        names = (TERMINAL,) if launch.terminal else (STDIN, STDOUT, STDERR)
-        self._sockets = {name: _socket.socketpair() for name in (*names, CONTROL)}
         self._woken, waking = os.pipe()
         for descriptor in (self._woken, waking):
             os.set_blocking(descriptor, False)
@@ -99,30 +71,58 @@ class Relay:
         for name in ("SIGCHLD", "SIGWINCH"):
             signal.signal(getattr(signal, name), lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self._sockets: dict[str, _socket.socket] = {}
         self._child = 0
         self._said = b""
         self._code: int | None = None
-        self._streams: list[_Stream] = []
+        self._status = 0
+        self._streams: list[Stream] = []
+        self._deadline: float | None = None
+        self._is_ending = False
 
     def run(self) -> int:
         """Run the machine to its end; the exit code."""
-        self._spawn()
+        launch = self._launch
+        self._spawn(launch.command)
         self._connect()
+        if launch.emulated:
+            self._deadline = time.monotonic() + launch.patience
         while self._child:
             self._once()
+        while self._console.read():
+            pass
         for stream in self._streams:  # what QEMU has written before its end
             if stream.target in (1, 2):
+                os.set_blocking(stream.target, True)
+                stream.write()
                 while stream.is_open:
                     stream.read()
-                    os.set_blocking(stream.target, True)
-                    stream.write()
-        self._told(f"the machine ended before the program started{self._why()}")
-        return CANNOT_RUN if self._code is None else self._code
+        why = reason_for(self._status, self._console.tail.decode("utf-8", "replace"), self._log())
+        self._told(f"the machine ended before the program started{f': {why}' if why else ''}")
+        return self._ended(why)
 
-    def _spawn(self) -> None:
-        theirs = [(name, pair[1].fileno()) for name, pair in self._sockets.items()]
+    def _ended(self, why: str) -> int:
+        """The exit code; a line says what has happened if the program was not the cause."""
+        killed = self._code == _KILLED + signal.SIGKILL and why.startswith(OUT_OF_MEMORY)
+        if self._code is not None and not killed:
+            return self._code
+        if self._has_started and why:
+            self._say(f"the machine ended: {why}")
+        if self._code is not None:
+            return self._code
+        if self._status:
+            return _KILLED - self._status if self._status < 0 else CANNOT_RUN
+        return CANNOT_RUN if why or not self._has_started else 0
+
+    def _spawn(self, command: Sequence[str]) -> None:
+        for one in self._sockets.values():
+            one.close()
+        names = (TERMINAL,) if self._launch.terminal else (STDIN, STDOUT, STDERR)
+        pairs = {name: _socket.socketpair() for name in (*names, CONTROL, CONSOLE)}
+        self._sockets = {name: pair[0] for name, pair in pairs.items()}
+        theirs = [(name, pair[1].fileno()) for name, pair in pairs.items()]
         bundle = os.open(self._launch.bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        command = [*self._launch.command, *self._launch.words(theirs, bundle)]
+        command = [*command, *self._launch.words(theirs, bundle)]
         log = os.open(
             os.path.join(self._launch.bundle, QEMU_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )
@@ -150,67 +150,110 @@ class Relay:
         point("machine.launched")
         os.close(log)
         os.close(bundle)
-        for _, other in self._sockets.values():
+        for _, other in pairs.values():
             other.close()
 
     def _connect(self) -> None:
-        ends = {name: pair[0].fileno() for name, pair in self._sockets.items()}
+        ends = {name: one.fileno() for name, one in self._sockets.items()}
         for descriptor in ends.values():
             os.set_blocking(descriptor, False)
         self._control = ends[CONTROL]
+        self._console = Console(ends[CONSOLE], os.path.join(self._launch.bundle, CONSOLE_LOG))
         if self._launch.terminal:
             import tty
 
             tty.setraw(0)
-            self._streams = [_Stream(0, ends[TERMINAL], ends=False), _Stream(ends[TERMINAL], 1, ends=False)]
+            self._streams = [Stream(0, ends[TERMINAL]), Stream(ends[TERMINAL], 1, most=_MOST_SHOWN)]
+            self._signalled(signal.SIGWINCH)  # the machine reads it before the program starts
         else:
+            token = self._launch.token.encode()
             self._streams = [
-                _Stream(0, ends[STDIN], ends=True),
-                _Stream(ends[STDOUT], 1, ends=False),
-                _Stream(ends[STDERR], 2, ends=False),
+                Stream(0, ends[STDIN], ends=True),
+                Stream(ends[STDOUT], 1, token=token),
+                Stream(ends[STDERR], 2, token=token),
             ]
 
     def _once(self) -> None:
         poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
-        if self._control >= 0:
-            poll.register(self._control, select.POLLIN)
+        for number in (self._woken, self._control, self._console.source):
+            if number >= 0:
+                poll.register(number, select.POLLIN)
         for stream in self._streams:
-            if self._on_start is None or stream.source:  # input waits until somebody reads it
+            if self._has_started or stream.source:  # input waits until somebody reads it
                 stream.register(poll)
-        for number, events in poll.poll():
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000 + 1
+        for number, events in poll.poll(left):
             if number == self._woken:
                 for one in os.read(number, _PIECE):
                     self._signalled(one)
             elif number == self._control:
                 self._listen()
+            elif number == self._console.source:
+                self._console.read()
             else:
                 for stream in self._streams:
-                    if number == stream.target and stream.waiting and events & (select.POLLOUT | select.POLLERR):
-                        stream.write()
-                    elif number == stream.source and not stream.waiting:
-                        stream.read()
-                        if not stream.is_open and stream.ends:
-                            # not closed: QEMU would drop what it has not read
-                            self._sockets[STDIN][0].shutdown(_socket.SHUT_WR)
+                    self._pass_on(stream, number, events)
+        self._reap()
+        self._look_at_end()
+        self._look_at_time()
+
+    def _look_at_end(self) -> None:
+        if self._is_ending and all(stream.is_complete and not stream.waiting for stream in self._streams[1:]):
+            self._is_ending = False
+            self._tell("end")
+            self._deadline = time.monotonic() + _ENDING
+
+    def _pass_on(self, stream: Stream, number: int, events: int) -> None:
+        if number == stream.target and stream.waiting and events & (select.POLLOUT | select.POLLERR | select.POLLHUP):
+            stream.write()
+        if number == stream.source and stream.is_open and events & (select.POLLIN | select.POLLERR | select.POLLHUP):
+            if not stream.read() and stream.ends:
+                # not closed: QEMU would drop what it has not read
+                self._sockets[STDIN].shutdown(_socket.SHUT_WR)
+
+    def _reap(self) -> None:
         while self._child:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 break
-            if pid != self._child:  # virtiofsd: the machine sees errors in what it shares
-                continue
-            self._child = 0
-            code = os.waitstatus_to_exitcode(status)
-            if self._code is None and self._on_start is None:
-                # the machine was switched off, from inside or by QEMU's end
-                self._code = 0 if code == 0 else _KILLED - code if code < 0 else CANNOT_RUN
+            if pid == self._child:  # else virtiofsd: the machine sees errors in what it shares
+                self._child = 0
+                self._status = os.waitstatus_to_exitcode(status)
+
+    def _look_at_time(self) -> None:
+        if self._deadline is None or not self._child:
+            return
+        if self._code is None and self._console.has_spoken:
+            self._deadline = None
+        elif time.monotonic() >= self._deadline:
+            self._deadline = None
+            os.kill(self._child, signal.SIGKILL)
+            if self._code is None:
+                self._emulate()
+
+    def _emulate(self) -> None:
+        os.waitpid(self._child, 0)
+        self._say(f"KVM has run nothing in {self._launch.patience:g} seconds: the machine runs by emulation")
+        self._spawn(self._launch.emulated)
+        self._connect()
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):
+            os.write(2, f"lamina: {text}{chr(13) * self._launch.terminal}\n".encode())
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGWINCH:
-            size = os.get_terminal_size(0)
-            self._tell(f"size {size.lines} {size.columns}")
-        elif number != signal.SIGCHLD:
+            if self._launch.terminal:
+                size = os.get_terminal_size(0)
+                self._tell(f"size {size.lines} {size.columns}")
+        elif number == signal.SIGCHLD:
+            pass
+        elif self._has_started:
             self._tell(f"signal {number}")
+        elif number not in {getattr(signal, name) for name in _HARMLESS}:
+            self._code = _KILLED + number
+            self._told("the machine was stopped before the program started")
+            os.kill(self._child, signal.SIGKILL)
 
     def _tell(self, line: str) -> None:
         if self._control >= 0:
@@ -233,25 +276,28 @@ class Relay:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
             if word == "started":
                 self._told("")
-                if self._launch.terminal:
-                    self._signalled(signal.SIGWINCH)
             elif word == "failed":
+                if self._has_started:
+                    self._say(rest)
                 self._told(rest)
-            elif word == "exit":
+            elif word == "exit" and self._code is None:
+                self._told("")
                 self._code = int(rest) & 0xFF if rest.isdigit() else CANNOT_RUN
-                self._tell("end")
+                self._is_ending = True
+
+    @property
+    def _has_started(self) -> bool:
+        return self._on_start is None
 
     def _told(self, reason: str) -> None:
         if self._on_start is not None:
             self._on_start(reason)
             self._on_start = None
 
-    def _why(self) -> str:
-        """The last line of what QEMU or the kernel has said."""
-        for name in (QEMU_LOG, CONSOLE):
-            with suppress(OSError), open(os.path.join(self._launch.bundle, name), "rb") as file:
-                lines = file.read()[-_PIECE:].decode("utf-8", "replace").split("\n")
-                found = [line.strip() for line in lines if line.strip()]
-                if found:
-                    return f": {found[-1][:300]}"
-        return ""
+    def _log(self) -> str:
+        """What QEMU has said."""
+        try:
+            with open(os.path.join(self._launch.bundle, QEMU_LOG), "rb") as file:
+                return file.read(_PIECE).decode("utf-8", "replace")
+        except OSError:
+            return ""

@@ -12,11 +12,11 @@ _ALL = frozenset(
         *("hostname", "network", "ports", "publish_address", "add_hosts", "dns", "dns_search", "dns_options"),
         *("memory", "cpus", "stop_signal", "stop_timeout", "restart", "log_driver", "log_options", "pidfile"),
         *("detach_keys", "attach", "annotations", "create_command", "kernel", "append", "machine", "detached"),
-        *("cidfile", "no_hosts", "mounts", "volumes_from"),
+        *("cidfile", "no_hosts", "mounts", "volumes_from", "groups"),
     )
 )
 _FLAGS = {
-    "pids": "pids-limit", "groups": "group-add", "unmask": "security-opt",
+    "pids": "pids-limit", "unmask": "security-opt",
     "seccomp": "security-opt", "apparmor": "security-opt", "masked": "security-opt", "edits": "device",
     "devices": "device", "networks": "network", "health": "health-cmd", "oom_score": "oom-score-adj",
 }  # fmt: skip

@@ -71,7 +71,7 @@ def write_machine(
     disks.append(Disk(at("upper.img"), read_only=False))
     paths = names(len(disks))
     files = files_for(wanted, hostname, networked=False)
-    settings = Settings(hostname, tuple(paths[1:-1]), paths[-1], files=files)
+    settings = Settings(hostname, architecture, tuple(paths[1:-1]), paths[-1], files=files)
     replace_file(at("kernel"), [data])
     replace_file(at("initramfs"), initramfs(busybox, modules, settings, program))
     machine = Machine(

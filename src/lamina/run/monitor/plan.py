@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 class Plan(Value):
     """``root``: of the store. ``directory``: the container's. ``states``: the runtime's. ``terminal``,
-    ``interactive``: as in ``run.options``. ``stdin_once``: the program's input ends with that of
-    the command that is attached to it. ``init``, ``must_filter``: as ``Sandbox.start`` takes them. ``attributes``: of
-    the container's events. ``log_driver``, ``log_options``: as ``run.logs`` takes them. ``pidfile``: "" for none.
-    ``health``: the health check, as ``run.health`` writes it; None for none."""
+    ``interactive``: as in ``run.options``. ``size``: rows and columns of the terminal, () if they are not known.
+    ``stdin_once``: the program's input ends with that of the command that is attached to it. ``init``,
+    ``must_filter``: as ``Sandbox.start`` takes them. ``attributes``: of the container's events. ``log_driver``,
+    ``log_options``: as ``run.logs`` takes them. ``pidfile``: "" for none. ``health``: the health check, as
+    ``run.health`` writes it; None for none."""
 
     root: str
     identity: str
@@ -27,6 +28,7 @@ class Plan(Value):
     states: str
     runtime: Runtime
     terminal: bool = False
+    size: tuple[int, ...] = ()
     interactive: bool = False
     stdin_once: bool = False
     init: bool = False
@@ -47,5 +49,6 @@ def to_json(plan: Plan) -> bytes:
 def from_json(data: bytes) -> Plan:
     value = read_own(data.decode())
     runtime = {**value["runtime"], "options": tuple(value["runtime"]["options"])}
-    pairs = {key: tuple(map(tuple, value[key])) for key in ("log_options", "attributes")}
+    pairs: dict[str, Any] = {key: tuple(map(tuple, value[key])) for key in ("log_options", "attributes")}
+    pairs["size"] = tuple(value["size"])
     return Plan(**{**value, **pairs, "runtime": Runtime(**runtime), "restart": RestartPolicy(**value["restart"])})

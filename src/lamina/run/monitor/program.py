@@ -215,6 +215,7 @@ class _Ends:
         self._listening: _socket.socket | None = None
         self.master = -1
         self._stdin = -1
+        self._size = plan.size
         if plan.terminal:
             null = self._open(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             out, into = self._pipe()  # the runtime's own messages
@@ -266,7 +267,9 @@ class _Ends:
         try:
             _, ancillary, _, _ = connection.recvmsg(1 << 12, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
             for _, _, data in ancillary:
-                return self._open(int.from_bytes(data[:4], "little"))
+                terminal = self._open(int.from_bytes(data[:4], "little"))
+                self._set_size(terminal)
+                return terminal
         finally:
             connection.close()
         raise OSError("the runtime has sent no terminal")
@@ -274,8 +277,15 @@ class _Ends:
     def open_terminal(self) -> str:
         """Open a terminal; the path of the program's end."""
         self.master, end = map(self._open, os.openpty())
+        self._set_size(self.master)
         os.set_inheritable(self.master, False)
         return os.ttyname(end)
+
+    def _set_size(self, terminal: int) -> None:
+        if self._size:
+            from lamina.run.monitor.terminal_size import set_size
+
+            set_size(terminal, *self._size)
 
     def said(self) -> bytes:
         """What the runtime has written: the program did not start, so all of it is there."""

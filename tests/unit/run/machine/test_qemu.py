@@ -73,7 +73,12 @@ def test_network_and_ports() -> None:
 
 def test_streams() -> None:
     words = qemu.stream_words(MACHINE, [(TERMINAL, 5), (STDOUT, 6), (CONTROL, 7)], 8)
-    assert after(words, "-chardev") == ["socket,id=terminal,fd=5", "socket,id=stdout,fd=6", "socket,id=control,fd=7"]
+    assert after(words, "-chardev") == [
+        "socket,id=terminal,fd=5",
+        "socket,id=stdout,fd=6",
+        "socket,id=control,fd=7",
+        "socket,id=qmp,path=/proc/self/fd/8/qmp,server=on,wait=off",
+    ]
     assert after(words, "-device")[1:] == [
         "virtconsole,chardev=terminal",
         "virtserialport,chardev=stdout,name=lamina.stdout",
@@ -85,7 +90,9 @@ def test_shared_directories_need_shared_memory() -> None:
     machine = replace(MACHINE, shared=True)
     words = qemu.command(machine, "q")
     assert after(words, "-object") == ["memory-backend-memfd,id=memory,size=300M,share=on"]
-    assert after(qemu.stream_words(machine, [], 9), "-chardev") == ["socket,id=shared,path=/proc/self/fd/9/virtiofsd"]
+    assert after(qemu.stream_words(machine, [], 9), "-chardev")[1:] == [
+        "socket,id=shared,path=/proc/self/fd/9/virtiofsd"
+    ]
     assert after(words, "-machine") == ["q35,memory-backend=memory"]
 
 

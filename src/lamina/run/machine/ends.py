@@ -1,0 +1,30 @@
+"""Why a machine has ended, from what QEMU and its kernel have said (pure)."""
+
+from __future__ import annotations
+
+_CAUSES = ("Kernel panic - not syncing: ", "Out of memory: Killed process")
+_ORDERLY = ("reboot: Power down", "reboot: Restarting system", "reboot: System halted", "sysrq: Resetting")
+_MOST = 300
+GREETING = "lamina: the kernel runs"
+"""What init.sh says first: KVM has run something."""
+OUT_OF_MEMORY = "Out of memory"
+
+
+def reason_for(status: int, console: str, log: str) -> str:
+    """ "" if it was switched off from inside. ``status``: of QEMU, negative for a signal. ``console``: the last of
+    what the kernel has said. ``log``: what QEMU has said."""
+    lines = [
+        line.strip() for line in console.replace("\r", "\n").split("\n") if line.strip() and GREETING not in line
+    ]
+    for line in reversed(lines):
+        for cause in _CAUSES:
+            if cause in line:
+                return line[line.index(cause) :][:_MOST].removesuffix(" ---")
+    if status < 0:
+        return f"QEMU was killed by signal {-status}"
+    said = [line.strip() for line in log.split("\n") if line.strip()]
+    if status and said:
+        return said[-1][:_MOST]
+    if not status and any(sign in line for line in lines for sign in _ORDERLY):
+        return ""
+    return (lines or said or ["it was reset"])[-1][:_MOST]

@@ -1,0 +1,51 @@
+# In the image's root: makes what a program finds, and becomes the program. The descriptor 8 is of /lamina, which this
+# root does not have; the program gets neither that one nor 7 (starting) and 9 (control).
+l=/proc/self/fd/8
+b=$l/busybox
+. $l/settings.sh
+
+$b mkdir -p /dev/pts /dev/shm /dev/mqueue
+$b mount -t devpts -o mode=620,ptmxmode=666,gid=5,nosuid,noexec devpts /dev/pts
+$b mount -t tmpfs -o mode=1777,nosuid,nodev,noexec shm /dev/shm
+$b mount -t mqueue -o nosuid,nodev,noexec mqueue /dev/mqueue 2>/dev/null && $b chmod 1777 /dev/mqueue
+$b mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup 2>/dev/null
+$b ln -s /proc/self/fd /dev/fd
+for one in 0:stdin 1:stdout 2:stderr; do
+  $b ln -s "/proc/self/fd/${one%:*}" "/dev/${one#*:}"
+done
+refuse() {
+  echo "failed $1" >&9
+  exit 125
+}
+mounted() { # what, type, options, target
+  source=$1 kind=$2 options=$3 at=$4
+  [ "$kind" != shared ] || source=$l/shared/$1 # what the host shares, by number
+  if [ "$kind" = shared ] && [ ! -d "$source" ]; then
+    [ -e "$at" ] || { $b mkdir -p "${at%/*}/" && : >"$at"; }
+  else
+    [ -d "$at" ] || $b mkdir -p "$at"
+  fi
+  copied=
+  case ,$options, in *,tmpcopyup,*)
+    options=${options%,tmpcopyup} copied=$l/copied
+    $b mkdir -p $copied && $b mount --bind "$at" $copied ;;
+  esac
+  if [ "$kind" = shared ]; then
+    $b mount --bind "$source" "$at" && { [ "$options" = rw ] || $b mount -o "remount,bind,$options" "$at"; }
+  else
+    $b mount -t "$kind" -o "$options" "$source" "$at"
+  fi || refuse "$4 can't be mounted in the machine"
+  if [ "$copied" ]; then
+    $b cp -a $copied/. "$at"
+    $b umount $copied
+  fi
+}
+. $l/mounts.sh
+for name in $files; do # in /etc, over the image's
+  if [ ! -e "/etc/$name" ]; then
+    { [ -d /etc ] || $b mkdir /etc; } && : >"/etc/$name" && echo "etc/$name" >>$l/made
+  fi
+  $b mount --bind "$l/$name" "/etc/$name"
+done
+ulimit -Hn 524288
+. $l/command.sh
