@@ -206,10 +206,11 @@ class Relay:
     def _pass_on(self, stream: Stream, number: int, events: int) -> None:
         if number == stream.target and stream.waiting and events & (select.POLLOUT | select.POLLERR | select.POLLHUP):
             stream.write()
-        if number == stream.source and stream.is_open and events & (select.POLLIN | select.POLLERR | select.POLLHUP):
-            if not stream.read() and stream.ends:
-                # not closed: QEMU would drop what it has not read
-                self._sockets[STDIN].shutdown(_socket.SHUT_WR)
+        if number != stream.source or not events & (select.POLLIN | select.POLLERR | select.POLLHUP):
+            return
+        if stream.is_open and not stream.read() and stream.ends:
+            # not closed: QEMU would drop what it has not read
+            self._sockets[STDIN].shutdown(_socket.SHUT_WR)
 
     def _reap(self) -> None:
         while self._child:
