@@ -73,7 +73,7 @@ def test_the_image_boots_and_runs(root: Path) -> None:
     assert ok(root, "ls", "one", "/lib/modules") == f"{release}\n"
 
     before = digests(root)
-    done = lamina("boot", "--name", "vm", "one", root=root)
+    done = lamina("boot", "-q", "--name", "vm", "one", root=root)
     assert (done.returncode, done.stdout[:14], done.stderr) == (7, b"application v5", b""), done
     assert "A /etc/new" in ok(root, "diff", "vm").splitlines()
     assert lamina("cat", "one", "/etc/new", root=root).returncode != 0
