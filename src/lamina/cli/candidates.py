@@ -60,7 +60,7 @@ def values(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
         return [name for name in known(ctx) if name.startswith(incomplete)]
     elif "CONTAINER" in metavar:
         return list(containers(ctx, incomplete, states=_STATES.get(verb)))
-    elif name in ("path", "paths") or (verb == "run" and name == "words" and incomplete.startswith("/")):
+    elif name in ("path", "paths") or (verb in ("run", "boot") and name == "words" and incomplete.startswith("/")):
         image = ctx.params.get("image") or ctx.params.get("before")
         return list(inside(session_of(ctx), image, incomplete)) if isinstance(image, str) else []
     elif verb == "umount":
@@ -293,6 +293,12 @@ def _volumes(ctx: click.Context, incomplete: str) -> Iterator[str]:
     yield from _local(incomplete)
 
 
+def _kernels(ctx: click.Context, incomplete: str) -> Iterator[str]:
+    """Yield sources for --kernel: images, and files of this host."""
+    yield from images(ctx, incomplete)
+    yield from _local(incomplete)
+
+
 def _volume_filters(ctx: click.Context, incomplete: str) -> Iterator[str]:
     key, equals, value = incomplete.partition("=")
     if not equals:
@@ -355,6 +361,9 @@ _Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
 
 _OPTIONS: dict[tuple[str, str], Any] = {
     # (verb, or "" for any; option): its values
+    ("boot", "--kernel"): _kernels,
+    ("boot", "--network"): ("none", "pasta"),
+    ("boot", "--volume"): _volumes,
     ("build", "--call"): ("build", "check", "outline", "targets"),
     ("build", "--network"): ("default", "host", "none"),
     ("build", "--output"): _outputs,
@@ -364,7 +373,10 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("images", "--filter"): _image_filters,
     ("network create", "--driver"): ("bridge", "ipvlan", "macvlan"),
     ("network ls", "--filter"): _network_filters,
+    ("pack", "--base"): images,
+    ("pack", "--kernel"): lambda ctx, incomplete: _local(incomplete),
     ("ps", "--filter"): _container_filters,
+    ("rebase", "--old-base"): lambda ctx, incomplete: [*images(ctx, incomplete), "scratch"],
     ("start", "--filter"): _container_filters,
     ("", "--cap-add"): _capabilities,
     ("", "--cap-drop"): _capabilities,
@@ -373,6 +385,7 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("", "--in"): images,
     ("", "--ipc"): ("host", "none", "private"),
     ("", "--log-driver"): ("journald", "json-file", "k8s-file", "local", "none", "passthrough"),
+    ("", "--machine"): ("microvm", "pc", "q35", "virt"),
     ("", "--network"): _networks,
     ("", "--onto"): images,
     ("", "--pid"): ("host", "private"),
@@ -390,6 +403,7 @@ _OPTIONS: dict[tuple[str, str], Any] = {
     ("create", "--volume"): _volumes,
     ("run", "--volume"): _volumes,
     ("", "--volumes-from"): containers,
+    ("vm-disk", "--kernel"): _kernels,
     ("volume ls", "--filter"): _volume_filters,
     ("wait", "--condition"): ("created", "exited", "healthy", "paused", "running", "unhealthy"),
 }

@@ -63,7 +63,7 @@ def append(
         for created_by, entries in (below, (revision.created_by, items)):
             if entries:
                 made = files.enter_context(made_layer(entries, packing, docker=docker, clamp=True))
-                config = config.add_layer(made.diff_id, History(created, created_by, comment))
+                config = config.add_layer(made.diff_id, History(created, created_by, comment=comment))
                 layers.append(made)
         merged: Changes = {**(revision.changes or {}), "created": created}
         return publish(
