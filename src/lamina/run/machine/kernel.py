@@ -23,6 +23,7 @@ _XZ, _ZSTD, _BZIP2 = b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"BZh"
 _MAX_KERNEL = 1 << 29
 _ELF = b"\x7fELF"
 _ELF_MACHINES = {0x3E: "amd64", 0xB7: "arm64", 0xF3: "riscv64", 0x15: "ppc64le", 0x16: "s390x"}
+_RELEASE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+~-]{0,63}")  # a part of paths; uname(2) has 64 bytes
 _IN_BOOT = re.compile(r"boot/(?:vmlinuz|vmlinux|Image)(?:-(.+))?")
 _IN_MODULES = re.compile(r"(?:usr/)?lib/modules/([^/]+)/(?:vmlinuz|vmlinux|Image)")
 
@@ -41,7 +42,7 @@ def parse_kernel(head: bytes, name: str = "the kernel") -> Kernel:
     if head[_X86_MAGIC_AT : _X86_MAGIC_AT + 4] == _X86_MAGIC:
         (at,) = struct.unpack_from("<H", head, _X86_VERSION_AT)
         words = head[at + _X86_FROM :].partition(b"\0")[0].split() if at else []
-        return Kernel("amd64", words[0].decode("ascii", "replace") if words else "")
+        return Kernel("amd64", words[0].decode() if words and _RELEASE.fullmatch(words[0]) else "")
     if head[_ARM64_MAGIC_AT : _ARM64_MAGIC_AT + 4] == _ARM64_MAGIC:
         return Kernel("arm64")
     if head[_RISCV_MAGIC_AT : _RISCV_MAGIC_AT + 4] == _RISCV_MAGIC:

@@ -20,6 +20,7 @@ from lamina.run.machine.kernel_package import kernel_items
 from lamina.settings import MAX_LAYER
 
 _MODULES = b"usr/lib/modules/"
+_KINDS = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
 _TO_THE_SOURCE = (b"build", b"source")  # symlinks to what the kernel was compiled from, on its host
 
 
@@ -77,7 +78,8 @@ def _finished(kept: dict[bytes, Item], found: dict[bytes, Item], moment: int) ->
     for path, (entry, content) in kept.items():
         if entry.kind == Kind.HARDLINK:
             entry, content = found.get(entry.link, (entry, content))
-        items[path] = (replace(entry, path=path, uid=0, gid=0, xattrs={}), content)
+        if entry.kind in _KINDS:
+            items[path] = (replace(entry, path=path, mode=entry.mode & 0o777, uid=0, gid=0, xattrs={}), content)
     for path in list(items):
         for parent in _parents(path):
             items.setdefault(parent, (Entry(parent, Kind.DIRECTORY, 0o755, mtime=moment), None))

@@ -178,6 +178,27 @@ def test_the_files_of_several_packages_belong_together(tmp_path: Path) -> None:
     }
 
 
+def test_a_hostile_package_gives_plain_files(tmp_path: Path) -> None:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for name, kind, link in (
+            ("boot/vmlinuz-6.1.0-cloud", tarfile.REGTYPE, ""),
+            (f"{MODULES}/device.ko", tarfile.CHRTYPE, ""),
+            (f"{MODULES}/.wh.a", tarfile.REGTYPE, ""),
+            (f"{MODULES}/hard.ko", tarfile.LNKTYPE, "boot/vmlinuz-6.1.0-cloud"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.mode = kind, link, 0o6755
+            member.size = len(KERNEL) if kind == tarfile.REGTYPE else 0
+            tar.addfile(member, io.BytesIO(KERNEL))
+    with kernel_layer([in_file(tmp_path, "p.tar", written.getvalue())]) as (items, _):
+        found = {entry.path: (entry.kind, entry.mode) for entry, _ in items if entry.kind != Kind.DIRECTORY}
+    assert found == {
+        b"boot/vmlinuz-6.1.0-cloud": (Kind.FILE, 0o755),
+        b"usr/lib/modules/6.1.0-cloud/hard.ko": (Kind.FILE, 0o755),
+    }
+
+
 def test_a_hard_link_is_a_file(tmp_path: Path) -> None:
     tree = in_directory(tmp_path, {"boot/vmlinuz-6.1.0-cloud": KERNEL})
     os.link(f"{tree}/boot/vmlinuz-6.1.0-cloud", f"{tree}/boot/vmlinuz")
