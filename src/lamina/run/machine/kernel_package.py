@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from lamina.edit.rootfs import archive_items
 from lamina.errors import InvalidContent, NotFound
@@ -38,16 +38,17 @@ def kernel_items(path: str, *, max_layer: int = MAX_LAYER) -> Iterator[list[Item
         return
     if not os.path.isfile(path):
         raise NotFound(f"no kernel at {path!r:.300}", hint="check the path")
-    with reported(path), open(path, "rb") as file:
-        head = file.read(_ENOUGH)
-        is_debian = head.startswith(_AR)
-        if not is_debian and not _is_tar(head):
+    with ExitStack() as opened:
+        with reported(path):
+            file = opened.enter_context(open(path, "rb"))
+            head = file.read(_ENOUGH)
+            is_debian = head.startswith(_AR)
+            start, size = _debian_data(file.fileno(), path) if is_debian else (0, os.path.getsize(path))
+        if is_debian or _is_tar(head):
+            source = SharedRange(file, file.fileno(), start, start + size)
+            yield opened.enter_context(archive_items(source, path, max_layer=max_layer, implied=False))
+        else:
             yield _of_image(path, head[:HEAD])
-            return
-        start, size = _debian_data(file.fileno(), path) if is_debian else (0, os.path.getsize(path))
-        source = SharedRange(file, file.fileno(), start, start + size)
-        with archive_items(source, path, max_layer=max_layer, implied=False) as items:
-            yield items
 
 
 def _is_tar(head: bytes) -> bool:
