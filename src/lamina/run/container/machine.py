@@ -12,8 +12,16 @@ from lamina.light import TYPE_CHECKING, as_dict, replace
 from lamina.run.container.machine_mounts import missing_in, mounts_for
 from lamina.run.machine import qemu
 from lamina.run.machine.accelerator import kvm_runs
-from lamina.run.machine.disks import disks_of, names, union_disks
-from lamina.run.machine.guest import busybox_for, files_for, kernel_for, memory_of, program_for
+from lamina.run.machine.disks import MOST_APART, disks_of, names, union_disks
+from lamina.run.machine.guest import (
+    architecture_for,
+    busybox_for,
+    files_for,
+    is_native,
+    kernel_for,
+    memory_of,
+    program_for,
+)
 from lamina.run.machine.initramfs import Settings, initramfs
 from lamina.run.machine.kernel_files import modules_for
 from lamina.run.machine.launching import DESCRIPTION
@@ -28,6 +36,8 @@ from lamina.view.path import ImagePath
 if TYPE_CHECKING:
     from lamina.run.container.preparing import Preparation
 
+_OTHERS = 6
+"""Devices beside the layers: metadata, what is written, network, streams, random numbers, shared files."""
 _DESCRIBED = ("architecture", "kernel", "initramfs", "kind", "shared")  # what the process of the machine must know
 
 
@@ -40,16 +50,18 @@ def prepare(made: Preparation) -> None:
     stack, container, wanted = made.stack, made.container, made.wanted
     bundle = made.sandbox.directories.bundle
     root = ImagePath(stack)
-    kernel = kernel_for(made.store, root, container.image, wanted.kernel)
-    architecture = kernel.kernel.architecture or stack.config.platform.architecture
-    program = find_program(qemu.board(architecture).program)
-    if not program:
-        raise NotFound(
-            f"{qemu.board(architecture).program} is not installed", hint="install QEMU (Debian: qemu-system-x86)"
-        )
+    kernel = kernel_for(made.store, stack, container.image, wanted.kernel)
     hostname = wanted.hostname or container.id[:12]
+    guest = program_for(root, wanted, stack.config, container.command, hostname)
+    architecture = architecture_for(kernel, stack.config, root, guest)
+    board = qemu.board(architecture)
+    program = find_program(board.program)
+    if not program:
+        raise NotFound(f"{board.program} is not installed", hint=f"install QEMU (Debian: {board.package})")
+    kind = wanted.machine or (qemu.MICROVM if architecture == "amd64" and kernel.takes_mmio else "")
     mounts = mounts_for(made, root)
-    settings, disks = _disks(made, hostname, architecture)
+    most = qemu.places(architecture, kind, acpi=kernel.has_acpi) - _OTHERS
+    settings, disks = _disks(made, hostname, architecture, most)
     settings = replace(settings, mounts=mounts.mounts, token=os.urandom(16).hex())
     features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
     features += ["virtiofs"] if mounts.shared else []
@@ -59,23 +71,24 @@ def prepare(made: Preparation) -> None:
     missing += [path for name in settings.files for path in missing_in(root, f"/etc/{name}", file=True)]
     made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing, *mounts.missing))))
     replace_file(os.path.join(bundle, "kernel"), [kernel.read()], lasting=False)
-    guest = program_for(root, wanted, stack.config, container.command, hostname)
-    archive = initramfs(busybox_for(root), modules, settings, guest)
+    archive = initramfs(busybox_for(root, architecture), modules, settings, guest)
     replace_file(os.path.join(bundle, "initramfs"), archive, lasting=False)
+    accelerator = _accelerator(made, architecture)
     machine = Machine(
         architecture,
         os.path.join(bundle, "kernel"),
         os.path.join(bundle, "initramfs"),
         tuple(disks),
-        append=" ".join(filter(None, (qemu.kernel_words(architecture), wanted.append))),
+        append=" ".join(filter(None, (qemu.kernel_words(architecture), _clock(kind, accelerator), wanted.append))),
         memory=memory_of(wanted.memory),
         processors=max(1, math.ceil(wanted.cpus or 1)),
-        kind=wanted.machine or (qemu.MICROVM if architecture == "amd64" and kernel.takes_mmio else ""),
-        accelerator=_accelerator(made),
+        kind=kind,
+        accelerator=accelerator,
         network=bool(settings.network),
         forwards=tuple(_forwards(made, network=bool(settings.network))),
         shared=bool(mounts.shared),
         console=True,
+        acpi=kernel.has_acpi,
     )
     command = qemu.command(machine, program)
     described = {name: as_dict(machine)[name] for name in _DESCRIBED}
@@ -88,16 +101,29 @@ def prepare(made: Preparation) -> None:
         give_to_user(mounts.attached, {"uid": guest.uid, "gid": guest.gid}, made.sandbox.owners)
 
 
-def _accelerator(made: Preparation) -> str:
+def _accelerator(made: Preparation, architecture: str) -> str:
+    if not is_native(architecture):
+        return "tcg"
     if kvm_runs():
         return "kvm"
     made.on_warning("KVM runs nothing on this host: the machine runs by emulation, which is slow")
     return "tcg"
 
 
-def _disks(made: Preparation, hostname: str, architecture: str) -> tuple[Settings, list[Disk]]:
+def _clock(kind: str, accelerator: str) -> str:
+    """What the kernel of an emulated microvm must be told about its clock."""
+    if kind != qemu.MICROVM or accelerator == "kvm":
+        return ""
+    from lamina.run.machine.clock import tsc_khz
+
+    khz = tsc_khz()
+    return f"tsc_early_khz={khz}" if khz else ""
+
+
+def _disks(made: Preparation, hostname: str, architecture: str, most: int) -> tuple[Settings, list[Disk]]:
+    """``most``: as many layers may have a disk each."""
     wanted, bundle = made.wanted, made.sandbox.directories.bundle
-    union = union_disks(made.store, made.stack, bundle)
+    union = union_disks(made.store, made.stack, bundle, apart=min(most, MOST_APART))
     disks = disks_of(union, bundle)
     disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial="lamina-upper"))
     paths = names(len(disks))

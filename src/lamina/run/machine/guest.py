@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lamina.errors import NotFound, UsageError
+from lamina.errors import NotFound, Unsupported, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run.child import NOT_FOUND
 from lamina.run.dns import with_dns
 from lamina.run.machine.initramfs import Program
+from lamina.run.machine.kernel import elf_architecture
 from lamina.run.machine.kernel_files import KernelFiles, kernel_at, kernel_in
 from lamina.run.machine.machine import GUEST_ADDRESS, MIB, RESOLVER
 from lamina.run.network import hosts_file
@@ -23,22 +24,46 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from lamina.run.options import ContainerOptions
+    from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
     from lamina.store.store import Store
 
 _LEAST, _DEFAULT = 96 * MIB, 512 * MIB
 _MAX_BUSYBOX = 1 << 24
 _INTERPRETER = 3  # PT_INTERP (elf(5))
+_ELF_HEAD = 64  # bytes
 
 
-def kernel_for(store: Store, root: ImagePath, image: str, wanted: str) -> KernelFiles:
-    """The kernel of the image with this ``root``, or the ``wanted`` one: a path of this host, or an image of the
+def kernel_for(store: Store, stack: Stack, image: str, wanted: str) -> KernelFiles:
+    """The kernel of the image with this ``stack``, or the ``wanted`` one: a path of this host, or an image of the
     store. Raises NotFound, InvalidContent."""
-    if not wanted:
-        return kernel_in(root, image)
     if "/" in wanted and os.path.exists(wanted):
         return kernel_at(Path(wanted))
-    return kernel_in(ImagePath(store.stack(wanted, Platform.host())), wanted)
+    if wanted:
+        stack, image = store.stack(wanted, stack.config.platform), wanted
+    top = stack.first + len(stack.layers) - 1
+    below = (ImagePath(stack.slice(stack.first, high)) for high in range(top - 1, stack.first - 1, -1))
+    return kernel_in(ImagePath(stack), image, below)
+
+
+def architecture_for(kernel: KernelFiles, config: ImageConfig, root: ImagePath, program: Program) -> str:
+    """The architecture of a machine. The programs of an image decide, not its config. Raises Unsupported (the kernel
+    does not run the ``program``)."""
+    its = kernel.kernel.architecture or config.platform.architecture
+    path = program.words[0]
+    with (root / path.lstrip("/")).open("rb") as file:
+        needed = elf_architecture(file.read(_ELF_HEAD))
+    if needed and needed != its:
+        raise Unsupported(
+            f"{kernel.shown} is for {its}, {path} of the image is for {needed}",
+            hint=f"give a kernel for {needed} with --kernel",
+        )
+    return its
+
+
+def is_native(architecture: str) -> bool:
+    """Whether processors of this host run a machine's code."""
+    return architecture == Platform.host().architecture
 
 
 def files_for(wanted: ContainerOptions, hostname: str, *, networked: bool) -> dict[str, bytes]:
@@ -84,26 +109,29 @@ def _read(path: ImagePath) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def busybox_for(root: ImagePath) -> bytes:
-    """A static busybox: the image's, else this host's. Raises NotFound."""
-    for path in (root / "bin/busybox", root / "usr/bin/busybox"):
+def busybox_for(root: ImagePath, architecture: str) -> bytes:
+    """A static busybox for a machine: the image's, else this host's. Raises NotFound."""
+    for path in (root / "bin/busybox", root / "bin/busybox.static", root / "usr/bin/busybox"):
         if path.is_file():
             data = path.read_bytes()
-            if _is_static(data):
+            if elf_architecture(data) == architecture and _is_static(data):
                 return data
     for name in ("busybox", "busybox-static", "busybox.static"):
         found = find_program(name)
         if found and os.path.getsize(found) < _MAX_BUSYBOX:
             data = Path(found).read_bytes()
-            if _is_static(data):
+            if elf_architecture(data) == architecture and _is_static(data):
                 return data
-    raise NotFound("no static busybox, which starts a machine", hint="install it (Debian: busybox-static)")
+    if is_native(architecture):
+        raise NotFound("no static busybox, which starts a machine", hint="install it (Debian: busybox-static)")
+    raise NotFound(
+        f"the image has no static busybox for {architecture}, which starts a machine",
+        hint="use an image that has one (Debian: busybox-static)",
+    )
 
 
 def _is_static(data: bytes) -> bool:
-    """Whether a program needs no loader: its ELF file has no PT_INTERP."""
-    if data[:4] != b"\x7fELF" or data[4] != 2:
-        return False
+    """Whether a program, a 64-bit ELF file, needs no loader: it has no PT_INTERP."""
     order: Literal["little", "big"] = "little" if data[5] == 1 else "big"
     offset, size, count = (int.from_bytes(data[at:end], order) for at, end in ((32, 40), (54, 56), (56, 58)))
     heads = range(offset, offset + size * count, size) if size else ()

@@ -14,7 +14,7 @@ from lamina.light import Value
 
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 _DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
-_ALIAS = re.compile(rb"\0alias=([^\0]*)\0")
+_SOFT = re.compile(rb"\0softdep=([^\0]*)(?=\0)")
 _MOST_DEEP = 64
 
 
@@ -36,14 +36,34 @@ def parse_builtin(text: bytes) -> set[str]:
     return {name_of(line) for line in text.decode("utf-8", "replace").split()}
 
 
-def parse_dependencies(text: bytes) -> dict[str, tuple[str, ...]]:
-    """``modules.dep``: the names that each module needs directly or not, by its name."""
+class Stated(Value):
+    """What ``modules.dep`` says of a module. ``path``: in the directory of modules. ``needs``: names, all that it
+    needs directly or not."""
+
+    path: str
+    needs: tuple[str, ...]
+
+
+def parse_dependencies(text: bytes) -> dict[str, Stated]:
+    """``modules.dep``, by the name of the module. Paths that lead out of the directory are left out."""
     found = {}
     for line in text.decode("utf-8", "replace").splitlines():
         path, colon, rest = line.partition(":")
-        if colon:
-            found[name_of(path)] = tuple(name_of(one) for one in rest.split())
+        if colon and path.endswith(SUFFIXES) and not path.startswith("/") and ".." not in path.split("/"):
+            found[name_of(path)] = Stated(path, tuple(name_of(one) for one in rest.split()))
     return found
+
+
+def stated_before(module: bytes) -> tuple[str, ...]:
+    """What a module says that is better loaded before it, as names of modules (soft dependencies): an algorithm may
+    have a generic implementation by another name."""
+    found = []
+    for match in _SOFT.finditer(module):
+        before = match[1].partition(b"post:")[0].partition(b"pre:")[2]
+        for word in before.decode("utf-8", "replace").split():
+            name = word.replace("-", "_")
+            found += [name, f"{name}_generic"]
+    return tuple(found)
 
 
 def stated_dependencies(module: bytes, name: str) -> tuple[str, ...]:
@@ -64,25 +84,31 @@ def needed(
     present: Collection[str],
     builtin: Collection[str],
     depends: Callable[[str], Iterable[str]],
+    before: Callable[[str], Iterable[str]] = lambda name: (),
 ) -> Needed:
     """Find what must be loaded for ``features``: names of modules, which a kernel may have built in. ``present``: the
-    names of modules that the image has. ``depends``: names that one needs."""
-    order: list[str] = []
+    names of modules that the image has. ``depends``: names that one needs; ``before``: names that come before it if
+    they are there."""
+    order: dict[str, None] = {}
+    failed: set[str] = set()
     missing: list[str] = []
 
-    def load(name: str, deep: int = 0) -> bool:
+    def load(name: str, above: tuple[str, ...] = ()) -> bool:
         if name in order or name in builtin:
             return True
-        if name not in present:
+        if name in failed or name not in present:
             return False
-        if deep > _MOST_DEEP:
+        if name in above or len(above) > _MOST_DEEP:
             raise InvalidContent(f"the kernel module {name} depends on itself", hint="report it to the publisher")
-        loaded = [load(one, deep + 1) for one in depends(name) if one != name]
-        if not all(loaded):
-            return False
-        if name not in order:
-            order.append(name)
-        return True
+        for one in before(name):
+            if one not in (name, *above):
+                load(one, (*above, name))
+        loaded = all(load(one, (*above, name)) for one in depends(name) if one != name)
+        if loaded:
+            order[name] = None
+        else:
+            failed.add(name)
+        return loaded
 
     for feature in features:
         if not load(feature):

@@ -38,9 +38,9 @@ class Forward(Value):
 
 class Machine(Value):
     """``architecture``: as in platforms. ``kind``: of QEMU's machines, "" for the usual one. ``memory``: bytes.
-    ``append``: the kernel's command line. ``network``: it has one. ``shared``:
-    it has files of this host (``shares``). ``console``: what the kernel says goes to the
-    stream of that name, else to standard output."""
+    ``append``: the kernel's command line. ``network``: it has one. ``shared``: it has files of this host
+    (``shares``). ``console``: what the kernel says goes to the stream of that name, else to standard output.
+    ``acpi``: the kernel of a microvm finds its devices by ACPI; else it needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES."""
 
     architecture: str
     kernel: str
@@ -55,3 +55,4 @@ class Machine(Value):
     forwards: tuple[Forward, ...] = ()
     shared: bool = False
     console: bool = False
+    acpi: bool = True

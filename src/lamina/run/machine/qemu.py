@@ -13,22 +13,36 @@ MICROVM = "microvm"
 
 
 class _Board(Value):
-    """``program``: QEMU's name for the architecture. ``kinds``: of its machines, the usual one first. ``bus``: of
-    their virtio devices. ``console``: the kernel's name of the serial port."""
+    """``program``: QEMU's name for the architecture. ``package``: that has it, in Debian. ``kinds``: of its machines,
+    the usual one first. ``bus``: of their virtio devices. ``console``: the kernel's name of the serial port.
+    ``processor``: with all that QEMU emulates. ``options``: of the usual kind of machine.
+    ``granule``: memory is a multiple of these bytes."""
 
     program: str
+    package: str
     kinds: tuple[str, ...]
     console: str
     bus: str = "pci"
+    processor: str = "max"
+    options: tuple[str, ...] = ()
+    granule: int = MIB
 
 
 _BOARDS = {
-    "amd64": _Board("qemu-system-x86_64", ("q35", MICROVM, "pc"), "ttyS0"),
-    "arm64": _Board("qemu-system-aarch64", ("virt",), "ttyAMA0"),
-    "riscv64": _Board("qemu-system-riscv64", ("virt",), "ttyS0"),
-    "ppc64le": _Board("qemu-system-ppc64", ("pseries",), "hvc0"),
-    "s390x": _Board("qemu-system-s390x", ("s390-ccw-virtio",), "ttysclp0", "ccw"),
+    "amd64": _Board("qemu-system-x86_64", "qemu-system-x86", ("q35", MICROVM, "pc"), "ttyS0"),
+    "arm64": _Board("qemu-system-aarch64", "qemu-system-arm", ("virt",), "ttyAMA0", options=("gic-version=max",)),
+    "riscv64": _Board(
+        "qemu-system-riscv64", "qemu-system-riscv, or qemu-system-misc", ("virt",), "ttyS0", processor="rv64"
+    ),
+    "ppc64le": _Board(
+        "qemu-system-ppc64", "qemu-system-ppc", ("pseries",), "hvc0", processor="power9", granule=256 * MIB
+    ),
+    "s390x": _Board(
+        "qemu-system-s390x", "qemu-system-s390x, or qemu-system-misc", ("s390-ccw-virtio",), "ttysclp0", "ccw"
+    ),
 }
+_PLACES = {"pci": 28, "ccw": 200}
+_MICROVM_PLACES, _WITHOUT_ACPI = 24, 8
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """System calls that QEMU never needs, and an attacker who breaks out of the guest would like to have."""
 
@@ -49,6 +63,14 @@ def kernel_words(architecture: str) -> str:
     return f"console={board(architecture).console} panic=-1 quiet"
 
 
+def places(architecture: str, kind: str, *, acpi: bool = True) -> int:
+    """How many virtio devices a machine has at most, disks and all, without further bridges. Raises Unsupported."""
+    its = board(architecture)
+    if (kind or its.kinds[0]) == MICROVM:
+        return _MICROVM_PLACES if acpi else _WITHOUT_ACPI
+    return _PLACES[its.bus]
+
+
 def command(machine: Machine, program: str) -> list[str]:
     """``program``: the path of QEMU. Raises Unsupported, UsageError (no such kind of machine)."""
     its = board(machine.architecture)
@@ -60,7 +82,9 @@ def command(machine: Machine, program: str) -> list[str]:
     bus = _bus(machine)
     words = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX]
     words += ["-machine", _machine(machine, kind), "-accel", machine.accelerator, "-cpu", _processor(machine)]
-    words += ["-m", f"{max(1, machine.memory // MIB)}M", "-smp", str(machine.processors)]
+    words += ["-m", _memory(machine), "-smp", str(machine.processors)]
+    if kind == MICROVM:
+        words += ["-global", "virtio-mmio.force-legacy=false"]  # shared directories need virtio 1
     words += ["-kernel", machine.kernel, "-initrd", machine.initramfs, "-append", machine.append]
     if machine.console:
         words += ["-serial", f"chardev:{CONSOLE}"]
@@ -81,10 +105,11 @@ def command(machine: Machine, program: str) -> list[str]:
         forwards = "".join(
             f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards
         )
-        words += ["-netdev", f"user,id=net{forwards}", "-device", f"virtio-net-{bus},netdev=net,romfile="]
+        rom = ",romfile=" if bus == "pci" else ""
+        words += ["-netdev", f"user,id=net{forwards}", "-device", f"virtio-net-{bus},netdev=net{rom}"]
     words += ["-device", f"virtio-rng-{bus}"]
     if machine.shared:
-        words += ["-object", f"memory-backend-memfd,id=memory,size={machine.memory // MIB}M,share=on"]
+        words += ["-object", f"memory-backend-memfd,id=memory,size={_memory(machine)},share=on"]
     return words
 
 
@@ -120,16 +145,22 @@ def _bus(machine: Machine) -> str:
 
 
 def _machine(machine: Machine, kind: str) -> str:
-    options = [kind]
+    its = board(machine.architecture)
+    options = [kind, *(its.options if kind == its.kinds[0] else ())]
     if machine.shared:
         options.append("memory-backend=memory")
     if kind == MICROVM:
-        options += ["pit=off", "pic=off", "rtc=on", "isa-serial=on", "auto-kernel-cmdline=on"]
+        options += ["rtc=on", "isa-serial=on", f"acpi={'on' if machine.acpi else 'off'}", "auto-kernel-cmdline=on"]
     return ",".join(options)
 
 
 def _processor(machine: Machine) -> str:
-    return "host" if machine.accelerator == "kvm" else "max"
+    return "host" if machine.accelerator == "kvm" else board(machine.architecture).processor
+
+
+def _memory(machine: Machine) -> str:
+    granule = board(machine.architecture).granule
+    return f"{max(1, -(-machine.memory // granule)) * granule // MIB}M"
 
 
 def _quoted(path: str) -> str:

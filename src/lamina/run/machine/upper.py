@@ -84,14 +84,14 @@ def _loop_of(path: str) -> str:
     return ""
 
 
-def make_disk(path: str) -> None:
-    """Make an empty disk at ``path``. Raises as ``disk_of``."""
+def make_disk(path: str, size: int = _SIZE) -> None:
+    """Make an empty disk at ``path``. ``size``: in bytes. Raises as ``disk_of``."""
     mke2fs = find_program("mke2fs")
     if not mke2fs:
         raise NotFound("mke2fs is not installed", hint="install e2fsprogs")
     new = f"{path}.tmp"
     with reported(new), open(new, "wb", opener=_private) as file:
-        file.truncate(_SIZE)
+        file.truncate(size)
     done = subprocess.run([mke2fs, *_MAKE, new], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         os.unlink(new)

@@ -7,10 +7,12 @@ import pytest
 from lamina.errors import InvalidContent
 from lamina.run.machine.kernel_modules import (
     Needed,
+    Stated,
     name_of,
     needed,
     parse_builtin,
     parse_dependencies,
+    stated_before,
     stated_dependencies,
 )
 
@@ -45,6 +47,39 @@ def test_a_circle_is_an_error() -> None:
         needed(["a"], present=("a", "b"), builtin=(), depends={"a": ("b",), "b": ("a",)}.__getitem__)
 
 
+def test_many_ways_to_what_is_missing_are_looked_at_once() -> None:
+    names = [f"m{number}" for number in range(60)]
+    depends = {name: tuple(names[number + 1 : number + 3]) or ("gone",) for number, name in enumerate(names)}
+    asked = []
+
+    def count(name: str) -> tuple[str, ...]:
+        asked.append(name)
+        return depends[name]
+
+    assert needed(["m0"], present=names, builtin=(), depends=count).missing == ("m0",)
+    assert len(asked) <= 60
+
+
+def test_what_comes_before_a_module_is_no_condition() -> None:
+    before = {"ext4": ("crc32c", "crc32c_generic", "ext4", "broken")}
+    present = {"ext4": (), "crc32c_generic": (), "broken": ("nowhere",)}
+    assert needed(
+        ["ext4"], present=present, builtin=(), depends=present.__getitem__, before=lambda name: before.get(name, ())
+    ) == Needed(("crc32c_generic", "ext4"), ())
+
+
+@pytest.mark.parametrize(
+    ("info", "names"),
+    [
+        (b"softdep=pre: crc32c post: x-y\0", ("crc32c", "crc32c_generic")),
+        (b"softdep=post: x\0softdep=pre: a-b\0", ("a_b", "a_b_generic")),
+        (b"depends=x\0", ()),
+    ],
+)
+def test_soft_dependencies(info: bytes, names: tuple[str, ...]) -> None:
+    assert stated_before(b"\x7fELF" + bytes(60) + info) == names
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -58,8 +93,11 @@ def test_names(path: str, name: str) -> None:
 
 
 def test_files_of_depmod() -> None:
-    text = b"kernel/a-b.ko: kernel/c.ko.gz kernel/d.ko\nkernel/c.ko.gz:\nno colon\n"
-    assert parse_dependencies(text) == {"a_b": ("c", "d"), "c": ()}
+    text = b"kernel/a-b.ko: kernel/c.ko.gz kernel/d.ko\nkernel/c.ko.gz:\nno colon\n/etc/x.ko:\na/../../y.ko:\nz:\n"
+    assert parse_dependencies(text) == {
+        "a_b": Stated("kernel/a-b.ko", ("c", "d")),
+        "c": Stated("kernel/c.ko.gz", ()),
+    }
     assert parse_builtin(b"kernel/fs/ext4/ext4.ko\nkernel/x-y.ko\n") == {"ext4", "x_y"}
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,7 @@ from lamina.errors import Unsupported
 from lamina.light import replace
 from lamina.run.machine import qemu
 from lamina.run.machine.disks import names
-from lamina.run.machine.machine import CONTROL, MIB, STDOUT, TERMINAL, Disk, Forward, Machine
+from lamina.run.machine.machine import CONSOLE, CONTROL, MIB, STDOUT, TERMINAL, Disk, Forward, Machine
 
 MACHINE = Machine("amd64", "/k", "/i", (Disk("/a,b"), Disk("/c", read_only=False, serial="upper")), memory=300 * MIB)
 
@@ -27,10 +31,10 @@ def after(words: list[str], flag: str) -> list[str]:
         (
             "amd64",
             "microvm",
-            "microvm,pit=off,pic=off,rtc=on,isa-serial=on,auto-kernel-cmdline=on",
+            "microvm,rtc=on,isa-serial=on,acpi=on,auto-kernel-cmdline=on",
             "virtio-blk-device",
         ),
-        ("arm64", "", "virt", "virtio-blk-pci"),
+        ("arm64", "", "virt,gic-version=max", "virtio-blk-pci"),
         ("riscv64", "", "virt", "virtio-blk-pci"),
         ("ppc64le", "", "pseries", "virtio-blk-pci"),
         ("s390x", "", "s390-ccw-virtio", "virtio-blk-ccw"),
@@ -62,6 +66,14 @@ def test_disks_are_read_only_where_they_are_layers() -> None:
 def test_memory_and_processors() -> None:
     words = qemu.command(replace(MACHINE, processors=3), "q")
     assert (after(words, "-m"), after(words, "-smp")) == (["300M"], ["3"])
+
+
+@pytest.mark.parametrize(("architecture", "memory"), [("amd64", "301M"), ("ppc64le", "512M")])
+def test_memory_is_a_multiple_of_what_the_board_takes(architecture: str, memory: str) -> None:
+    machine = replace(MACHINE, architecture=architecture, memory=300 * MIB + 1, shared=True)
+    words = qemu.command(machine, "q")
+    assert after(words, "-m") == [memory]
+    assert after(words, "-object") == [f"memory-backend-memfd,id=memory,size={memory},share=on"]
 
 
 def test_network_and_ports() -> None:
@@ -103,12 +115,97 @@ def test_the_kernels_names_of_disks(number: int, last: str) -> None:
     assert names(number)[-1] == last
 
 
-@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
-@pytest.mark.parametrize("kind", ["", "microvm"])
-def test_qemu_takes_it(kind: str) -> None:
-    """QEMU reads all options before it opens the kernel, which is not there."""
-    machine = replace(MACHINE, kind=kind, disks=(), network=True)
-    words = qemu.command(machine, "qemu-system-x86_64")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode != 0
-    assert "could not open kernel file '/k'" in done.stderr
+@pytest.mark.parametrize(
+    ("architecture", "kind", "program"),
+    [
+        ("amd64", "", "qemu-system-x86_64"),
+        ("amd64", "microvm", "qemu-system-x86_64"),
+        ("amd64", "pc", "qemu-system-x86_64"),
+        ("arm64", "", "qemu-system-aarch64"),
+        ("riscv64", "", "qemu-system-riscv64"),
+        ("ppc64le", "", "qemu-system-ppc64"),
+        ("s390x", "", "qemu-system-s390x"),
+    ],
+)
+def test_qemu_takes_it(architecture: str, kind: str, program: str, tmp_path: Path) -> None:
+    """QEMU makes the machine with its devices, starts nothing, and is told to quit."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    for name in ("a,b", "c"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    disks = (Disk(str(tmp_path / "a,b"), serial="lamina-union"), Disk(str(tmp_path / "c"), read_only=False))
+    machine = replace(MACHINE, architecture=architecture, kind=kind, disks=disks, console=True)
+    words = qemu.command(machine, program)
+    start = words.index("-kernel")
+    words[start : start + 6] = []
+    with ExitStack() as stack:
+        bundle = os.open(tmp_path, os.O_PATH)
+        stack.callback(os.close, bundle)
+        _ours, theirs = zip(*(map(stack.enter_context, socket.socketpair()) for _ in range(3)), strict=True)
+        streams = [(name, one.fileno()) for name, one in zip((CONSOLE, STDOUT, TERMINAL), theirs, strict=True)]
+        words += qemu.stream_words(machine, streams, bundle)
+        done = subprocess.run(
+            [*words, "-S", "-monitor", "stdio"],
+            input="quit\n",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            pass_fds=[bundle, *(one.fileno() for one in theirs)],
+        )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "acpi", "most"),
+    [
+        ("amd64", "", True, 28),
+        ("amd64", "microvm", True, 24),
+        ("amd64", "microvm", False, 8),
+        ("s390x", "", True, 200),
+    ],
+)
+def test_places_for_devices(architecture: str, kind: str, acpi: bool, most: int) -> None:
+    assert qemu.places(architecture, kind, acpi=acpi) == most
+
+
+@pytest.mark.parametrize("kind", ["q35", "microvm"])
+def test_a_rom_belongs_to_pci(kind: str) -> None:
+    nets = [one for one in after(qemu.command(replace(MACHINE, kind=kind), "q"), "-device") if "virtio-net" in one]
+    assert nets == [{"q35": "virtio-net-pci,netdev=net,romfile=", "microvm": "virtio-net-device,netdev=net"}[kind]]
+
+
+def test_a_microvm_without_acpi_finds_devices_by_its_command_line() -> None:
+    words = qemu.command(replace(MACHINE, kind="microvm", acpi=False), "q")
+    assert after(words, "-machine") == ["microvm,rtc=on,isa-serial=on,acpi=off,auto-kernel-cmdline=on"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "accelerator", "processor", "console"),
+    [
+        ("amd64", "tcg", "max", "ttyS0"),
+        ("amd64", "kvm", "host", "ttyS0"),
+        ("arm64", "tcg", "max", "ttyAMA0"),
+        ("riscv64", "tcg", "rv64", "ttyS0"),
+        ("ppc64le", "tcg", "power9", "hvc0"),
+        ("s390x", "tcg", "max", "ttysclp0"),
+    ],
+)
+def test_processor_and_console(architecture: str, accelerator: str, processor: str, console: str) -> None:
+    machine = replace(MACHINE, architecture=architecture, accelerator=accelerator)
+    assert after(qemu.command(machine, "q"), "-cpu") == [processor]
+    assert qemu.kernel_words(architecture).split()[0] == f"console={console}"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "package"),
+    [
+        ("amd64", "qemu-system-x86"),
+        ("arm64", "qemu-system-arm"),
+        ("riscv64", "qemu-system-riscv, or qemu-system-misc"),
+        ("ppc64le", "qemu-system-ppc"),
+        ("s390x", "qemu-system-s390x, or qemu-system-misc"),
+    ],
+)
+def test_packages(architecture: str, package: str) -> None:
+    assert qemu.board(architecture).package == package
