@@ -22,9 +22,14 @@ _OF_RUN = frozenset(
 _OPTIONS = tuple(option for option in run_command.RUN_OPTIONS if option.argument in _OF_RUN)
 
 
-@command("vm-disk", "lamina vm-disk app:1 -o machine\nfirecracker --no-api --config-file machine/firecracker.json")
+@command(
+    "vm-disk",
+    "lamina vm-disk -o machine app:1 && machine/qemu.sh\n"
+    "lamina vm-disk --copy -o machine app:1\n"
+    "cd machine && firecracker --no-api --config-file firecracker.json",
+)
 @options_of(_OPTIONS)
-@click.option("-o", "--output", required=True, metavar="DIR", help="New directory for the files.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="New or empty directory for the files.")
 @click.option("--kernel", default="", metavar="PATH|IMAGE", help="Kernel to use (default: the newest of the image).")
 @click.option("--append", default="", metavar="WORDS", help="Add to the kernel's command line.")
 @click.option("--copy", "copies", is_flag=True, help="Copy the layers, so that the directory needs no store.")
@@ -36,8 +41,10 @@ def vm_disk(session: Session, /, image: str, words: tuple[str, ...], output: str
     """Write what a virtual machine monitor needs to start an image: kernel, initramfs, disks, command line.
 
     The directory has configurations for Firecracker and cloud-hypervisor, a script for QEMU, and machine.json for
-    others. The layers stay in the store and are only named; --copy copies them. The program writes to the console;
-    the last line there is `lamina: exit CODE`.
+    others. Start a monitor in this directory: the files name each other, and the directory may be moved. The layers
+    stay in the store and are only named: keep the image, because `rmi` and `prune` delete them. With --copy the
+    directory needs no store. What the program writes to its file system stays in upper.img. Its output goes to the
+    console; the last line there is `lamina: exit CODE`.
     """
     from lamina.run.machine.vm_disk import write_machine
 
