@@ -20,7 +20,7 @@ from lamina.run.container.mount import mounted
 from lamina.run.container.preparing import Preparation
 from lamina.run.container.record import new_record
 from lamina.run.options import SHARED_KINDS, other_container
-from lamina.run.runtime import find_runtime
+from lamina.run.runtime import MACHINE, find_runtime
 from lamina.run.supported import check_supported, limits_as_flags
 from lamina.store.containers import Container, Use
 from lamina.store.fault import point
@@ -51,7 +51,9 @@ def create(
     Unsupported, SystemFailure."""
     identity = os.urandom(32).hex()
     mounts = _points(store, wanted, stack.config.volumes)
-    top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
+    top = ""
+    if runtime != MACHINE:  # which has a disk of its own, on any file system
+        top = writable.choose(store, identity, upper_dir, remove=wanted.remove, warn=on_warning)
     container = replace(new_record(stack, wanted, identity=identity, top=top), runtime=runtime)
     container = _with_mounts(store, container, mounts)
     if running:
