@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from lamina.errors import InvalidContent
 from lamina.light import Value
@@ -109,6 +109,20 @@ def kernels_among(paths: Iterable[str]) -> list[Found]:
     found.sort(key=lambda one: one.path)
     found.sort(key=lambda one: (bool(one.release), in_order(one.release), one.path.startswith("boot/")), reverse=True)
     return found
+
+
+def release_among(names: Collection[str], wanted: str, *, known: bool) -> str:
+    """The name of the directory of modules that belongs to a kernel; "" if none does. ``wanted``: its release.
+    ``known``: its header says it. A name like `vmlinuz-virt` does not tell it: then the only directory is taken, or
+    the newest of this flavour."""
+    if wanted in names:
+        return wanted
+    if known:
+        return ""
+    flavour = [one for one in names if wanted and one.endswith(f"-{wanted}")]
+    if flavour:
+        return max(flavour, key=in_order)
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def in_order(release: str) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lamina.errors import InvalidContent, LimitExceeded, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.machine.kernel import HEAD, Kernel, in_order, kernels_among, parse_config, parse_kernel
+from lamina.run.machine.kernel import HEAD, Kernel, kernels_among, parse_config, parse_kernel, release_among
 from lamina.run.machine.kernel_modules import (
     SUFFIXES,
     Needed,
@@ -124,17 +124,10 @@ def _files(path: Place, places: Iterable[Place], shown: str, release: str) -> Ke
 
 
 def _modules_in(place: Place, release: str, *, known: bool) -> Place | None:
-    """The directory of a release. A name like `vmlinuz-virt` does not tell it: then the only directory is taken, or
-    the newest of this flavour."""
-    if release not in ("", ".", "..") and (place / release).is_dir():
-        return place / release
-    if known or not place.is_dir():
+    if not place.is_dir():
         return None
-    found = [one.name for one in place.iterdir() if one.is_dir()]
-    flavour = [one for one in found if release and one.endswith(f"-{release}")]
-    if flavour:
-        return place / max(flavour, key=in_order)
-    return place / found[0] if len(found) == 1 else None
+    name = release_among([one.name for one in place.iterdir() if one.is_dir()], release, known=known)
+    return place / name if name else None
 
 
 def modules_for(files: KernelFiles, features: Iterable[str] = ()) -> list[tuple[str, bytes]]:

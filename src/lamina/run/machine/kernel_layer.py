@@ -15,7 +15,7 @@ from dataclasses import replace
 from lamina.errors import NotFound
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.tar_write import Item
-from lamina.run.machine.kernel import HEAD, Kernel, kernels_among, parse_kernel
+from lamina.run.machine.kernel import HEAD, Kernel, kernels_among, parse_kernel, release_among
 from lamina.run.machine.kernel_package import kernel_items
 from lamina.settings import MAX_LAYER
 
@@ -48,7 +48,11 @@ def chosen(found: dict[bytes, Item], shown: str) -> tuple[list[Item], Kernel]:
     path = os.fsencode(kernels[0].path)
     entry, content = found[path]
     kernel = parse_kernel(_head(content), f"{kernels[0].path} of {shown:.300}")
-    release = os.fsencode(kernel.release or kernels[0].release)
+    release = os.fsencode(
+        release_among(_releases(found), kernel.release or kernels[0].release, known=bool(kernel.release))
+        or kernel.release
+        or kernels[0].release
+    )
     name = posixpath.basename(path).partition(b"-")[0]
     kept = {b"boot/" + b"-".join(filter(None, (name, release))): (entry, content)}
     if release:
@@ -59,6 +63,12 @@ def chosen(found: dict[bytes, Item], shown: str) -> tuple[list[Item], Kernel]:
             kept[b"boot/config-" + release] = config
         kept.update(_modules(found, release))
     return _finished(kept, found, entry.mtime), Kernel(kernel.architecture, os.fsdecode(release))
+
+
+def _releases(found: dict[bytes, Item]) -> list[str]:
+    """The names of the directories of modules."""
+    words = (path.removeprefix(b"usr/").split(b"/") for path in found)
+    return list(dict.fromkeys(os.fsdecode(one[2]) for one in words if one[:2] == [b"lib", b"modules"] and one[3:]))
 
 
 def _modules(found: dict[bytes, Item], release: bytes) -> Iterator[tuple[bytes, Item]]:

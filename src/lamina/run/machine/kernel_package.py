@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from lamina.edit.rootfs import archive_items
 from lamina.errors import InvalidContent, NotFound
@@ -16,7 +17,7 @@ from lamina.host.files import SharedRange, reported
 from lamina.layer.archive_codec import archive_decoder
 from lamina.layer.tar_write import Item
 from lamina.layer.tarheader import BLOCK, is_header
-from lamina.run.machine.kernel import HEAD, parse_kernel
+from lamina.run.machine.kernel_files import kernel_at
 from lamina.scan.directory import scan, scan_file
 from lamina.settings import MAX_LAYER
 
@@ -37,7 +38,7 @@ def kernel_items(path: str, *, max_layer: int = MAX_LAYER) -> Iterator[list[Item
         yield _of_directory(path)
         return
     if not os.path.isfile(path):
-        raise NotFound(f"no kernel at {path!r:.300}", hint="check the path")
+        raise NotFound(f"no kernel at {path}", hint="check the path")
     with ExitStack() as opened:
         with reported(path):
             file = opened.enter_context(open(path, "rb"))
@@ -48,7 +49,7 @@ def kernel_items(path: str, *, max_layer: int = MAX_LAYER) -> Iterator[list[Item
             source = SharedRange(file, file.fileno(), start, start + size)
             yield opened.enter_context(archive_items(source, path, max_layer=max_layer, implied=False))
         else:
-            yield _of_image(path, head[:HEAD])
+            yield _of_image(path)
 
 
 def _is_tar(head: bytes) -> bool:
@@ -68,30 +69,18 @@ def _of_directory(path: str) -> list[Item]:
     return list(scan(path, exclude=other))
 
 
-def _of_image(path: str, head: bytes) -> list[Item]:
+def _of_image(path: str) -> list[Item]:
     """The image, its configuration and its modules, with the paths of a package."""
-    path = os.path.realpath(path)
-    directory, name = os.path.split(path)
-    release = parse_kernel(head, path).release or name.partition("-")[2]
-    known = name.partition("-")[0] in ("vmlinuz", "vmlinux", "Image")
-    called = f"{name.partition('-')[0] if known else 'vmlinuz'}-{release}".rstrip("-")
-    items = [scan_file(path, os.fsencode(f"boot/{called}"))]
-    for config in (f"config-{release}", "config"):
-        beside = os.path.join(directory, config)
-        if release and os.path.isfile(beside):
-            items.append(scan_file(os.path.realpath(beside), os.fsencode(f"boot/config-{release}")))
-            break
-    above = os.path.dirname(directory)
-    places = (directory, *(os.path.join(top, "modules", release) for top in _libraries(above)))
-    for place in places:
-        if release and os.path.isdir(place) and os.path.basename(os.path.realpath(place)) == release:
-            items += scan(os.path.realpath(place), to=os.fsencode(f"usr/lib/modules/{release}"))
-            break
+    files = kernel_at(Path(path))
+    name = files.path.name.partition("-")[0]
+    called = name if name in ("vmlinuz", "vmlinux", "Image") else "vmlinuz"
+    items = [scan_file(str(files.path), os.fsencode("-".join(filter(None, (f"boot/{called}", files.release)))))]
+    if files.modules is not None:
+        items += scan(str(files.modules), to=os.fsencode(f"usr/lib/modules/{files.release}"))
+    beside = os.path.join(str(files.path.parent), f"config-{files.release}")
+    if files.release and os.path.isfile(beside):
+        items.append(scan_file(os.path.realpath(beside), os.fsencode(f"boot/config-{files.release}")))
     return items
-
-
-def _libraries(above: str) -> tuple[str, ...]:
-    return os.path.join(above, "lib"), os.path.join(above, "usr/lib"), "/lib", "/usr/lib"
 
 
 def _debian_data(descriptor: int, path: str) -> tuple[int, int]:

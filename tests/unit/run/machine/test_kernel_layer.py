@@ -19,6 +19,7 @@ from lamina.run.machine.kernel_layer import kernel_layer
 from unit.run.machine.test_kernel import x86
 
 KERNEL = x86(b"6.1.0-cloud (someone) #1\0")
+ARM = bytes(56) + b"ARM\x64" + bytes(64)
 MODULES = "lib/modules/6.1.0-cloud"
 FILES = {
     "boot/vmlinuz-6.1.0-cloud": KERNEL,
@@ -153,6 +154,14 @@ def test_each_form_gives_the_same_layer(form: str, tmp_path: Path) -> None:
             {"boot/vmlinuz-virt": KERNEL, "lib/modules/6.1.0-cloud/a.ko.gz": b"a"},
             {b"boot/vmlinuz-6.1.0-cloud": KERNEL, b"usr/lib/modules/6.1.0-cloud/a.ko.gz": b"a"},
         ),
+        (  # and on arm64 its header does not tell that either
+            {
+                "boot/vmlinuz-virt": ARM,
+                "lib/modules/6.1.0-0-virt/a.ko.gz": b"a",
+                "lib/modules/6.1.0-0-rpi/a.ko": b"r",
+            },
+            {b"boot/vmlinuz-6.1.0-0-virt": ARM, b"usr/lib/modules/6.1.0-0-virt/a.ko.gz": b"a"},
+        ),
         (  # two kernels: the newest, with its modules
             {
                 "boot/vmlinuz-6.1.0-cloud": KERNEL,
@@ -162,7 +171,7 @@ def test_each_form_gives_the_same_layer(form: str, tmp_path: Path) -> None:
             },
             {b"boot/vmlinuz-6.1.0-cloud": KERNEL, b"usr/lib/modules/6.1.0-cloud/new.ko": b"n"},
         ),
-        ({"boot/Image": b"\0" * 56 + b"ARM\x64" + bytes(64)}, {b"boot/Image": b"\0" * 56 + b"ARM\x64" + bytes(64)}),
+        ({"boot/Image": ARM}, {b"boot/Image": ARM}),
     ],
 )
 def test_other_places(files: dict[str, bytes | str], found: dict[bytes, bytes], tmp_path: Path) -> None:
