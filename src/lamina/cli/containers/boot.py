@@ -21,7 +21,7 @@ _OF_RUN = frozenset(
         *("label", "label_file", "cidfile", "entrypoint", "hostname", "add_host", "dns", "dns_search", "dns_option"),
         *("memory", "cpus", "stop_signal", "stop_timeout", "quiet", "pulling", "detach", "sig_proxy", "publish"),
         *("network", "volume", "mount", "tmpfs", "volumes_from", "restart", "log_driver", "log_opt", "pidfile"),
-        *("detach_keys", "attach"),
+        *("detach_keys", "attach", "read_only", "read_only_tmpfs"),
     )
 )
 _OPTIONS = tuple(option for option in run_command.RUN_OPTIONS if option.argument in _OF_RUN)

@@ -125,12 +125,15 @@ def _disks(made: Preparation, hostname: str, architecture: str, most: int) -> tu
     wanted, bundle = made.wanted, made.sandbox.directories.bundle
     union = union_disks(made.store, made.stack, bundle, apart=min(most, MOST_APART))
     disks = disks_of(union, bundle)
-    disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial="lamina-upper"))
-    paths = names(len(disks))
+    layers = names(len(disks))[1:]
+    upper = "" if wanted.read_only else names(len(disks) + 1)[-1]
+    if upper:
+        disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial="lamina-upper"))
     networked = wanted.network not in ("none",)
     files = files_for(wanted, hostname, networked=networked)
     network = (GUEST_ADDRESS, GATEWAY) if networked else ()
-    return Settings(hostname, architecture, tuple(paths[1:-1]), paths[-1], network, files), disks
+    settings = Settings(hostname, architecture, tuple(layers), upper, network, files, read_only=wanted.read_only)
+    return settings, disks
 
 
 def _forwards(made: Preparation, *, network: bool) -> list[Forward]:

@@ -7,6 +7,8 @@ _ORDERLY = ("reboot: Power down", "reboot: Restarting system", "reboot: System h
 _MOST = 300
 GREETING = "lamina: the kernel runs"
 """What init.sh says first: KVM has run something."""
+_FAILED = "lamina: "
+"""How init.sh begins what it says before it switches the machine off."""
 OUT_OF_MEMORY = "Out of memory"
 
 
@@ -26,5 +28,5 @@ def reason_for(status: int, console: str, log: str) -> str:
     if status and said:
         return said[-1][:_MOST]
     if not status and any(sign in line for line in lines for sign in _ORDERLY):
-        return ""
+        return next((line.partition(_FAILED)[2] for line in reversed(lines) if line.startswith(_FAILED)), "")[:_MOST]
     return (lines or said or ["it was reset"])[-1][:_MOST]

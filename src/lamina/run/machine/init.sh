@@ -24,6 +24,7 @@ for module in $modules; do
   $b insmod "/lamina/modules/$module.ko" 2>/dev/console || fail "the kernel module $module can't be loaded"
 done
 
+[ -d /sys/bus/virtio ] || fail "this kernel has no virtio devices built in, and no modules were found for it"
 wait_for() { # a disk appears a moment after its driver
   tries=0
   until [ -b "$1" ]; do

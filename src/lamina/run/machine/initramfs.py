@@ -36,7 +36,7 @@ class Settings(Value):
     for memory. ``network``: address with length, and gateway; () for none. ``files``: for /etc, by name. ``mounts``:
     what, type, options and target of further mounts. ``token``: what the machine writes after the program's output;
     "" where it has no ports, only a console. ``ending``: poweroff, or reboot where that is what ends a machine
-    (Firecracker)."""
+    (Firecracker). ``read_only``: the program can't write to the root file system."""
 
     hostname: str
     architecture: str
@@ -47,6 +47,7 @@ class Settings(Value):
     mounts: tuple[tuple[str, str, str, str], ...] = ()
     token: str = ""
     ending: str = "poweroff"
+    read_only: bool = False
 
 
 def initramfs(
@@ -98,8 +99,11 @@ def _settings(modules: Sequence[str], settings: Settings, program: Program) -> b
         "token": settings.token,
         "ports": "yes" if settings.token else "",
         "ending": settings.ending,
+        "read_only": "yes" if settings.read_only else "",
+        "cwd": program.cwd,
     }
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _command(program: Program, *, controlling: bool) -> bytes:
@@ -107,8 +111,7 @@ def _command(program: Program, *, controlling: bool) -> bytes:
     first = "exec $b setsid -c" if controlling else "exec $b setsid"
     line = " ".join(shlex.quote(word) for word in program.env)
     words = " ".join(shlex.quote(word) for word in program.words)
-    cwd = shlex.quote(program.cwd)
-    text = f"[ -d {cwd} ] || $b mkdir -p {cwd}\n{first} $b env -i {line} $l/enter {words} 9>&-\n"
+    text = f"{first} $b env -i {line} $l/enter {words} 9>&-\n"
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -13,6 +13,9 @@ HEAD = 0x11000
 """So many bytes of a kernel image are enough for ``parse_kernel``."""
 X86_MAGIC, X86_MAGIC_AT = b"HdrS", 0x202
 _X86_VERSION_AT = 0x20E
+_X86_SECTORS_AT, _X86_SIZE_AT = 0x1F1, 0x1F4
+_SLACK = 4096
+"""Some builds count bytes that are not in the file."""
 _X86_FROM = 0x200  # the version's address is relative to this
 _ARM64_MAGIC, _ARM64_MAGIC_AT = b"ARM\x64", 56
 _RISCV_MAGIC, _RISCV_MAGIC_AT = b"RSC\x05", 56
@@ -65,6 +68,16 @@ def _parsed(head: bytes) -> Kernel | None:
         return Kernel(_PE_MACHINES.get(int.from_bytes(head[at + 4 : at + 6], "little"), ""))
     architecture = elf_architecture(head)
     return Kernel(architecture) if architecture else None
+
+
+def is_truncated(image: bytes) -> bool:
+    """Whether an x86 kernel image is shorter than its header says (setup_sects and syssize of the kernel's
+    Documentation/arch/x86/boot.rst)."""
+    if image[X86_MAGIC_AT : X86_MAGIC_AT + 4] != X86_MAGIC:
+        return False
+    (size,) = struct.unpack_from("<I", image, _X86_SIZE_AT)
+    stated: int = ((image[_X86_SECTORS_AT] or 4) + 1) * 512 + size * 16
+    return len(image) + _SLACK < stated
 
 
 def elf_architecture(head: bytes) -> str:

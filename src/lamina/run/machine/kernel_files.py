@@ -7,7 +7,15 @@ from pathlib import Path
 
 from lamina.errors import InvalidContent, LimitExceeded, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.machine.kernel import HEAD, Kernel, kernels_among, parse_config, parse_kernel, release_among
+from lamina.run.machine.kernel import (
+    HEAD,
+    Kernel,
+    is_truncated,
+    kernels_among,
+    parse_config,
+    parse_kernel,
+    release_among,
+)
 from lamina.run.machine.kernel_modules import (
     SUFFIXES,
     Needed,

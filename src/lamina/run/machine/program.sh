@@ -48,4 +48,6 @@ for name in $files; do # in /etc, over the image's
   $b mount --bind "$l/$name" "/etc/$name"
 done
 ulimit -Hn 524288
+[ -d "$cwd" ] || $b mkdir -p "$cwd"
+[ ! "$read_only" ] || $b mount -o remount,bind,ro / || refuse "the root file system can't be made read-only"
 . $l/command.sh

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lamina.errors import Unsupported, UsageError
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run.machine.machine import CONSOLE, MIB, ORDERS, SHARED, SHARED_SOCKET, TERMINAL, Machine
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MICROVM = "microvm"
+_MOST_APPENDED = 2047
+"""Bytes of the kernel's command line on x86 (COMMAND_LINE_SIZE); most others take less or the same."""
 
 
 class _Board(Value):
@@ -78,6 +82,10 @@ def command(machine: Machine, program: str) -> list[str]:
     if kind not in its.kinds:
         raise UsageError(
             f"{machine.architecture} has no machine {kind!r:.50}", hint=f"use {' or '.join(its.kinds)} with --machine"
+        )
+    if len(os.fsencode(machine.append)) > _MOST_APPENDED:
+        raise UsageError(
+            f"the kernel's command line has more than {_MOST_APPENDED} bytes", hint="give less with --append"
         )
     bus = _bus(machine)
     words = [program, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", _SANDBOX]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 _BACKLOG = 1
+_OPTIONS = ("source=.", "cache=auto", "xattr", "sandbox=chroot", "announce_submounts")
+_WORDS = (*(word for option in _OPTIONS for word in ("-o", option)), "-f")
 
 
 class Shared(Value):
@@ -86,7 +88,8 @@ def _become(
         _mount(shared, top)
         for descriptor in (listening, held):
             os.set_inheritable(descriptor, True)
-        os.execv(program, [program, f"--fd={listening}", *_words(top)])
+        os.chdir(top)  # its options are lists with commas, which a path may have
+        os.execv(program, [program, f"--fd={listening}", *_WORDS])
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
         with suppress(OSError):
             os.write(log, f"virtiofsd: {error}\n".encode("utf-8", "surrogateescape"))
@@ -109,8 +112,3 @@ def _mount(shared: Sequence[Shared], top: str) -> None:
         kernel.place(kernel.copied(one.source), path)
         if one.read_only:
             kernel.make_read_only(path)
-
-
-def _words(top: str) -> list[str]:
-    options = (f"source={top}", "cache=auto", "xattr", "sandbox=chroot", "announce_submounts")
-    return [word for option in options for word in ("-o", option)] + ["-f"]

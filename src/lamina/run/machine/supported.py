@@ -12,7 +12,7 @@ _ALL = frozenset(
         *("hostname", "network", "ports", "publish_address", "add_hosts", "dns", "dns_search", "dns_options"),
         *("memory", "cpus", "stop_signal", "stop_timeout", "restart", "log_driver", "log_options", "pidfile"),
         *("detach_keys", "attach", "annotations", "create_command", "kernel", "append", "machine", "detached"),
-        *("cidfile", "no_hosts", "mounts", "volumes_from", "groups"),
+        *("cidfile", "no_hosts", "mounts", "volumes_from", "groups", "read_only"),
     )
 )
 _FLAGS = {

@@ -142,6 +142,11 @@ def shown(store: Store, container: Container) -> Iterator[None]:
         yield
         return
     check_ended(store, container)
+    if (container.wanted or {}).get("read_only"):
+        raise Unsupported(
+            f"the root file system of the machine {container.name} is read-only",
+            hint="copy into a volume on this host",
+        )
     if not privileges.is_root():
         raise Unsupported("only root may look into the disk of a machine", hint="use `lamina run` for this image")
     with reported(target), kept_out(store.containers.path(container.id, "bundle")):
