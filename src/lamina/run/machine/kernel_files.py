@@ -83,6 +83,8 @@ class KernelFiles(Value):
             data = file.read(MOST + 1)
         if len(data) > MOST:
             raise Unsupported(f"{self.shown} has more than {MOST >> 20} MiB", hint="give another kernel")
+        if is_truncated(data):
+            raise InvalidContent(f"{self.shown} is truncated", hint="copy it again, or give another kernel")
         return data if self.kernel.architecture == "amd64" else plain_kernel(data, self.shown)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 _BACKLOG = 1
-_OPTIONS = ("source=.", "cache=auto", "xattr", "sandbox=chroot", "announce_submounts")
+_OPTIONS = ("cache=auto", "xattr", "sandbox=chroot", "announce_submounts")
 _WORDS = (*(word for option in _OPTIONS for word in ("-o", option)), "-f")
 
 
@@ -86,10 +86,11 @@ def _become(
         for place, descriptor in enumerate((null, log, log)):
             os.dup2(descriptor, place)
         _mount(shared, top)
-        for descriptor in (listening, held):
+        source = os.open(top, os.O_PATH | os.O_DIRECTORY)
+        for descriptor in (listening, held, source):
             os.set_inheritable(descriptor, True)
-        os.chdir(top)  # its options are lists with commas, which a path may have
-        os.execv(program, [program, f"--fd={listening}", *_WORDS])
+        # its options are lists with commas, which the path may have; it takes no symlink
+        os.execv(program, [program, f"--fd={listening}", "-o", f"source=/proc/self/fd/{source}/.", *_WORDS])
     except BaseException as error:  # noqa: BLE001  (a forked child must end here, but with a message)
         with suppress(OSError):
             os.write(log, f"virtiofsd: {error}\n".encode("utf-8", "surrogateescape"))

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from lamina.errors import InvalidContent
-from lamina.run.machine.kernel import HEAD, Found, Kernel, kernels_among, parse_config, parse_kernel
+from lamina.run.machine.kernel import HEAD, Found, Kernel, is_truncated, kernels_among, parse_config, parse_kernel
 
 
 def x86(version: bytes | None) -> bytes:
@@ -112,3 +112,13 @@ def test_the_release_is_in_the_name() -> None:
 def test_a_configuration() -> None:
     text = b'# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_C="x=y"\n# CONFIG_D=y\nCONFIG_E=m\r\n'
     assert parse_config(text) == {"B": "y", "C": '"x=y"', "E": "m"}
+
+
+@pytest.mark.parametrize(("missing", "truncated"), [(0, False), (100, False), (5000, True)])
+def test_a_truncated_kernel(missing: int, truncated: bool) -> None:
+    image = bytearray(1 << 16)
+    image[0x202:0x206] = b"HdrS"
+    image[0x1F1] = 3
+    image[0x1F4:0x1F8] = (((1 << 16) - 4 * 512) // 16).to_bytes(4, "little")
+    assert is_truncated(bytes(image[: len(image) - missing])) is truncated
+    assert not is_truncated(b"\x7fELF")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import Unsupported
+from lamina.errors import Unsupported, UsageError
 from lamina.light import replace
 from lamina.run.machine import qemu
 from lamina.run.machine.disks import names
@@ -209,3 +209,9 @@ def test_processor_and_console(architecture: str, accelerator: str, processor: s
 )
 def test_packages(architecture: str, package: str) -> None:
     assert qemu.board(architecture).package == package
+
+
+def test_a_command_line_that_the_kernel_would_cut() -> None:
+    assert qemu.command(replace(MACHINE, append="x" * 2047), "qemu")
+    with pytest.raises(UsageError, match="more than 2047 bytes"):
+        qemu.command(replace(MACHINE, append="\u00e9" * 1024), "qemu")
