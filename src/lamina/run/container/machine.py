@@ -12,7 +12,7 @@ from lamina.light import TYPE_CHECKING, as_dict, replace
 from lamina.run.container.machine_mounts import missing_in, mounts_for
 from lamina.run.machine import qemu
 from lamina.run.machine.accelerator import kvm_runs
-from lamina.run.machine.disks import MOST_APART, disks_of, names, union_disks
+from lamina.run.machine.disks import MOST_APART, UPPER, disks_of, union_disks
 from lamina.run.machine.guest import (
     architecture_for,
     busybox_for,
@@ -125,15 +125,15 @@ def _disks(made: Preparation, hostname: str, architecture: str, most: int) -> tu
     wanted, bundle = made.wanted, made.sandbox.directories.bundle
     union = union_disks(made.store, made.stack, bundle, apart=min(most, MOST_APART))
     disks = disks_of(union, bundle)
-    layers = names(len(disks))[1:]
-    upper = "" if wanted.read_only else names(len(disks) + 1)[-1]
+    union_disk, *layers = (disk.serial for disk in disks)
+    upper = "" if wanted.read_only else UPPER
     if upper:
-        disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial="lamina-upper"))
+        disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial=upper))
     networked = wanted.network not in ("none",)
     files = files_for(wanted, hostname, networked=networked)
     network = (GUEST_ADDRESS, GATEWAY) if networked else ()
-    settings = Settings(hostname, architecture, tuple(layers), upper, network, files, read_only=wanted.read_only)
-    return settings, disks
+    settings = Settings(hostname, architecture, union_disk, tuple(layers), upper, network, files)
+    return replace(settings, read_only=wanted.read_only), disks
 
 
 def _forwards(made: Preparation, *, network: bool) -> list[Forward]:

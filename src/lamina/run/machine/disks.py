@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lamina.source.stack import Stack
     from lamina.store.store import Store
 
+UNION, LAYERS, UPPER = "lamina-union", "lamina-layers", "lamina-upper"
+"""Serial numbers of disks; ``layer_serial`` for a layer's own. They have 20 bytes at most."""
 MOST_APART = 16
 """So many layers have a disk each. More are joined into one: a board has about 28 places for disks."""
 _SECTOR = 512
@@ -61,12 +63,16 @@ def union_disks(store: Store, stack: Stack, directory: str, *, apart: int = MOST
 def disks_of(union: UnionDisks, directory: str) -> list[Disk]:
     """As QEMU takes them, the metadata first. ``directory``: where the description of joined tars is written. Raises
     Unsupported, SystemFailure."""
-    first = Disk(union.metadata, serial="lamina-union")
+    first = Disk(union.metadata, serial=UNION)
     if not union.joined:
-        return [first, *(Disk(tar, serial=f"lamina-layer-{number}") for number, tar in enumerate(union.tars))]
+        return [first, *(Disk(tar, serial=layer_serial(number)) for number, tar in enumerate(union.tars))]
     path = os.path.join(os.path.abspath(directory), "layers.vmdk")
     replace_file(path, [description(union.tars)], lasting=False)
-    return [first, Disk(path, format="vmdk", serial="lamina-layers")]
+    return [first, Disk(path, format="vmdk", serial=LAYERS)]
+
+
+def layer_serial(number: int) -> str:
+    return f"lamina-layer-{number}"
 
 
 def description(tars: tuple[str, ...]) -> bytes:

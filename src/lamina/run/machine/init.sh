@@ -1,7 +1,7 @@
 #!/lamina/busybox sh
 # The first process of a machine: mounts the union of the image's layers at /root, and goes on with `machine.sh`.
-# settings.sh (written by lamina) has: modules (names, in their order), devices (the disks with the layers' tars), upper
-# (a disk, or `memory`).
+# settings.sh (written by lamina) has: modules (names, in their order), union (the disk with the metadata), devices (the
+# disks with the layers' tars), upper (a disk, or `memory`). A disk is a path or a serial number.
 b=/lamina/busybox
 . /lamina/settings.sh
 
@@ -25,28 +25,46 @@ for module in $modules; do
 done
 
 [ -d /sys/bus/virtio ] || fail "this kernel has no virtio devices built in, and no modules were found for it"
-wait_for() { # a disk appears a moment after its driver
+look() {
+  found=" "
+  for one in /sys/block/vd*; do
+    serial=
+    read -r serial <"$one/serial" # it does not end with a newline
+    found="$found$serial=/dev/${one##*/} "
+  done
+} 2>/dev/null
+
+find_disk() { # sets `disk`; it appears a moment after its driver
   tries=0
-  until [ -b "$1" ]; do
+  while :; do
+    disk=$1
+    case $found in
+      *" $1="*)
+        disk=${found#*" $1="}
+        disk=${disk%% *}
+        ;;
+    esac
+    [ -b "$disk" ] && return
     tries=$((tries + 1))
     [ $tries -lt 500 ] || fail "the disk $1 is not there"
-    $b sleep 0.02
+    [ $tries -eq 1 ] || $b sleep 0.02
+    look
   done
 }
 
 options=ro
 for device in $devices; do
-  wait_for "$device"
-  options=$options,device=$device
+  find_disk "$device"
+  options=$options,device=$disk
 done
-wait_for /dev/vda
+find_disk "$union"
 $b mkdir -p /layers /upper /root
-$b mount -t erofs -o "$options" /dev/vda /layers 2>/dev/console || fail "this kernel can't mount EROFS with blocks of 512 bytes"
+$b mount -t erofs -o "$options" "$disk" /layers 2>/dev/console || fail "this kernel can't mount EROFS with blocks of 512 bytes"
 if [ "$upper" = memory ]; then
   $b mount -t tmpfs -o mode=755 upper /upper
 else
-  wait_for "$upper"
-  $b mount -t ext4 "$upper" /upper 2>/dev/console || fail "this kernel can't mount ext4"
+  find_disk "$upper"
+  $b mount -t ext4 "$disk" /upper 2>/dev/console || fail "this kernel can't mount ext4"
 fi
 $b mkdir -p /upper/upper /upper/work
 $b mount -t overlay -o lowerdir=/layers,upperdir=/upper/upper,workdir=/upper/work,metacopy=off,redirect_dir=off,index=off root /root \

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SCRIPTS = ("machine.sh", "enter.sh", "program.sh")
 _STARTING, _LAMINA = 7, 8  # descriptors in program.sh
 _DIRECTORIES = ("dev", "proc", "sys", "layers", "upper", "root", "lamina", "lamina/modules")
+_TERMINAL = {"ppc64le": "hvc1"}  # the first one is its console
 
 
 class Program(Value):
@@ -32,14 +33,17 @@ class Program(Value):
 
 
 class Settings(Value):
-    """``architecture``: of the kernel. ``devices``: the disks with the layers' tars. ``upper``: a disk with ext4, ""
-    for memory. ``network``: address with length, and gateway; () for none. ``files``: for /etc, by name. ``mounts``:
-    what, type, options and target of further mounts. ``token``: what the machine writes after the program's output;
-    "" where it has no ports, only a console. ``ending``: poweroff, or reboot where that is what ends a machine
-    (Firecracker). ``read_only``: the program can't write to the root file system."""
+    """``architecture``: of the kernel. ``union``: the disk with the metadata. ``devices``: the disks with the layers'
+    tars. ``upper``: a disk with ext4, "" for memory. A disk is a path in the machine or a serial number: where disks
+    appear in any order, as on s390x, only that tells which is which. ``network``: address with length, and gateway;
+    () for none. ``files``: for /etc, by name. ``mounts``: what, type, options and target of further mounts.
+    ``token``: what the machine writes after the program's output; "" where it has no ports, only a console.
+    ``ending``: poweroff, or reboot where that is what ends a machine (Firecracker). ``read_only``: the program
+    can't write to the root file system."""
 
     hostname: str
     architecture: str
+    union: str
     devices: tuple[str, ...]
     upper: str = ""
     network: tuple[str, ...] = ()
@@ -86,6 +90,7 @@ def _script(name: str) -> bytes:
 def _settings(modules: Sequence[str], settings: Settings, program: Program) -> bytes:
     values = {
         "modules": " ".join(modules),
+        "union": settings.union,
         "devices": " ".join(settings.devices),
         "upper": settings.upper or "memory",
         "hostname": settings.hostname,
@@ -94,7 +99,7 @@ def _settings(modules: Sequence[str], settings: Settings, program: Program) -> b
         "uid": str(program.uid),
         "gid": str(program.gid),
         "interactive": "yes" if program.interactive else "",
-        "terminal": "yes" if program.terminal else "",
+        "terminal": _TERMINAL.get(settings.architecture, "hvc0") if program.terminal else "",
         "shared": "yes" if any(kind == "shared" for _, kind, *_ in settings.mounts) else "",
         "token": settings.token,
         "ports": "yes" if settings.token else "",

@@ -1,5 +1,5 @@
 # The first process goes on: it starts the program, tells it what the host says, and tells the host its exit code.
-# settings.sh has: hostname, uid, gid, interactive and terminal (yes or nothing), network (ADDRESS/LENGTH GATEWAY, or
+# settings.sh has: hostname, uid, gid, interactive (yes or nothing), terminal (hvc0, or nothing), network (ADDRESS/LENGTH GATEWAY, or
 # nothing), token (what follows the program's output), ports (yes, or nothing where the console is all there is),
 # ending (poweroff or reboot).
 port() {
@@ -43,8 +43,8 @@ if [ ! "$ports" ]; then
   program=$!
 elif [ "$terminal" ]; then
   read -r word first second <&9 # the host has told the size already
-  $b stty -F /dev/hvc0 rows "$first" cols "$second" 2>/dev/null
-  (enter) </dev/hvc0 >/dev/hvc0 2>&1 &
+  $b stty -F "/dev/$terminal" rows "$first" cols "$second" 2>/dev/null
+  (enter) <"/dev/$terminal" >"/dev/$terminal" 2>&1 &
   program=$!
 else
   # A program may open /dev/stdout again, which a port refuses: it gets pipes, whose owner it is.
@@ -73,7 +73,7 @@ fi
   while read -r word first second; do # what the host says while the program runs
     case $word in
       signal) $b kill "-$first" "$pid" ;;
-      size) $b stty -F /dev/hvc0 rows "$first" cols "$second" ;;
+      size) $b stty -F "/dev/$terminal" rows "$first" cols "$second" ;;
     esac
   done <&9
 } 2>/dev/null &

@@ -57,7 +57,10 @@ def cloud_hypervisor(machine: Machine) -> dict[str, Any]:
         "payload": {"kernel": machine.kernel, "initramfs": machine.initramfs, "cmdline": machine.append},
         "cpus": {"boot_vcpus": machine.processors, "max_vcpus": machine.processors},
         "memory": {"size": machine.memory // MIB * MIB},
-        "disks": [{"path": disk.path, "readonly": disk.read_only, "image_type": "Raw"} for disk in machine.disks],
+        "disks": [
+            {"path": disk.path, "readonly": disk.read_only, "image_type": "Raw", "serial": disk.serial}
+            for disk in machine.disks
+        ],
         "rng": {"src": "/dev/urandom"},
         "serial": {"mode": "Tty"},
         "console": {"mode": "Off"},
@@ -73,5 +76,8 @@ def listed(machine: Machine) -> dict[str, Any]:
         "cmdline": machine.append,
         "memory": machine.memory,
         "processors": machine.processors,
-        "disks": [{"path": disk.path, "read_only": disk.read_only, "format": disk.format} for disk in machine.disks],
+        "disks": [
+            {"path": disk.path, "read_only": disk.read_only, "format": disk.format, "serial": disk.serial}
+            for disk in machine.disks
+        ],
     }

@@ -16,7 +16,7 @@ from lamina.host.temporary import TemporaryDirectory
 from lamina.light import Value, replace
 from lamina.run.machine import qemu
 from lamina.run.machine.accelerator import kvm_runs
-from lamina.run.machine.disks import joined_file, names, union_disks
+from lamina.run.machine.disks import LAYERS, UNION, UPPER, joined_file, layer_serial, names, union_disks
 from lamina.run.machine.guest import (
     architecture_for,
     busybox_for,
@@ -83,7 +83,7 @@ def write_machine(
         busybox_for(root, architecture),
         modules_for(kernel, ("ext4",)),
         program,
-        Settings(hostname, architecture, (), files=files_for(wanted, hostname, networked=False)),
+        Settings(hostname, architecture, "", (), files=files_for(wanted, hostname, networked=False)),
     )
     machine = Machine(
         architecture,
@@ -119,22 +119,23 @@ def _disks(store: Store, stack: Stack, place: str, *, copies: bool) -> tuple[Dis
     union = union_disks(store, stack, place, apart=0 if copies else _MOST_APART)
     if not union.joined:
         joined_file([union.metadata], os.path.join(place, "erofs"))  # the store makes it again, and deletes it
-    disks = [Disk("erofs")]
+    disks = [Disk("erofs", serial=UNION)]
     if union.joined and union.tars:
         joined_file(union.tars, os.path.join(place, "layers.img"))
-        disks.append(Disk("layers.img"))
+        disks.append(Disk("layers.img", serial=LAYERS))
     else:
-        disks += [Disk(tar) for tar in union.tars]
+        disks += [Disk(tar, serial=layer_serial(number)) for number, tar in enumerate(union.tars)]
     make_disk(os.path.join(place, "upper.img"), _UPPER_SIZE)
-    return (*disks, Disk("upper.img", read_only=False))
+    return (*disks, Disk("upper.img", read_only=False, serial=UPPER))
 
 
 def _write(
     place: str, machine: Machine, kernel: KernelFiles, guest: _Guest, on_warning: Callable[[str], object]
 ) -> None:
     architecture = machine.architecture
-    paths = names(len(machine.disks))
-    settings = replace(guest.settings, devices=tuple(paths[1:-1]), upper=paths[-1])
+
+    def settings_for(disks: list[str], ending: str = "poweroff") -> Settings:
+        return replace(guest.settings, union=disks[0], devices=tuple(disks[1:-1]), upper=disks[-1], ending=ending)
 
     def put(name: str, value: object) -> None:
         replace_file(os.path.join(place, name), [f"{write_own(value)}\n".encode()])
@@ -145,7 +146,7 @@ def _write(
 
     data = kernel.read()
     replace_file(os.path.join(place, "kernel"), [data])
-    put_initramfs("initramfs", settings)
+    put_initramfs("initramfs", settings_for([disk.serial for disk in machine.disks]))
     put("machine.json", listed(machine))
     replace_file(os.path.join(place, "qemu.sh"), [_script(machine).encode("utf-8", "surrogateescape")], mode=0o755)
     if architecture not in _KVM:
@@ -166,7 +167,8 @@ def _write(
     except Unsupported as error:
         on_warning(f"no configuration for Firecracker: {error.message}")
         return
-    put_initramfs("initramfs-reboot", replace(settings, ending="reboot"))
+    paths = names(len(machine.disks))  # Firecracker's disks have serial numbers of its own
+    put_initramfs("initramfs-reboot", settings_for(paths, "reboot"))
     if not finds_mmio(kernel):
         on_warning(f"{kernel.shown} finds no devices without PCI: start Firecracker with --enable-pci")
 

@@ -17,6 +17,7 @@ from lamina.run.machine.machine import MIB, Disk, Machine
 from lamina.run.machine.monitors import MOST_DISKS, cloud_hypervisor, firecracker, listed
 
 TEXT, NUMBER, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+SERIAL = {"type": "string", "maxLength": 20}
 
 
 def record(*optional: str, **fields: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ CLOUD_HYPERVISOR = record(
     payload=record(kernel=TEXT, initramfs=TEXT, cmdline=TEXT),
     cpus=record(boot_vcpus={"type": "integer", "minimum": 1}, max_vcpus={"type": "integer", "minimum": 1}),
     memory=record(size=NUMBER),
-    disks={"type": "array", "items": record(path=TEXT, readonly=FLAG, image_type={"const": "Raw"})},
+    disks={"type": "array", "items": record(path=TEXT, readonly=FLAG, image_type={"const": "Raw"}, serial=SERIAL)},
     rng=record(src=TEXT),
     serial=record(mode={"enum": ["Off", "Pty", "Tty", "File", "Socket", "Null"]}),
     console=record(mode={"enum": ["Off", "Pty", "Tty", "File", "Socket", "Null"]}),
@@ -53,7 +54,7 @@ MACHINE = Machine(
     "amd64",
     "vmlinux",
     "initramfs",
-    (Disk("erofs"), Disk("/store/tar"), Disk("upper.img", read_only=False)),
+    (Disk("erofs", serial="u"), Disk("/store/tar", serial="l0"), Disk("upper.img", read_only=False, serial="w")),
     append="console=ttyS0",
     memory=300 * MIB,
     processors=3,
@@ -93,9 +94,9 @@ def test_the_list_for_others() -> None:
         "memory": 300 * MIB,
         "processors": 3,
         "disks": [
-            {"path": "erofs", "read_only": True, "format": "raw"},
-            {"path": "/store/tar", "read_only": True, "format": "raw"},
-            {"path": "upper.img", "read_only": False, "format": "raw"},
+            {"path": "erofs", "read_only": True, "format": "raw", "serial": "u"},
+            {"path": "/store/tar", "read_only": True, "format": "raw", "serial": "l0"},
+            {"path": "upper.img", "read_only": False, "format": "raw", "serial": "w"},
         ],
     }
 
