@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -178,3 +180,42 @@ def test_a_file_that_no_machine_can_start(root: Path, tmp_path: Path, content: o
     assert message in done.stderr
     assert done.stderr.count(b"\n") == 1
     assert Store.open(str(root)).containers.scan() == ([], [])
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The machine gets errors; it does not wait until somebody frees space. A start on a full disk leaves nothing."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=28m", "small", place], check=True)
+    try:
+        root = make_store(place, [members()])
+        script = "dd if=/dev/zero of=/big bs=1M count=12 conv=fsync 2>/dev/null || echo refused; exit 5"
+        done = boot(root, "--name", "vm", "app", "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (5, b"refused\n"), done.stderr
+        assert lamina("diff", "vm", root=root).returncode == 0
+        assert lamina("rm", "vm", root=root).returncode == 0
+        with suppress(OSError), (place / "filled").open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+        done = boot(root, "--rm", "-q", "app", "true")
+        assert done.returncode == 125
+        assert b"the disk is full" in done.stderr
+        assert done.stderr.count(b"\n") == 1
+        assert os.listdir(root / "containers") == []
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_read_only_store(tmp_path: Path) -> None:
+    place = tmp_path / "fixed"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "fixed", place], check=True)
+    try:
+        root = make_store(place, [members()])
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        done = boot(root, "--rm", "-q", "app", "true")
+        assert done.returncode == 125
+        assert b"the file system is read-only" in done.stderr
+        assert done.stderr.count(b"\n") == 1
+    finally:
+        subprocess.run(["umount", place], check=True)

@@ -82,6 +82,15 @@ def test_a_disk_has_the_files_of_the_directory(tmp_path: Path, words: tuple[str,
     assert len(found) > 200
 
 
+def test_a_disk_on_which_errors_were_noted(tmp_path: Path) -> None:
+    path = disk(tmp_path)
+    assert not Volume(str(path), "the disk").has_errors
+    with path.open("r+b") as file:
+        file.seek(1024 + 0x3A)
+        file.write(b"\2")
+    assert Volume(str(path), "the disk").has_errors
+
+
 def test_a_disk_without_the_directory(tmp_path: Path) -> None:
     volume = Volume(str(disk(tmp_path)), "the disk")
     with pytest.raises(LaminaError, match="no directory b'other'"):

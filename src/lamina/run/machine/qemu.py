@@ -108,7 +108,9 @@ def command(machine: Machine, program: str) -> list[str]:
         ]
         words += ["-blockdev", f"driver={disk.format},node-name={node},file={node}-file,read-only={mode}"]
         serial = f",serial={disk.serial}" if disk.serial else ""
-        words += ["-device", f"virtio-blk-{bus},drive={node}{serial}"]
+        # by default QEMU stops a machine whose host is full, until somebody resumes it: it gets an error instead
+        errors = "" if disk.read_only else ",werror=report"
+        words += ["-device", f"virtio-blk-{bus},drive={node}{serial}{errors}"]
     if machine.network:
         forwards = "".join(
             f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards

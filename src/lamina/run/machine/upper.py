@@ -127,8 +127,11 @@ def machine_items(store: Store, container: Container, on_warning: OnWarning = la
     path = store.containers.path(container.id, _DISK)
     if not os.path.lexists(path):
         return  # it was not started
+    volume = Volume(path, f"the disk of {container.name}")
+    if volume.has_errors:
+        on_warning(f"the disk of {container.name} has errors, as of a full host: what it wrote last may be lost")
     with suppress(NotFound):  # it ended before it mounted the disk
-        files = DiskFiles(Volume(path, f"the disk of {container.name}"), os.fsencode(UPPER))
+        files = DiskFiles(volume, os.fsencode(UPPER))
         yield from scan_upper_files(files, on_warning=on_warning)
 
 

@@ -17,6 +17,7 @@ _JOURNAL = 8
 _MAGIC = 0xEF53
 _SUPERBLOCK = 1024
 _HAS_JOURNAL = 0x4
+_ERRORS = 0x2  # s_state
 _KNOWN = 0x2 | 0x4 | 0x40 | 0x80 | 0x100 | 0x200 | 0x2000 | 0x4000
 """Features that do not keep a reader out: names with types, a journal to replay, extents, 64 bits, protection against
 two mounts, flexible groups, a seed for checksums, large directories."""
@@ -159,6 +160,12 @@ class Volume:
         self._cache.clear()
         self._escaped = {block for block, one in found.items() if one.escaped}
         self._newer = places
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether the kernel that wrote it noted errors: some changes may be lost."""
+        at, inside = divmod(_SUPERBLOCK, self.block_size)
+        return bool(self.block(at)[inside + 0x3A] & _ERRORS)
 
     def block(self, number: int) -> bytes:
         """The newest version of a block: from the journal, or from its place."""

@@ -60,7 +60,7 @@ def test_disks_are_read_only_where_they_are_layers() -> None:
     blocks = after(words, "-blockdev")
     assert blocks[0] == "driver=file,node-name=disk0-file,filename=/a,,b,read-only=on,locking=off"
     assert blocks[3] == "driver=raw,node-name=disk1,file=disk1-file,read-only=off"
-    assert "virtio-blk-pci,drive=disk1,serial=upper" in after(words, "-device")
+    assert "virtio-blk-pci,drive=disk1,serial=upper,werror=report" in after(words, "-device")
 
 
 def test_memory_and_processors() -> None:
@@ -215,3 +215,9 @@ def test_a_command_line_that_the_kernel_would_cut() -> None:
     assert qemu.command(replace(MACHINE, append="x" * 2047), "qemu")
     with pytest.raises(UsageError, match="more than 2047 bytes"):
         qemu.command(replace(MACHINE, append="\u00e9" * 1024), "qemu")
+
+
+def test_a_machine_on_a_full_host_gets_errors() -> None:
+    fixed, written = after(qemu.command(MACHINE, "qemu"), "-device")[:2]
+    assert "werror" not in fixed
+    assert written.endswith(",werror=report")
