@@ -127,6 +127,15 @@ def test_where_nothing_can_be_written(kind: str, root: Path, tmp_path: Path) -> 
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_store_whose_path_is_not_utf8(root: Path, tmp_path: Path) -> None:
+    odd = root.rename(tmp_path / os.fsdecode(b"odd \xff"))
+    done = vm_disk(odd, "-o", str(tmp_path / "vm"), "app")
+    assert (done.returncode, done.stdout) == (7, b"")
+    assert b"it is not UTF-8 (copy the layers with --copy)" in done.stderr
+    assert not list(tmp_path.glob("vm*"))
+    assert vm_disk(odd, "--copy", "-o", str(tmp_path / "vm"), "app").returncode == 0
+
+
 def test_an_empty_directory_is_taken(root: Path, tmp_path: Path) -> None:
     (tmp_path / "vm").mkdir()
     assert vm_disk(root, "-o", str(tmp_path / "vm"), "app").returncode == 0

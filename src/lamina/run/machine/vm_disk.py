@@ -124,9 +124,20 @@ def _disks(store: Store, stack: Stack, place: str, *, copies: bool) -> tuple[Dis
         joined_file(union.tars, os.path.join(place, "layers.img"))
         disks.append(Disk("layers.img", serial=LAYERS))
     else:
+        _check_names(union.tars)
         disks += [Disk(tar, serial=layer_serial(number)) for number, tar in enumerate(union.tars)]
     make_disk(os.path.join(place, "upper.img"), _UPPER_SIZE)
     return (*disks, Disk("upper.img", read_only=False, serial=UPPER))
+
+
+def _check_names(tars: tuple[str, ...]) -> None:
+    for tar in tars:
+        try:
+            tar.encode()
+        except UnicodeEncodeError:
+            raise Unsupported(
+                f"{tar!r:.300} can't be named in a configuration: it is not UTF-8", hint="copy the layers with --copy"
+            ) from None
 
 
 def _write(
