@@ -59,7 +59,7 @@ def test_every_verb_has_a_manual_page(wheel: zipfile.ZipFile) -> None:
         assert rf"\fBlamina\-{escaped}\fR(1)" in pages["lamina.1"]
     assert "LAMINA_ROOT" in pages["lamina.1"]
     assert re.search(r"^\\fBlamina image\\fR VERB\n.*\bls\b", pages["lamina.1"], re.MULTILINE)
-    assert ".TP\n127\nrun, exec: the program was not found" in pages["lamina.1"]
+    assert ".TP\n127\nrun, boot, exec: the program was not found" in pages["lamina.1"]
 
 
 def test_a_manual_page_has_each_option_of_its_verb(wheel: zipfile.ZipFile) -> None:
