@@ -14,7 +14,6 @@ from lamina.run.capability import EVERY
 from lamina.run.cgroups import counts_swap
 from lamina.run.granted_user import Caller, find_user, granted_user
 from lamina.run.mount_targets import VisibleFiles, prepare_targets
-from lamina.run.options import HOST_GATEWAY
 from lamina.run.runtime import find_program
 from lamina.run.seccomp import default_profile, seccomp
 from lamina.run.spec import (
@@ -250,8 +249,9 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
         from lamina.run.dns import with_dns
 
         resolv = with_dns(resolv, wanted.dns, wanted.dns_search, wanted.dns_options)
+    added = network.added_hosts(wanted, task.network)
     texts = {
-        "hosts": network.hosts_file(names, _added_hosts(task), task.network.addresses).encode(),
+        "hosts": network.hosts_file(names, added, task.network.addresses).encode(),
         "hostname": task.hostname.encode() + b"\n",
         "resolv.conf": resolv.encode(),
     }
@@ -264,19 +264,6 @@ def _files(task: Task, tables: dict[str, bytes]) -> dict[str, str]:
         if not (name == "hosts" and wanted.no_hosts):
             found[f"/etc/{name}"] = path
     return found
-
-
-def _added_hosts(task: Task) -> Iterator[tuple[str, str]]:
-    """The hosts of ``--add-host``. Raises UsageError (the container can't reach this host)."""
-    for name, address in task.wanted.add_hosts:
-        if address == HOST_GATEWAY:
-            address = task.network.gateway
-            if not address:
-                raise UsageError(
-                    f"--add-host {name}:{HOST_GATEWAY}: the container's network does not reach this host",
-                    hint="give an address, or use another network",
-                )
-        yield name, address
 
 
 def _of_host(task: Task) -> Iterator[str]:

@@ -7,7 +7,10 @@ but not what listens on its loopback addresses only.
 
 from __future__ import annotations
 
-from lamina.light import Value
+from lamina.light import TYPE_CHECKING, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _OUTSIDE = "198.51.100.1"
 _NETS = tuple(f"{first}.2." for first in ("10.0", "10.113", "10.217", "172.29", "192.168"))
@@ -35,9 +38,11 @@ def host_address() -> str:
         one.close()
 
 
-def own_address(routes: str) -> OwnAddress:
-    """An address in a network that this host has no route to (pure). ``routes``: the text of /proc/net/route."""
+def own_address(routes: str, used: Iterable[str] = ()) -> OwnAddress:
+    """An address in a network that this host has no route to (pure). ``routes``: the text of /proc/net/route.
+    ``used``: further addresses that are not to be in the network."""
     taken = [_route(line.split()) for line in routes.splitlines()[1:]]
+    taken += [(_number(one), 0xFFFFFF00) for one in used if one.replace(".", "").isdecimal()]
     for start in _NETS:
         net = _number(f"{start}0")
         if not any(mask and net & mask == target & mask for target, mask in taken):

@@ -10,16 +10,18 @@ from lamina.errors import NotFound, SystemFailure, UsageError
 from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import output_of
-from lamina.run.options import CONTAINER, FILE, NETWORKS, OWN_NETWORK
+from lamina.run.options import CONTAINER, FILE, HOST_GATEWAY, NETWORKS, OWN_NETWORK
 from lamina.run.runtime import find_program
 from lamina.text import clean
 
 if TYPE_CHECKING:
+    from lamina.run.options import ContainerOptions
     from lamina.view.owners import Owners
 
 NAMED, SHARED = "named", "shared"
 """The kinds of networks that have names, and of a network namespace that exists already."""
-_NETWORK_FILE, _USER_FILE = "netns", "userns"
+NAMESPACE, _USER_FILE = "netns", "userns"
+"""Files in a bundle that keep namespaces: of the network, and the user namespace that it belongs to."""
 _TUN = "/dev/net/tun"
 _NO_PORTS = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
 """Without these, pasta forwards all open ports: the container's to everyone who reaches this host, and the host's
@@ -139,6 +141,19 @@ class ContainerNetwork(Value):
     user_namespace: str = ""
 
 
+def added_hosts(wanted: ContainerOptions, network: ContainerNetwork) -> Iterator[tuple[str, str]]:
+    """The hosts of ``--add-host``. Raises UsageError (the container can't reach this host)."""
+    for name, address in wanted.add_hosts:
+        if address == HOST_GATEWAY:
+            address = network.gateway
+            if not address:
+                raise UsageError(
+                    f"--add-host {name}:{HOST_GATEWAY}: the container's network does not reach this host",
+                    hint="give an address, or use another network",
+                )
+        yield name, address
+
+
 @contextmanager
 def connected(kind: str, resolver: Resolver, directory: str) -> Iterator[ContainerNetwork]:
     """The network ``kind``, as ``choose`` returns it, while the block runs. ``directory``: for the files of a new
@@ -182,7 +197,7 @@ class NetworkNamespace:
     def __init__(self, directory: str, owners: Owners | None = None) -> None:
         """``directory``: for the file. ``owners``: the ids of a container's user namespace; it is then made here too,
         because the network belongs to it, and is kept as another file. Raises SystemFailure."""
-        self.path = os.path.join(directory, _NETWORK_FILE)
+        self.path = os.path.join(directory, NAMESPACE)
         self._user_path = os.path.join(directory, _USER_FILE) if owners else ""
         self._opened: dict[str, int] = {}
         self.close_left(directory)
@@ -234,7 +249,7 @@ class NetworkNamespace:
             forwarder.close_left(directory)
         finally:
             end_pasta(directory)
-            for name in (_NETWORK_FILE, _USER_FILE):
+            for name in (NAMESPACE, _USER_FILE):
                 path = os.path.join(directory, name)
                 if os.path.exists(path):
                     if is_namespace(path):

@@ -264,6 +264,7 @@ class Sandbox:
             from lamina.run.machine import process as machine_process
 
             machine_process.end(bundle)
+            network.Pasta.close_left(bundle)
             return self._unmount_left()
         network.Pasta.close_left(bundle)
         if os.path.isdir(os.path.join(states, self.identity)):

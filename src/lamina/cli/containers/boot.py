@@ -22,6 +22,7 @@ _OF_RUN = frozenset(
         *("memory", "cpus", "stop_signal", "stop_timeout", "quiet", "pulling", "detach", "sig_proxy", "publish"),
         *("network", "volume", "mount", "tmpfs", "volumes_from", "restart", "log_driver", "log_opt", "pidfile"),
         *("detach_keys", "attach", "read_only", "read_only_tmpfs"),
+        *("publish_all", "expose", "no_hosts", "network_alias", "ip", "ip6"),
     )
 )
 _OPTIONS = tuple(option for option in run_command.RUN_OPTIONS if option.argument in _OF_RUN)

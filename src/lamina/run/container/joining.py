@@ -14,6 +14,7 @@ from lamina.light import TYPE_CHECKING, Value, replace
 from lamina.run.bundle import SHM, Joined
 from lamina.run.container.running import check_running, process_of
 from lamina.run.options import CONTAINER, FILE, SHARED_KINDS, other_container
+from lamina.run.runtime import MACHINE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,6 +70,10 @@ def shared(store: Store, wanted: ContainerOptions) -> Shared:
 def _theirs(store: Store, name: str, kind: str) -> tuple[str, dict[str, Any]]:
     """The path of the other container's namespace, and further fields of ``Joined``."""
     other = _running(store, name, kind)
+    if other.runtime == MACHINE:  # its process is outside of it
+        raise Unsupported(
+            f"{_FLAGS[kind]} container:{other.name}: that is a virtual machine", hint=f"leave {_FLAGS[kind]} out"
+        )
     pid = process_of(store, other)
     path = f"/proc/{pid}/ns/{_IN_PROC[kind]}"
     bundle = store.containers.path(other.id, "bundle")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import ExitStack
 
 from lamina.errors import NotFound
 from lamina.host.files import replace_file
 from lamina.light import TYPE_CHECKING, as_dict, replace
 from lamina.run.container.machine_mounts import missing_in, mounts_for
+from lamina.run.container.machine_network import network_for
 from lamina.run.machine import qemu
 from lamina.run.machine.accelerator import kvm_runs
 from lamina.run.machine.disks import MOST_APART, UPPER, disks_of, union_disks
@@ -25,10 +25,9 @@ from lamina.run.machine.guest import (
 from lamina.run.machine.initramfs import Settings, initramfs
 from lamina.run.machine.kernel_files import modules_for
 from lamina.run.machine.launching import DESCRIPTION
-from lamina.run.machine.machine import GATEWAY, GUEST_ADDRESS, Disk, Forward, Machine
+from lamina.run.machine.machine import Disk, Machine
 from lamina.run.machine.upper import disk_of
-from lamina.run.networks.state import write_state
-from lamina.run.options import publishes
+from lamina.run.network import NAMESPACE
 from lamina.run.runtime import find_program
 from lamina.spec.json import write_own
 from lamina.view.path import ImagePath
@@ -61,8 +60,16 @@ def prepare(made: Preparation) -> None:
     kind = wanted.machine or (qemu.MICROVM if architecture == "amd64" and kernel.takes_mmio else "")
     mounts = mounts_for(made, root)
     most = qemu.places(architecture, kind, acpi=kernel.has_acpi) - _OTHERS
-    settings, disks = _disks(made, hostname, architecture, most)
-    settings = replace(settings, mounts=mounts.mounts, token=os.urandom(16).hex())
+    net = made.connect()
+    network = network_for(made, net)
+    files = files_for(wanted, hostname, net, network.address if network else "")
+    settings, disks = _disks(made, Settings(hostname, architecture, "", (), files=files), most)
+    settings = replace(
+        settings,
+        mounts=mounts.mounts,
+        network=(network.guest, network.gateway) if network else (),
+        token=os.urandom(16).hex(),
+    )
     features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
     features += ["virtiofs"] if mounts.shared else []
     modules = modules_for(kernel, features)
@@ -84,8 +91,7 @@ def prepare(made: Preparation) -> None:
         processors=max(1, math.ceil(wanted.cpus or 1)),
         kind=kind,
         accelerator=accelerator,
-        network=bool(settings.network),
-        forwards=tuple(_forwards(made, network=bool(settings.network))),
+        network=network,
         shared=bool(mounts.shared),
         console=True,
         acpi=kernel.has_acpi,
@@ -93,7 +99,10 @@ def prepare(made: Preparation) -> None:
     command = qemu.command(machine, program)
     described = {name: as_dict(machine)[name] for name in _DESCRIBED}
     shared = {"virtiofsd": mounts.virtiofsd, "shared": [as_dict(one) for one in mounts.shared]}
-    text = write_own({"command": command, "machine": described, "token": settings.token, **shared})
+    namespace = os.path.join(bundle, NAMESPACE) if network else ""
+    text = write_own(
+        {"command": command, "machine": described, "token": settings.token, "network": namespace, **shared}
+    )
     replace_file(os.path.join(bundle, DESCRIPTION), [text.encode()], lasting=False, mode=0o600)
     if any("U" in mount.options for mount in mounts.attached):
         from lamina.run.volumes.chown import give_to_user
@@ -120,34 +129,13 @@ def _clock(kind: str, accelerator: str) -> str:
     return f"tsc_early_khz={khz}" if khz else ""
 
 
-def _disks(made: Preparation, hostname: str, architecture: str, most: int) -> tuple[Settings, list[Disk]]:
-    """``most``: as many layers may have a disk each."""
-    wanted, bundle = made.wanted, made.sandbox.directories.bundle
+def _disks(made: Preparation, settings: Settings, most: int) -> tuple[Settings, list[Disk]]:
+    """The disks, and the settings with their names. ``most``: as many layers may have a disk each."""
+    bundle, read_only = made.sandbox.directories.bundle, made.wanted.read_only
     union = union_disks(made.store, made.stack, bundle, apart=min(most, MOST_APART))
     disks = disks_of(union, bundle)
     union_disk, *layers = (disk.serial for disk in disks)
-    upper = "" if wanted.read_only else UPPER
+    upper = "" if read_only else UPPER
     if upper:
         disks.append(Disk(disk_of(made.store, made.container), read_only=False, serial=upper))
-    networked = wanted.network not in ("none",)
-    files = files_for(wanted, hostname, networked=networked)
-    network = (GUEST_ADDRESS, GATEWAY) if networked else ()
-    settings = Settings(hostname, architecture, union_disk, tuple(layers), upper, network, files)
-    return replace(settings, read_only=wanted.read_only), disks
-
-
-def _forwards(made: Preparation, *, network: bool) -> list[Forward]:
-    """The ports of this host that QEMU is to bind; ``network.json`` says what they are. Raises Conflict (a port is in
-    use), Unsupported."""
-    wanted, exposed = made.wanted, made.stack.config.exposed_ports
-    if not network or not publishes(wanted):
-        return []
-    from lamina.run.published.shown import to_json
-    from lamina.run.published.sockets import bind
-    from lamina.run.published.syntax import all_ports
-
-    with ExitStack() as opened:  # what is free, and may be used; QEMU binds it anew
-        bindings = [one.binding for one in bind(all_ports(wanted, exposed), opened) if ":" not in one.binding.host_ip]
-    state = {"exposed": list(dict.fromkeys((*exposed, *wanted.expose))), "ports": to_json(bindings)}
-    write_state(made.store.containers.path(made.container.id), state)
-    return [Forward(one.host_ip, one.host_port, one.port, one.protocol) for one in bindings]
+    return replace(settings, union=union_disk, devices=tuple(layers), upper=upper, read_only=read_only), disks

@@ -59,8 +59,9 @@ class Preparation:
         named = self.wanted.networks
         shared = self._shared()
         kind = network.NAMED if named else network.choose(self.wanted.network, self.on_warning)
-        with Inside(self.sandbox.directories.rootfs) as inside:
-            check_architecture(self._task(network.ContainerNetwork(kind)), inside)
+        if not self.sandbox.is_machine:
+            with Inside(self.sandbox.directories.rootfs) as inside:
+                check_architecture(self._task(network.ContainerNetwork(kind)), inside)
         if kind == network.SHARED:
             return network.shared(shared, self.on_warning)
         if named:

@@ -25,7 +25,7 @@ from lamina.run.networks.listing import every
 from lamina.run.networks.state import networks_in
 from lamina.run.options import other_container
 from lamina.run.published.shown import exposed_ports, port_bindings
-from lamina.run.runtime import EXECUTED
+from lamina.run.runtime import EXECUTED, MACHINE
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
 from lamina.store.roots import start_time
 
@@ -80,7 +80,7 @@ def describe(store: Store, container: Container) -> dict[str, Any]:
             networks,
             ports_of(store, container).map,
             ids={one.name: one.id for one in every(store)} if was_started else {},
-            pid=pid,
+            pid=0 if container.runtime == MACHINE else pid,  # its process is outside
         ),
     }
 

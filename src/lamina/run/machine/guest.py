@@ -12,8 +12,8 @@ from lamina.run.dns import with_dns
 from lamina.run.machine.initramfs import Program
 from lamina.run.machine.kernel import elf_architecture
 from lamina.run.machine.kernel_files import KernelFiles, kernel_at, kernel_in
-from lamina.run.machine.machine import GUEST_ADDRESS, MIB, RESOLVER
-from lamina.run.network import hosts_file
+from lamina.run.machine.machine import MIB
+from lamina.run.network import added_hosts, hosts_file
 from lamina.run.runtime import find_program
 from lamina.run.spec import environment, program_paths, working_directory
 from lamina.run.user import resolve_group, resolve_user
@@ -23,6 +23,7 @@ from lamina.view.path import ImagePath
 if TYPE_CHECKING:
     from typing import Literal
 
+    from lamina.run.network import ContainerNetwork
     from lamina.run.options import ContainerOptions
     from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
@@ -66,15 +67,19 @@ def is_native(architecture: str) -> bool:
     return architecture == Platform.host().architecture
 
 
-def files_for(wanted: ContainerOptions, hostname: str, *, networked: bool) -> dict[str, bytes]:
-    """Files for /etc, by name."""
-    own = f"nameserver {RESOLVER}\n" if networked else ""
-    addresses = (GUEST_ADDRESS.partition("/")[0],) if networked else ()
-    return {
-        "hosts": hosts_file(hostname, wanted.add_hosts, addresses).encode(),
+def files_for(
+    wanted: ContainerOptions, hostname: str, network: ContainerNetwork, address: str = ""
+) -> dict[str, bytes]:
+    """Files for /etc, by name. ``network``: outside of the machine. ``address``: its own. Raises UsageError."""
+    hosts = hosts_file(hostname, added_hosts(wanted, network), (address,) if address else ())
+    found = {
+        "hosts": hosts.encode(),
         "hostname": hostname.encode() + b"\n",
-        "resolv.conf": with_dns(own, wanted.dns, wanted.dns_search, wanted.dns_options).encode(),
+        "resolv.conf": with_dns(network.resolv, wanted.dns, wanted.dns_search, wanted.dns_options).encode(),
     }
+    if wanted.no_hosts:
+        del found["hosts"]
+    return found
 
 
 def program_for(

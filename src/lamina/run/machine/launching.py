@@ -37,6 +37,7 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
         lambda streams, place: stream_words(machine, streams, place),
         bundle,
         terminal,
+        value["network"],
         value["virtiofsd"],
         shared,
         held,

@@ -8,8 +8,6 @@ STDIN, STDOUT, STDERR, CONTROL = "stdin", "stdout", "stderr", "control"
 TERMINAL, CONSOLE = "terminal", "console"
 """The streams of a machine: names of its virtio-serial ports, with the prefix ``lamina.``; the terminal is a virtio
 console. What the kernel says comes by a serial port."""
-GUEST_ADDRESS, GATEWAY, RESOLVER = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
-"""The machine's network: QEMU's user mode."""
 SHARED, SHARED_SOCKET = "shared", "virtiofsd"
 """The tag of the file system with this host's files, and the socket of its virtiofsd in the bundle."""
 ORDERS = "qmp"
@@ -27,18 +25,25 @@ class Disk(Value):
     serial: str = ""
 
 
-class Forward(Value):
-    """A port of this host that is the machine's. ``protocol``: tcp, udp."""
+class UserNetwork(Value):
+    """A network between QEMU and the machine only: QEMU opens what the machine opens, in the network namespace in
+    which it runs. ``net``: with the length. ``ports``: number and protocol (tcp, udp); QEMU listens there for the
+    machine."""
 
+    net: str
+    gateway: str
     address: str
-    port: int
-    target: int
-    protocol: str = "tcp"
+    ports: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def guest(self) -> str:
+        """The machine's address, with the length."""
+        return f"{self.address}/{self.net.rpartition('/')[2]}"
 
 
 class Machine(Value):
     """``architecture``: as in platforms. ``kind``: of QEMU's machines, "" for the usual one. ``memory``: bytes.
-    ``append``: the kernel's command line. ``network``: it has one. ``shared``: it has files of this host
+    ``append``: the kernel's command line. ``shared``: it has files of this host
     (``shares``). ``console``: what the kernel says goes to the stream of that name, else to standard output.
     ``acpi``: the kernel of a microvm finds its devices by ACPI; else it needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES."""
 
@@ -51,8 +56,7 @@ class Machine(Value):
     processors: int = 1
     kind: str = ""
     accelerator: str = "tcg"
-    network: bool = True
-    forwards: tuple[Forward, ...] = ()
+    network: UserNetwork | None = None
     shared: bool = False
     console: bool = False
     acpi: bool = True

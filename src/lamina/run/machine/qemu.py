@@ -111,12 +111,11 @@ def command(machine: Machine, program: str) -> list[str]:
         # by default QEMU stops a machine whose host is full, until somebody resumes it: it gets an error instead
         errors = "" if disk.read_only else ",werror=report"
         words += ["-device", f"virtio-blk-{bus},drive={node}{serial}{errors}"]
-    if machine.network:
-        forwards = "".join(
-            f",hostfwd={one.protocol}:{one.address}:{one.port}-:{one.target}" for one in machine.forwards
-        )
+    if net := machine.network:
+        ports = "".join(f",hostfwd={protocol}::{number}-:{number}" for number, protocol in net.ports)
+        where = f"net={net.net},host={net.gateway},dhcpstart={net.address},ipv6=off"
         rom = ",romfile=" if bus == "pci" else ""
-        words += ["-netdev", f"user,id=net{forwards}", "-device", f"virtio-net-{bus},netdev=net{rom}"]
+        words += ["-netdev", f"user,id=net,{where}{ports}", "-device", f"virtio-net-{bus},netdev=net{rom}"]
     words += ["-device", f"virtio-rng-{bus}"]
     if machine.shared:
         words += ["-object", f"memory-backend-memfd,id=memory,size={_memory(machine)},share=on"]

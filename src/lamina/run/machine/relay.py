@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from lamina.host.files import write_all
-from lamina.host.libc import die_with
+from lamina.host.libc import die_with, libc
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
 from lamina.run.machine.ends import OUT_OF_MEMORY, reason_for
@@ -34,19 +34,22 @@ _KILLED = 128
 _ENDING = 20.0  # seconds from the program's end until the machine is switched off
 _HARMLESS = ("SIGCONT", "SIGURG")  # signals that do not end a program
 QEMU_LOG, CONSOLE_LOG = "qemu.log", "console.log"
+_NETWORK = 0x40000000  # CLONE_NEWNET
 
 
 class Launch(Value):
     """``command``: of QEMU, which gets what ``words`` makes of its streams and a descriptor of the bundle at its end.
     ``bundle``: a directory for its messages. ``terminal``: standard input is one, and the program gets one too.
-    ``virtiofsd``: its path, if something is ``shared``. ``held``: a descriptor of the lock that all processes of the
-    machine hold (``process``). ``token``: what the machine writes after the program's output. ``emulated``: takes the
-    place of ``command`` if the kernel has said nothing after so many seconds of ``patience``; () for none."""
+    ``network``: the path of the network namespace for QEMU, "" for this process's. ``virtiofsd``: its path, if
+    something is ``shared``. ``held``: a descriptor of the lock that all processes of the machine hold (``process``).
+    ``token``: what the machine writes after the program's output. ``emulated``: takes the place of ``command`` if the
+    kernel has said nothing after so many seconds of ``patience``; () for none."""
 
     command: Sequence[str]
     words: Callable[[Sequence[tuple[str, int]], int], Sequence[str]]
     bundle: str
     terminal: bool
+    network: str = ""
     virtiofsd: str = ""
     shared: Sequence[Shared] = ()
     held: int = -1
@@ -129,6 +132,7 @@ class Relay:
         if self._launch.shared:
             start(self._launch.virtiofsd, self._launch.shared, self._launch.bundle, log, self._launch.held)
         parent = os.getpid()
+        network = os.open(self._launch.network, os.O_RDONLY | os.O_CLOEXEC) if self._launch.network else -1
         child = os.fork()
         if child == 0:
             try:
@@ -143,6 +147,9 @@ class Relay:
                 os.dup2(log, 2)
                 for descriptor in (bundle, self._launch.held, *(descriptor for _, descriptor in theirs)):
                     os.set_inheritable(descriptor, True)
+                if network >= 0 and libc().setns(network, _NETWORK) != 0:
+                    os.write(log, b"the network namespace of the machine can't be entered\n")
+                    os._exit(CANNOT_RUN)
                 os.execv(command[0], command)
             finally:
                 os._exit(CANNOT_RUN)
@@ -150,6 +157,8 @@ class Relay:
         point("machine.launched")
         os.close(log)
         os.close(bundle)
+        if network >= 0:
+            os.close(network)
         for _, other in pairs.values():
             other.close()
 

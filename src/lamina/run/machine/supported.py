@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.errors import Unsupported
 from lamina.light import as_dict
-from lamina.run.options import ContainerOptions
+from lamina.run.options import CONTAINER, FILE, ContainerOptions
 
 _ALL = frozenset(
     (
@@ -13,6 +13,7 @@ _ALL = frozenset(
         *("memory", "cpus", "stop_signal", "stop_timeout", "restart", "log_driver", "log_options", "pidfile"),
         *("detach_keys", "attach", "annotations", "create_command", "kernel", "append", "machine", "detached"),
         *("cidfile", "no_hosts", "mounts", "volumes_from", "groups", "read_only"),
+        *("networks", "expose", "publish_all"),
     )
 )
 _FLAGS = {
@@ -29,7 +30,8 @@ def check_supported(wanted: ContainerOptions) -> None:
         if name not in _ALL and value != default[name]:
             flag = _FLAGS.get(name, name.replace("_", "-"))
             raise Unsupported(f"a virtual machine has no --{flag}", hint="leave it out, or use `lamina run`")
-    if wanted.network not in ("", "none", "user", "pasta", "private", "slirp4netns"):
+    if wanted.network == "host" or wanted.network.startswith((CONTAINER, FILE)):
         raise Unsupported(
-            f"a virtual machine has no --network {wanted.network:.50}", hint="use none, or leave it out"
+            f"a virtual machine has no --network {wanted.network:.50}",
+            hint="use none, the name of a network, or leave it out",
         )

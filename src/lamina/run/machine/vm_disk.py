@@ -32,6 +32,7 @@ from lamina.run.machine.kernel_payload import plain_kernel
 from lamina.run.machine.machine import Disk, Machine
 from lamina.run.machine.monitors import MOST_DISKS, cloud_hypervisor, firecracker, listed
 from lamina.run.machine.upper import make_disk
+from lamina.run.network import ContainerNetwork
 from lamina.run.options import argv
 from lamina.spec.json import write_own
 from lamina.view.path import ImagePath
@@ -83,7 +84,7 @@ def write_machine(
         busybox_for(root, architecture),
         modules_for(kernel, ("ext4",)),
         program,
-        Settings(hostname, architecture, "", (), files=files_for(wanted, hostname, networked=False)),
+        Settings(hostname, architecture, "", (), files=files_for(wanted, hostname, ContainerNetwork("none"))),
     )
     machine = Machine(
         architecture,
@@ -93,7 +94,6 @@ def write_machine(
         append=" ".join(filter(None, (qemu.kernel_words(architecture), wanted.append))),
         memory=memory_of(wanted.memory),
         processors=max(1, math.ceil(wanted.cpus or 1)),
-        network=False,
     )
     above, name = os.path.split(directory)
     with reported(directory):

@@ -15,9 +15,10 @@ from lamina.errors import Unsupported, UsageError
 from lamina.light import replace
 from lamina.run.machine import qemu
 from lamina.run.machine.disks import names
-from lamina.run.machine.machine import CONSOLE, CONTROL, MIB, STDOUT, TERMINAL, Disk, Forward, Machine
+from lamina.run.machine.machine import CONSOLE, CONTROL, MIB, STDOUT, TERMINAL, Disk, Machine, UserNetwork
 
 MACHINE = Machine("amd64", "/k", "/i", (Disk("/a,b"), Disk("/c", read_only=False, serial="upper")), memory=300 * MIB)
+NETWORK = UserNetwork("10.0.2.0/24", "10.0.2.2", "10.0.2.100", ((80, "tcp"), (53, "udp")))
 
 
 def after(words: list[str], flag: str) -> list[str]:
@@ -77,10 +78,11 @@ def test_memory_is_a_multiple_of_what_the_board_takes(architecture: str, memory:
 
 
 def test_network_and_ports() -> None:
-    forwards = (Forward("127.0.0.1", 8080, 80), Forward("0.0.0.0", 53, 53, "udp"))
-    words = qemu.command(replace(MACHINE, forwards=forwards), "q")
-    assert after(words, "-netdev") == ["user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:0.0.0.0:53-:53"]
-    assert after(qemu.command(replace(MACHINE, network=False), "q"), "-netdev") == []
+    assert NETWORK.guest == "10.0.2.100/24"
+    words = qemu.command(replace(MACHINE, network=NETWORK), "q")
+    where = "net=10.0.2.0/24,host=10.0.2.2,dhcpstart=10.0.2.100,ipv6=off"
+    assert after(words, "-netdev") == [f"user,id=net,{where},hostfwd=tcp::80-:80,hostfwd=udp::53-:53"]
+    assert after(qemu.command(MACHINE, "q"), "-netdev") == []
 
 
 def test_streams() -> None:
@@ -134,7 +136,9 @@ def test_qemu_takes_it(architecture: str, kind: str, program: str, tmp_path: Pat
     for name in ("a,b", "c"):
         (tmp_path / name).write_bytes(bytes(4096))
     disks = (Disk(str(tmp_path / "a,b"), serial="lamina-union"), Disk(str(tmp_path / "c"), read_only=False))
-    machine = replace(MACHINE, architecture=architecture, kind=kind, disks=disks, console=True)
+    machine = replace(
+        MACHINE, architecture=architecture, kind=kind, disks=disks, network=replace(NETWORK, ports=()), console=True
+    )
     words = qemu.command(machine, program)
     start = words.index("-kernel")
     words[start : start + 6] = []
@@ -171,7 +175,8 @@ def test_places_for_devices(architecture: str, kind: str, acpi: bool, most: int)
 
 @pytest.mark.parametrize("kind", ["q35", "microvm"])
 def test_a_rom_belongs_to_pci(kind: str) -> None:
-    nets = [one for one in after(qemu.command(replace(MACHINE, kind=kind), "q"), "-device") if "virtio-net" in one]
+    machine = replace(MACHINE, kind=kind, network=NETWORK)
+    nets = [one for one in after(qemu.command(machine, "q"), "-device") if "virtio-net" in one]
     assert nets == [{"q35": "virtio-net-pci,netdev=net,romfile=", "microvm": "virtio-net-device,netdev=net"}[kind]]
 
 
