@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 _DISK = "upper.img"
+_OPTIONS = "loop,nodev,nosuid,noexec,errors=remount-ro"  # the disk may ask for a panic of this host on an error
 _LOOPS = "/sys/block"
 _POLL, _PATIENCE = 0.02, 5.0  # seconds
 _SIZE = 1 << 37  # bytes; only what is written takes space
@@ -154,13 +155,16 @@ def shown(store: Store, container: Container) -> Iterator[None]:
         raise Unsupported("only root may look into the disk of a machine", hint="use `lamina run` for this image")
     with reported(target), kept_out(store.containers.path(container.id, "bundle")):
         os.makedirs(target, mode=0o700, exist_ok=True)
-        with _mounted(container, disk_of(store, container), target):
+        disk = disk_of(store, container)
+        for _ in machine_items(store, container):  # a disk that can't be read does not meet this host's kernel
+            pass
+        with _mounted(container, disk, target):
             yield
 
 
 @contextmanager
 def _mounted(container: Container, disk: str, target: str) -> Iterator[None]:
-    command = [find_program("mount") or "mount", "-t", "ext4", "-o", "loop,nodev,nosuid,noexec", disk, target]
+    command = [find_program("mount") or "mount", "-t", "ext4", "-o", _OPTIONS, disk, target]
     done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
