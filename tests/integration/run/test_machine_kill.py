@@ -136,3 +136,26 @@ def test_killed_while_it_runs(root: Path, tmp_path: Path) -> None:
     assert state(root) == ("exited", 137)
     assert lamina("commit", "vm", "mine", root=root).returncode == 0
     assert lamina("cat", "mine", "/etc/kept", root=root).stdout == b"more\nmore\n"
+
+
+def test_a_full_file_system_of_the_host_ends_the_machine(tmp_path: Path) -> None:
+    """By default QEMU would stop it for good; a kernel alone would go on without what it could not write."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "small", place], check=True)
+    try:
+        root = make_store(place, [members()])
+        write = "dd if=/dev/zero of=/big$i bs=1M count=8 conv=fsync 2>/dev/null"
+        script = (
+            f"echo early >/etc/early; sync; for i in 1 2 3 4 5 6 7 8; do {write}; done; sync; touch /last; sleep 600"
+        )
+        done = boot(root, "--name", "vm", "app", "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (125, b"")
+        assert b"its disk can't be written: is the file system of the store full?\n" in done.stderr
+        changes = lamina("diff", "vm", root=root)
+        assert changes.returncode == 0, changes.stderr
+        assert b"A /etc/early" in changes.stdout.splitlines()
+        assert lamina("rm", "vm", root=root).returncode == 0
+        assert os.statvfs(place).f_bavail * os.statvfs(place).f_frsize > 24 << 20
+    finally:
+        subprocess.run(["umount", place], check=True)

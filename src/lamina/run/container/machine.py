@@ -15,6 +15,7 @@ from lamina.run.machine.accelerator import kvm_runs
 from lamina.run.machine.disks import MOST_APART, UPPER, disks_of, union_disks
 from lamina.run.machine.guest import (
     architecture_for,
+    attributes_of,
     busybox_for,
     files_for,
     is_native,
@@ -69,6 +70,7 @@ def prepare(made: Preparation) -> None:
         mounts=mounts.mounts,
         network=(network.guest, network.gateway) if network else (),
         token=os.urandom(16).hex(),
+        top=attributes_of(root),
     )
     features = [*(("virtio_net",) if settings.network else ()), *(("ext4",) if settings.upper else ())]
     features += ["virtiofs"] if mounts.shared else []

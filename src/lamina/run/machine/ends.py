@@ -10,6 +10,8 @@ GREETING = "lamina: the kernel runs"
 _FAILED = "lamina: "
 """How init.sh begins what it says before it switches the machine off."""
 OUT_OF_MEMORY = "Out of memory"
+_DISK = "panic forced after error"  # ext4 with errors=panic (init.sh)
+_DISK_FAILED = "its disk can't be written: is the file system of the store full?"
 
 
 def reason_for(status: int, console: str, log: str) -> str:
@@ -18,6 +20,8 @@ def reason_for(status: int, console: str, log: str) -> str:
     lines = [
         line.strip() for line in console.replace("\r", "\n").split("\n") if line.strip() and GREETING not in line
     ]
+    if any(_DISK in line for line in lines):
+        return _DISK_FAILED
     for line in reversed(lines):
         for cause in _CAUSES:
             if cause in line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from stat import S_IMODE
 
 from lamina.errors import NotFound, Unsupported, UsageError
 from lamina.light import TYPE_CHECKING
@@ -102,6 +103,12 @@ def program_for(
                 (path, *words[1:]), tuple(env), cwd, user.uid, user.gid, groups, wanted.tty, wanted.interactive
             )
     raise _no_program(f"the image has no program {words[0]!r:.200}")
+
+
+def attributes_of(root: ImagePath) -> str:
+    """Mode and owner of the root directory, as ``Settings.top`` has them."""
+    state = root.stat()
+    return f"{S_IMODE(state.st_mode):o} {state.st_uid}:{state.st_gid}"
 
 
 def _no_program(text: str) -> NotFound:

@@ -2,8 +2,10 @@
 # The first process of a machine: mounts the union of the image's layers at /root, and goes on with `machine.sh`.
 # settings.sh (written by lamina) has: modules (names, in their order), union (the disk with the metadata), devices (the
 # disks with the layers' tars), upper (a disk, or `memory`). A disk is a path or a serial number.
+# top: mode and owner of the root directory.
 b=/lamina/busybox
 . /lamina/settings.sh
+written= same=
 
 fail() {
   echo "lamina: $1" >/dev/console
@@ -64,13 +66,27 @@ if [ "$upper" = memory ]; then
   $b mount -t tmpfs -o mode=755 upper /upper
 else
   find_disk "$upper"
-  $b mount -t ext4 "$disk" /upper 2>/dev/console || fail "this kernel can't mount ext4"
+  written=${disk#/dev/}
+  # What the host can't keep must not look written: the machine ends. The disk is a sparse file, and has zeros already.
+  how=errors=panic,data_err=abort,discard,noinit_itable
+  $b mount -t ext4 -o $how "$disk" /upper 2>/dev/console || fail "this kernel can't mount ext4"
 fi
-$b mkdir -p /upper/upper /upper/work
+if [ ! -d /upper/upper ]; then # the root directory, too, is the image's
+  set -- $top
+  $b mkdir -p /upper/new /upper/work
+  $b chown "$2" /upper/new
+  $b chmod "$1" /upper/new
+  $b touch -r /layers /upper/new
+  $b mv /upper/new /upper/upper
+fi
 $b mount -t overlay -o lowerdir=/layers,upperdir=/upper/upper,workdir=/upper/work,metacopy=off,redirect_dir=off,index=off root /root \
   2>/dev/console || fail "this kernel can't mount an overlay"
 for one in dev proc sys; do
-  [ -d /root/$one ] || $b mkdir /root/$one
+  if [ ! -d /root/$one ]; then
+    [ -e /lamina/time ] || $b touch -r /root /lamina/time
+    $b mkdir /root/$one
+  fi
 done
+[ ! -e /lamina/time ] || $b touch -r /lamina/time /root # a mount point is no change of the image
 $b rm -r /lamina/modules
 . /lamina/machine.sh

@@ -39,7 +39,7 @@ class Settings(Value):
     () for none. ``files``: for /etc, by name. ``mounts``: what, type, options and target of further mounts.
     ``token``: what the machine writes after the program's output; "" where it has no ports, only a console.
     ``ending``: poweroff, or reboot where that is what ends a machine (Firecracker). ``read_only``: the program
-    can't write to the root file system."""
+    can't write to the root file system. ``top``: mode and owner of the root directory."""
 
     hostname: str
     architecture: str
@@ -52,6 +52,7 @@ class Settings(Value):
     token: str = ""
     ending: str = "poweroff"
     read_only: bool = False
+    top: str = "755 0:0"
 
 
 def initramfs(
@@ -93,6 +94,7 @@ def _settings(modules: Sequence[str], settings: Settings, program: Program) -> b
         "union": settings.union,
         "devices": " ".join(settings.devices),
         "upper": settings.upper or "memory",
+        "top": settings.top,
         "hostname": settings.hostname,
         "network": " ".join(settings.network),
         "files": " ".join(settings.files),

@@ -88,11 +88,16 @@ case $ended in
 esac
 $b kill -9 "$listening" 2>/dev/null
 [ "$out" ] && wait "$out" "$err"
+[ -e /lamina/etc-time ] && [ ! /root/etc -nt /lamina/etc-time ] && same=yes
 while read -r one; do
   $b rm -f "/root/$one"
 done </lamina/made
+[ "$same" ] && $b touch -r /lamina/etc-time /root/etc
 $b sync
 $b umount /root /upper 2>/dev/null
+if [ "$written" ] && $b dmesg | $b grep -q "I/O error, dev $written,"; then
+  echo "failed a part of what was written to the disk of the machine is lost: is the file system of the store full?" >&9
+fi
 if [ "$ports" ]; then
   echo "exit $code" >&9
   while read -r word first second <&9; do # until the host has it, and all output

@@ -43,10 +43,13 @@ mounted() { # what, type, options, target
 . $l/mounts.sh
 for name in $files; do # in /etc, over the image's
   if [ ! -e "/etc/$name" ]; then
-    { [ -d /etc ] || $b mkdir /etc; } && : >"/etc/$name" && echo "etc/$name" >>$l/made
+    [ -d /etc ] || $b mkdir /etc
+    [ -e $l/etc-time ] || $b touch -r /etc $l/etc-time
+    : >"/etc/$name" && echo "etc/$name" >>$l/made
   fi
   $b mount --bind "$l/$name" "/etc/$name"
 done
+[ ! -e $l/etc-time ] || $b touch -r $l/etc-time /etc
 ulimit -Hn 524288
 [ -d "$cwd" ] || $b mkdir -p "$cwd"
 [ ! "$read_only" ] || $b mount -o remount,bind,ro / || refuse "the root file system can't be made read-only"

@@ -100,13 +100,14 @@ def command(machine: Machine, program: str) -> list[str]:
         words += ["-serial", "stdio"]
     for number, disk in enumerate(machine.disks):
         node = f"disk{number}"
-        mode = ("off", "on")[disk.read_only]
+        # what the machine no longer needs becomes free on this host
+        mode = "read-only=on" if disk.read_only else "read-only=off,discard=unmap"
         words += [
             "-blockdev",
-            f"driver=file,node-name={node}-file,filename={_quoted(disk.path)},read-only={mode}"
+            f"driver=file,node-name={node}-file,filename={_quoted(disk.path)},{mode}"
             + (",locking=off" if disk.read_only else ""),
         ]
-        words += ["-blockdev", f"driver={disk.format},node-name={node},file={node}-file,read-only={mode}"]
+        words += ["-blockdev", f"driver={disk.format},node-name={node},file={node}-file,{mode}"]
         serial = f",serial={disk.serial}" if disk.serial else ""
         # by default QEMU stops a machine whose host is full, until somebody resumes it: it gets an error instead
         errors = "" if disk.read_only else ",werror=report"

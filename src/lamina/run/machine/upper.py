@@ -34,7 +34,7 @@ _DISK = "upper.img"
 _OPTIONS = "loop,nodev,nosuid,noexec,errors=remount-ro"  # the disk may ask for a panic of this host on an error
 _LOOPS = "/sys/block"
 _POLL, _PATIENCE = 0.02, 5.0  # seconds
-_SIZE = 1 << 37  # bytes; only what is written takes space
+_LEAST, _MOST = 1 << 30, 1 << 37  # bytes; only what is written takes space
 _FEATURES = (
     *(
         "none",
@@ -85,14 +85,16 @@ def _loop_of(path: str) -> str:
     return ""
 
 
-def make_disk(path: str, size: int = _SIZE) -> None:
-    """Make an empty disk at ``path``. ``size``: in bytes. Raises as ``disk_of``."""
+def make_disk(path: str, size: int = 0) -> None:
+    """Make an empty disk at ``path``. ``size``: in bytes; 0: as large as the space that is free now, so that a
+    program sees that the disk is full before the file system of this host is. Raises as ``disk_of``."""
     mke2fs = find_program("mke2fs")
     if not mke2fs:
         raise NotFound("mke2fs is not installed", hint="install e2fsprogs")
     new = f"{path}.tmp"
     with reported(new), open(new, "wb", opener=_private) as file:
-        file.truncate(size)
+        free = os.statvfs(file.fileno())
+        file.truncate(size or min(_MOST, max(_LEAST, free.f_bavail * free.f_frsize)) >> 20 << 20)
     done = subprocess.run([mke2fs, *_MAKE, new], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
         os.unlink(new)

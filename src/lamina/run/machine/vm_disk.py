@@ -19,6 +19,7 @@ from lamina.run.machine.accelerator import kvm_runs
 from lamina.run.machine.disks import LAYERS, UNION, UPPER, joined_file, layer_serial, names, union_disks
 from lamina.run.machine.guest import (
     architecture_for,
+    attributes_of,
     busybox_for,
     files_for,
     is_native,
@@ -84,7 +85,14 @@ def write_machine(
         busybox_for(root, architecture),
         modules_for(kernel, ("ext4",)),
         program,
-        Settings(hostname, architecture, "", (), files=files_for(wanted, hostname, ContainerNetwork("none"))),
+        Settings(
+            hostname,
+            architecture,
+            "",
+            (),
+            files=files_for(wanted, hostname, ContainerNetwork("none")),
+            top=attributes_of(root),
+        ),
     )
     machine = Machine(
         architecture,

@@ -7,6 +7,7 @@ import pytest
 from lamina.run.machine.ends import reason_for
 
 SWITCHED_OFF = "[    2.1] reboot: Power down\n"
+FULL = "Kernel panic - not syncing: EXT4-fs (device vdc): panic forced after error"
 PANIC = "[    1.5] Kernel panic - not syncing: VFS: no root ---[ end Kernel panic ]---\n"
 
 
@@ -18,6 +19,7 @@ PANIC = "[    1.5] Kernel panic - not syncing: VFS: no root ---[ end Kernel pani
         (0, f"lamina: the kernel runs\r\nlamina: the disk /dev/vda is not there\r\n{SWITCHED_OFF}", "",
          "the disk /dev/vda is not there"),
         (0, PANIC, "", "Kernel panic - not syncing: VFS: no root"),
+        (0, f"[ 8.8] {FULL}\r\n[ 8.9] Call Trace:\r\n{PANIC}", "", "its disk can't be written: is the file system"),
         (1, "", "qemu: no memory\n", "qemu: no memory"),
         (-9, SWITCHED_OFF, "", "QEMU was killed by signal 9"),
         (0, "", "", "it was reset"),

@@ -60,7 +60,7 @@ def test_disks_are_read_only_where_they_are_layers() -> None:
     words = qemu.command(MACHINE, "q")
     blocks = after(words, "-blockdev")
     assert blocks[0] == "driver=file,node-name=disk0-file,filename=/a,,b,read-only=on,locking=off"
-    assert blocks[3] == "driver=raw,node-name=disk1,file=disk1-file,read-only=off"
+    assert blocks[3] == "driver=raw,node-name=disk1,file=disk1-file,read-only=off,discard=unmap"
     assert "virtio-blk-pci,drive=disk1,serial=upper,werror=report" in after(words, "-device")
 
 
