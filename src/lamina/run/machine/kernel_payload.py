@@ -65,8 +65,8 @@ def _inflated_lz4(payload: bytes, name: str) -> bytes:
         block = payload[at + _SIZE : at + _SIZE + size]
         at += _SIZE + size
         try:
-            if not size or len(block) < size:
-                raise _damaged(name)
+            if not size or len(block) < size or (pieces and len(pieces[-1]) < _LZ4_BLOCK):
+                raise _damaged(name)  # only the last block is smaller
             pieces.append(decompress(block, uncompressed_size=_LZ4_BLOCK))
         except LZ4BlockError as error:
             raise _damaged(name) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import struct
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lamina.errors import InvalidContent, LimitExceeded, Unsupported
 from lamina.run.machine import kernel_payload
-from lamina.run.machine.kernel import HEAD
+from lamina.run.machine.kernel import HEAD, parse_kernel
 from lamina.run.machine.kernel_payload import plain_kernel
 
 if sys.version_info >= (3, 14):
@@ -103,6 +106,28 @@ def test_a_damaged_payload(compression: str) -> None:
     for broken in (payload[: len(payload) // 2], payload[:40] + bytes(400) + payload[440:]):
         with pytest.raises(InvalidContent, match="K"):
             plain_kernel(x86(broken), "K")
+
+
+def test_only_the_last_block_of_lz4_is_small() -> None:
+    frame = lz4(ELF)
+    with pytest.raises(InvalidContent, match="K"):
+        plain_kernel(x86(frame + frame[4:] + bytes(4)), "K")
+
+
+@given(
+    st.sampled_from([x86(gzip.compress(ELF[:9000])), zboot(zstd.compress(IMAGE[:9000])), ELF[:100], IMAGE[:100]]),
+    st.lists(st.tuples(st.integers(0, 0x280), st.integers(0, 255)), max_size=8),
+    st.integers(0, 0x12000),
+)
+def test_any_bytes_are_a_kernel_or_refused(image: bytes, changes: list[tuple[int, int]], size: int) -> None:
+    changed = bytearray(image)
+    for at, value in changes:
+        if at < len(changed):
+            changed[at] = value
+    data = bytes(changed[:size])
+    for read in (parse_kernel, plain_kernel):
+        with contextlib.suppress(InvalidContent, Unsupported):
+            read(data)
 
 
 def test_what_is_inside_must_be_an_elf_file() -> None:
