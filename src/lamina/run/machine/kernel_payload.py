@@ -59,7 +59,8 @@ def _inflated_lz4(payload: bytes, name: str) -> bytes:
         from lz4.block import LZ4BlockError, decompress
     except ImportError:
         raise Unsupported(f"{name} is compressed with LZ4", hint="install lamina[boot]") from None
-    pieces, left, at = [], MOST, len(_LZ4)
+    pieces: list[bytes] = []
+    left, at = MOST, len(_LZ4)
     while at < len(payload):
         size = int.from_bytes(payload[at : at + _SIZE], "little")
         block = payload[at + _SIZE : at + _SIZE + size]
