@@ -25,12 +25,13 @@ def reason_for(status: int, console: str, log: str) -> str:
     for line in reversed(lines):
         for cause in _CAUSES:
             if cause in line:
-                return line[line.index(cause) :][:_MOST].removesuffix(" ---")
+                said = line[line.index(cause) :][:_MOST].removesuffix(" ---")
+                return said.partition(") ")[0] + ")" if cause.startswith(OUT_OF_MEMORY) else said
     if status < 0:
         return f"QEMU was killed by signal {-status}"
-    said = [line.strip() for line in log.split("\n") if line.strip()]
-    if status and said:
-        return said[-1][:_MOST]
+    words = [line.strip() for line in log.split("\n") if line.strip()]
+    if status and words:
+        return words[-1][:_MOST]
     if not status and any(sign in line for line in lines for sign in _ORDERLY):
         return next((line.partition(_FAILED)[2] for line in reversed(lines) if line.startswith(_FAILED)), "")[:_MOST]
-    return (lines or said or ["it was reset"])[-1][:_MOST]
+    return (lines or words or ["it was reset"])[-1][:_MOST]

@@ -8,7 +8,7 @@ from stat import S_IMODE
 
 from lamina.errors import NotFound, Unsupported, UsageError
 from lamina.light import TYPE_CHECKING
-from lamina.run.child import NOT_FOUND
+from lamina.run.child import NOT_EXECUTABLE, NOT_FOUND
 from lamina.run.dns import with_dns
 from lamina.run.machine.initramfs import Program
 from lamina.run.machine.kernel import elf_architecture
@@ -92,17 +92,18 @@ def program_for(
     env = environment(wanted, config.env, user.home, hostname)
     cwd = working_directory(wanted, config)
     process = {"args": words, "env": env, "cwd": cwd}
+    refusal = _no_program(f"the image has no program {words[0]!r:.200}")
     for path in program_paths(process):
         found = root / path.lstrip("/")
-        if found.is_file():
-            if not found.stat().st_mode & 0o111:
-                raise _no_program(f"{path} of the image may not be executed")
+        if found.exists() and not (found.is_file() and found.stat().st_mode & 0o111):
+            refusal = _no_program(f"{path} of the image is not an executable file", NOT_EXECUTABLE)
+        elif found.exists():
             added = {*user.groups, *(resolve_group(word, group) for word in wanted.groups)} - {user.gid}
             groups = (user.gid, *sorted(added))  # as in containers: its own is one of them (granted_user)
             return Program(
                 (path, *words[1:]), tuple(env), cwd, user.uid, user.gid, groups, wanted.tty, wanted.interactive
             )
-    raise _no_program(f"the image has no program {words[0]!r:.200}")
+    raise refusal
 
 
 def attributes_of(root: ImagePath) -> str:
@@ -111,9 +112,9 @@ def attributes_of(root: ImagePath) -> str:
     return f"{S_IMODE(state.st_mode):o} {state.st_uid}:{state.st_gid}"
 
 
-def _no_program(text: str) -> NotFound:
+def _no_program(text: str, code: int = NOT_FOUND) -> NotFound:
     error = NotFound(text, hint="check the command and PATH")
-    error.exit_code = NOT_FOUND
+    error.exit_code = code
     return error
 
 

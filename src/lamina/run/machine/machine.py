@@ -10,6 +10,8 @@ TERMINAL, CONSOLE = "terminal", "console"
 console. What the kernel says comes by a serial port."""
 SHARED, SHARED_SOCKET = "shared", "virtiofsd"
 """The tag of the file system with this host's files, and the socket of its virtiofsd in the bundle."""
+LACK = "oom"
+"""A file in the bundle: the program was killed for want of memory."""
 ORDERS = "qmp"
 """The socket in the bundle where QEMU takes orders."""
 MIB = 1 << 20

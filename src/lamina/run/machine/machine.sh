@@ -29,42 +29,13 @@ if [ "$network" ]; then
   set -- $network
   $b ip address add "$1" dev eth0 && $b ip link set eth0 up && $b ip route add default via "$2"
 fi
+if [ "$terminal" ] && [ "$ports" ]; then
+  exec 6<>"/dev/$terminal" # the first one to open it resets its size
+  read -r word first second <&9 # the host has told the size already
+  $b stty rows "$first" cols "$second" <&6 2>/dev/null
+fi
 $b mkfifo /lamina/starting
 : >/lamina/made
-
-# The program is process 1 of its own namespace, as in a container: what it leaves ends with it. It sees nothing of
-# this process. `time` tells how it has ended.
-enter() {
-  exec $b time -o /lamina/ended -f "" $b unshare -m -p -f $b sh /lamina/enter.sh
-}
-
-if [ ! "$ports" ]; then
-  (enter) <>/dev/console >&0 2>&0 &
-  program=$!
-elif [ "$terminal" ]; then
-  read -r word first second <&9 # the host has told the size already
-  $b stty -F "/dev/$terminal" rows "$first" cols "$second" 2>/dev/null
-  (enter) <"/dev/$terminal" >"/dev/$terminal" 2>&1 &
-  program=$!
-else
-  # A program may open /dev/stdout again, which a port refuses: it gets pipes, whose owner it is.
-  for one in in out err; do
-    $b mkfifo /lamina/$one
-    $b chown "$uid:$gid" /lamina/$one
-  done
-  # shellcheck disable=SC2094
-  { $b cat; printf %s "$token"; } </lamina/out >"$(port stdout)" 9>&- &
-  out=$!
-  { $b cat; printf %s "$token"; } </lamina/err >"$(port stderr)" 9>&- &
-  err=$!
-  if [ "$interactive" ]; then
-    $b cat <"$(port stdin)" >/lamina/in 9>&- 2>/dev/null &
-    (enter) </lamina/in >/lamina/out 2>/lamina/err &
-  else
-    (enter) </dev/null >/lamina/out 2>/lamina/err &
-  fi
-  program=$!
-fi
 
 {
   read -r word </lamina/starting # it ends when the program is executed
@@ -73,13 +44,34 @@ fi
   while read -r word first second; do # what the host says while the program runs
     case $word in
       signal) $b kill "-$first" "$pid" ;;
-      size) $b stty -F "/dev/$terminal" rows "$first" cols "$second" ;;
+      size) $b stty rows "$first" cols "$second" <&6 ;;
     esac
   done <&9
 } 2>/dev/null &
 listening=$!
 
-wait "$program"
+# The program is process 1 of its own namespace, as in a container: what it leaves ends with it. It sees nothing of
+# this process. `time` tells how it has ended. It does not run in the background: it would ignore SIGINT.
+enter() {
+  exec $b time -o /lamina/ended -f "" $b unshare -m -p -f $b sh /lamina/enter.sh
+}
+if [ ! "$ports" ]; then
+  (enter) <>/dev/console >&0 2>&0
+elif [ "$terminal" ]; then
+  (enter) <&6 >&6 2>&6 6>&-
+else
+  # A program may open /dev/stdout again, which a port refuses: it gets pipes. Its user owns them (program.sh).
+  $b mkfifo /lamina/out /lamina/err
+  { $b cat; printf %s "$token"; } </lamina/out >"$(port stdout)" 9>&- &
+  out=$!
+  { $b cat; printf %s "$token"; } </lamina/err >"$(port stderr)" 9>&- &
+  err=$!
+  if [ "$interactive" ]; then
+    { $b cat <"$(port stdin)" 2>/dev/null & } 9>&- | (enter) >/lamina/out 2>/lamina/err
+  else
+    (enter) </dev/null >/lamina/out 2>/lamina/err
+  fi
+fi
 code=$?
 read -r ended </lamina/ended
 case $ended in
@@ -88,6 +80,7 @@ case $ended in
 esac
 $b kill -9 "$listening" 2>/dev/null
 [ "$out" ] && wait "$out" "$err"
+exec 6>&- # it waits until all is written
 [ -e /lamina/etc-time ] && [ ! /root/etc -nt /lamina/etc-time ] && same=yes
 while read -r one; do
   $b rm -f "/root/$one"

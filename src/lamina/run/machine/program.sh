@@ -50,6 +50,9 @@ for name in $files; do # in /etc, over the image's
   $b mount --bind "$l/$name" "/etc/$name"
 done
 [ ! -e $l/etc-time ] || $b touch -r $l/etc-time /etc
+if [ "$ports" ] && [ "$uid" != 0 ]; then # it may open its streams anew, which are pipes or its terminal
+  $b chown "$uid:$gid" /proc/self/fd/1 /proc/self/fd/2 ${interactive:+/proc/self/fd/0}
+fi
 ulimit -Hn 524288
 [ -d "$cwd" ] || $b mkdir -p "$cwd"
 [ ! "$read_only" ] || $b mount -o remount,bind,ro / || refuse "the root file system can't be made read-only"

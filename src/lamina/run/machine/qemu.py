@@ -128,7 +128,10 @@ def stream_words(machine: Machine, streams: Iterable[tuple[str, int]], bundle: i
     files, whose socket is in the directory ``bundle``, a descriptor."""
     words = ["-device", f"virtio-serial-{_bus(machine)}"]
     for name, descriptor in streams:
-        words += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        if name == TERMINAL:  # pipes, which hold far more of small pieces than a socket
+            words += ["-chardev", f"pipe,id={name},path=/proc/self/fd/{bundle}/{name}"]
+        else:
+            words += ["-chardev", f"socket,id={name},fd={descriptor}"]
         if name == CONSOLE:
             continue
         if name == TERMINAL:

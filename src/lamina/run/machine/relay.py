@@ -17,9 +17,9 @@ from lamina.host.libc import die_with, libc
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
 from lamina.run.machine.ends import OUT_OF_MEMORY, reason_for
-from lamina.run.machine.machine import CONSOLE, CONTROL, STDERR, STDIN, STDOUT, TERMINAL
+from lamina.run.machine.machine import CONSOLE, CONTROL, LACK, STDERR, STDIN, STDOUT, TERMINAL
 from lamina.run.machine.shares import Shared, start
-from lamina.run.machine.streams import Console, Stream
+from lamina.run.machine.streams import Console, Stream, pipes
 from lamina.store.fault import point
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Relay:
             signal.signal(getattr(signal, name), lambda *_: None)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._sockets: dict[str, _socket.socket] = {}
+        self._pipes: tuple[int, ...] = ()
         self._child = 0
         self._said = b""
         self._code: int | None = None
@@ -94,9 +95,10 @@ class Relay:
             self._once()
         while self._console.read():
             pass
+        for descriptor in (1, 2):
+            os.set_blocking(descriptor, True)
         for stream in self._streams:  # what QEMU has written before its end
             if stream.target in (1, 2):
-                os.set_blocking(stream.target, True)
                 stream.write()
                 while stream.is_open:
                     stream.read()
@@ -109,7 +111,10 @@ class Relay:
         killed = self._code == _KILLED + signal.SIGKILL and why.startswith(OUT_OF_MEMORY)
         if self._code is not None and not killed:
             return self._code
-        if self._has_started and why:
+        if killed:
+            self._say(f"the machine had too little memory ({why}): give it more with --memory")
+            self._note_lack()
+        elif self._has_started and why:
             self._say(f"the machine ended: {why}")
         if self._code is not None:
             return self._code
@@ -117,13 +122,21 @@ class Relay:
             return _KILLED - self._status if self._status < 0 else CANNOT_RUN
         return CANNOT_RUN if why or not self._has_started else 0
 
+    def _note_lack(self) -> None:
+        with suppress(OSError):
+            path = os.path.join(self._launch.bundle, LACK)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
     def _spawn(self, command: Sequence[str]) -> None:
         for one in self._sockets.values():
             one.close()
-        names = (TERMINAL,) if self._launch.terminal else (STDIN, STDOUT, STDERR)
+        names = () if self._launch.terminal else (STDIN, STDOUT, STDERR)
         pairs = {name: _socket.socketpair() for name in (*names, CONTROL, CONSOLE)}
         self._sockets = {name: pair[0] for name, pair in pairs.items()}
         theirs = [(name, pair[1].fileno()) for name, pair in pairs.items()]
+        if self._launch.terminal:
+            theirs.append((TERMINAL, -1))
+            self._pipes = pipes(os.path.join(self._launch.bundle, TERMINAL), self._pipes)
         bundle = os.open(self._launch.bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         command = [*command, *self._launch.words(theirs, bundle)]
         log = os.open(
@@ -145,7 +158,11 @@ class Relay:
                 os.dup2(null, 0)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                for descriptor in (bundle, self._launch.held, *(descriptor for _, descriptor in theirs)):
+                for descriptor in (
+                    bundle,
+                    self._launch.held,
+                    *(descriptor for _, descriptor in theirs if descriptor >= 0),
+                ):
                     os.set_inheritable(descriptor, True)
                 if network >= 0 and libc().setns(network, _NETWORK) != 0:
                     os.write(log, b"the network namespace of the machine can't be entered\n")
@@ -166,13 +183,15 @@ class Relay:
         ends = {name: one.fileno() for name, one in self._sockets.items()}
         for descriptor in ends.values():
             os.set_blocking(descriptor, False)
+        for descriptor in (1, 2):
+            os.set_blocking(descriptor, False)
         self._control = ends[CONTROL]
         self._console = Console(ends[CONSOLE], os.path.join(self._launch.bundle, CONSOLE_LOG))
         if self._launch.terminal:
             import tty
 
             tty.setraw(0)
-            self._streams = [Stream(0, ends[TERMINAL]), Stream(ends[TERMINAL], 1, most=_MOST_SHOWN)]
+            self._streams = [Stream(0, self._pipes[0]), Stream(self._pipes[1], 1, most=_MOST_SHOWN)]
             self._signalled(signal.SIGWINCH)  # the machine reads it before the program starts
         else:
             token = self._launch.token.encode()

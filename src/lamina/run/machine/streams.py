@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from contextlib import suppress
 
 _PIECE = 1 << 16
 _TAIL = 1 << 14
+_SET_PIPE_SIZE, _PIPE_SIZE = 1031, 1 << 20  # fcntl(2)
 _MOST_CONSOLE = 1 << 20
 """Bytes that a console's file has at most: a machine may write for ever."""
 
@@ -66,6 +68,23 @@ class Stream:
             return
         except OSError:  # nobody reads
             self.waiting = b""
+
+
+def pipes(path: str, old: tuple[int, ...]) -> tuple[int, int]:
+    """Make two named pipes as QEMU takes them; the descriptors to write to and to read from. ``old``: those of an
+    earlier call, which are closed. Raises OSError."""
+    for descriptor in old:
+        os.close(descriptor)
+    for name in (f"{path}.in", f"{path}.out"):
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        os.mkfifo(name, 0o600)
+    flags = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    writing = os.open(f"{path}.in", os.O_RDWR | flags)  # nobody reads yet
+    reading = os.open(f"{path}.out", os.O_RDONLY | flags)
+    with suppress(OSError):
+        fcntl.fcntl(reading, _SET_PIPE_SIZE, _PIPE_SIZE)
+    return writing, reading
 
 
 class Console:

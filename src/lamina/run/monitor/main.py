@@ -217,7 +217,7 @@ class Monitor:
     def _note_end(self) -> None:
         """Before the runtime deletes the container's cgroups."""
         assert self._code is not None
-        if oom_kills(self._cgroups):
+        if oom_kills(self._cgroups) or program.lacked_memory(self.plan):
             self._change(oom=True)
             self._note("oom")
         self._note("die", exitCode=str(self._code))

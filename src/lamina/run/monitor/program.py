@@ -18,6 +18,7 @@ STDOUT, STDERR = 1, 2
 _SECONDS = 10.0
 _POLL = 0.005  # seconds
 _KILLED = 128
+_LACK = "oom"  # run.machine.machine.LACK, which is loaded for machines only
 
 
 class Running(Value):
@@ -33,7 +34,7 @@ class Running(Value):
 def start(plan: Plan) -> Running | ExitStatus:
     """Start the program; its exit status if that failed."""
     bundle = os.path.join(plan.directory, "bundle")
-    for name in ("pid", "runtime.log"):
+    for name in ("pid", "runtime.log", _LACK):
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(bundle, name))
     if plan.runtime.is_machine:
@@ -48,6 +49,11 @@ def has_failed(plan: Plan, code: int) -> bool:
     from lamina.run.bubblewrap.process import was_started
 
     return not was_started(os.path.join(plan.directory, "bundle"))
+
+
+def lacked_memory(plan: Plan) -> bool:
+    """Whether a machine has killed its program for want of memory."""
+    return plan.runtime.is_machine and os.path.exists(os.path.join(plan.directory, "bundle", _LACK))
 
 
 def _by_runtime(plan: Plan, bundle: str) -> Running | ExitStatus:

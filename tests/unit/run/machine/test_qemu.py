@@ -86,9 +86,9 @@ def test_network_and_ports() -> None:
 
 
 def test_streams() -> None:
-    words = qemu.stream_words(MACHINE, [(TERMINAL, 5), (STDOUT, 6), (CONTROL, 7)], 8)
+    words = qemu.stream_words(MACHINE, [(TERMINAL, -1), (STDOUT, 6), (CONTROL, 7)], 8)
     assert after(words, "-chardev") == [
-        "socket,id=terminal,fd=5",
+        "pipe,id=terminal,path=/proc/self/fd/8/terminal",
         "socket,id=stdout,fd=6",
         "socket,id=control,fd=7",
         "socket,id=qmp,path=/proc/self/fd/8/qmp,server=on,wait=off",
