@@ -135,6 +135,8 @@ def test_qemu_takes_it(architecture: str, kind: str, program: str, tmp_path: Pat
         pytest.skip(f"{program} is not installed")
     for name in ("a,b", "c"):
         (tmp_path / name).write_bytes(bytes(4096))
+    for name in ("terminal.in", "terminal.out"):
+        os.mkfifo(tmp_path / name)
     disks = (Disk(str(tmp_path / "a,b"), serial="lamina-union"), Disk(str(tmp_path / "c"), read_only=False))
     machine = replace(
         MACHINE, architecture=architecture, kind=kind, disks=disks, network=replace(NETWORK, ports=()), console=True
