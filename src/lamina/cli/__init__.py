@@ -122,7 +122,7 @@ def _by_click(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         at = error.ctx if isinstance(error, click.UsageError) else None
         say(error.format_message() + (f" (see `{at.command_path} --help`)" if at else ""))
-        return ContainerFailure.exit_code if at and at.info_name == "run" else error.exit_code
+        return ContainerFailure.exit_code if at and at.info_name in ("run", "boot") else error.exit_code
 
 
 def say(text: str) -> None:

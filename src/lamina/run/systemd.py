@@ -20,8 +20,8 @@ _ID_OPTION = f"--cidfile={_ID_FILE}"
 @dataclass(frozen=True, slots=True)
 class Service:
     """What a unit is made from. ``name``: of the unit, without ``.service``. ``container``: its name or ID.
-    ``program``: the words that call lamina. ``create``: the words of the `run` that made it, for a unit that makes a
-    new container each time; empty: the unit starts the one that exists. ``restart``: of RESTARTS.
+    ``program``: the words that call lamina. ``create``: the words of the `run` or `boot` that made it: the unit makes
+    a new container each time; empty: it starts the one that exists. ``restart``: of RESTARTS.
     ``restart_seconds``: between two starts, 0 for systemd's default. ``stop_seconds``: as for `stop`.
     ``start_seconds``: 0 for systemd's default. ``wants``, ``after``, ``requires``: other units. ``env``:
     NAME=VALUE."""
@@ -110,9 +110,9 @@ def _head(name: str, about: str, *, header: bool) -> list[str]:
 
 
 def _created(service: Service) -> tuple[str, ...]:
-    """The `run` of a unit that makes a new container each time."""
-    rest = service.create[1:]
-    own = ("run", _ID_OPTION, "--replace", "-d", "--rm")
+    """The `run` or `boot` of a unit that makes a new container each time."""
+    verb, *rest = service.create
+    own = (verb, _ID_OPTION, "--replace", "-d", "--rm")
     named = () if any(word.startswith("--name=") for word in rest) else (f"--name={service.container}",)
     dropped = ("--cidfile=", "--restart=", "--replace", "--rm", "-d", "--detach")
     options, at = [], 0

@@ -64,7 +64,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_copy_starts_without_the_store_and_keeps_what_was_written(real: str, tmp_path: Path) -> None:
     root = make_store(tmp_path, [members()])
     place = tmp_path / "a, b"
-    done = vm_disk(root, "--kernel", real, "--copy", "-o", str(place), "app", "sh", "-c", SCRIPT)
+    done = vm_disk(root, "--kernel", real, "--copy", "app", "-o", str(place), "sh", "-c", SCRIPT)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().split() == sorted([*FILES, "layers.img"])
     shutil.rmtree(root)
@@ -138,7 +138,7 @@ def test_a_store_whose_path_is_not_utf8(root: Path, tmp_path: Path) -> None:
 
 def test_an_empty_directory_is_taken(root: Path, tmp_path: Path) -> None:
     (tmp_path / "vm").mkdir()
-    assert vm_disk(root, "-o", str(tmp_path / "vm"), "app").returncode == 0
+    assert vm_disk(root, "app", f"--output={tmp_path / 'vm'}").returncode == 0
     assert (tmp_path / "vm/machine.json").exists()
 
 

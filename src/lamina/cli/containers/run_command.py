@@ -280,9 +280,14 @@ _PATHS = ("env_file", "label_file", "pidfile")
 
 
 def spelt_out(image: str, words: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
-    """The words of a `run` with these options, for a unit of systemd: paths are absolute."""
-    found = ["run"]
+    """The words of a `run` or `boot` with these options, for a unit of systemd: paths are absolute."""
+    is_machine = given["runtime"] == "machine" and "kernel" in given
+    found = ["boot" if is_machine else "run"]
+    for name in ("kernel", "append", "machine") if is_machine else ():
+        found += [f"--{name}={given[name]}"] if given[name] else []
     for option in OPTIONS:
+        if option.argument == "runtime" and is_machine:
+            continue
         value = given[option.argument]
         if value == option.start:
             continue

@@ -13,7 +13,7 @@ from lamina.run.capability import EVERY, capabilities
 from lamina.run.child import CANNOT_RUN, ExitStatus, Program, Streams, in_memory
 from lamina.run.container.events import note_event
 from lamina.run.container.record import owners_of, sandbox_of
-from lamina.run.container.running import check_running, not_running
+from lamina.run.container.running import check_inside, check_running, not_running
 from lamina.run.granted_user import granted_user
 from lamina.run.rootfs import Inside
 from lamina.run.spec import environment, user_json
@@ -108,6 +108,7 @@ def _note_begin(store: Store, container: Container, wanted: ContainerOptions) ->
 
 def _process(store: Store, container: Container, wanted: ContainerOptions) -> tuple[Sandbox, dict[str, Any]]:
     check_running(store, container)
+    check_inside(container, "exec")
     if container.paused:
         raise Conflict(
             f"the container {container.name} is paused", hint=f"run `lamina unpause {container.name}` first"

@@ -7,7 +7,7 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, stack_of, wanted_of
-from lamina.run.container.running import check_running
+from lamina.run.container.running import check_inside, check_running
 from lamina.run.health import UNHEALTHY, Check, Health, merged, ready
 from lamina.run.health_file import record, stored_health
 from lamina.store.containers import RUNNING
@@ -59,6 +59,7 @@ def check_now(store: Store, container: Container) -> tuple[Result, Health]:
     from lamina.run.monitor.health_check import result_of
 
     check_running(store, container)
+    check_inside(container, "healthcheck")
     if container.paused:
         raise Conflict(
             f"the container {container.name} is paused", hint=f"run `lamina unpause {container.name}` first"

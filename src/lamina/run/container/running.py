@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import Conflict, SystemFailure
+from lamina.errors import Conflict, SystemFailure, Unsupported
 from lamina.light import TYPE_CHECKING
-from lamina.run.runtime import BUBBLEWRAP
+from lamina.run.runtime import BUBBLEWRAP, MACHINE
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -20,6 +20,15 @@ def check_running(store: Store, container: Container) -> None:
     if container.is_elsewhere:
         raise Conflict(
             f"the container {container.name} runs in another namespace of processes", hint="run this command there"
+        )
+
+
+def check_inside(container: Container, verb: str) -> None:
+    """Raises Unsupported if the container is a virtual machine: only its kernel knows what runs in it."""
+    if container.runtime == MACHINE:
+        raise Unsupported(
+            f"`{verb}` can't reach into the virtual machine {container.name}",
+            hint="use `attach`, `logs`, `kill` or `stop`",
         )
 
 

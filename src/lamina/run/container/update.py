@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from lamina.errors import Conflict, UsageError
+from lamina.errors import Conflict, Unsupported, UsageError
 from lamina.host.files import replace_file, reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.cgroups import counts_swap
@@ -16,6 +16,7 @@ from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of, to_json, wanted_of
 from lamina.run.container.running import check_running
 from lamina.run.restart import NEVER
+from lamina.run.runtime import MACHINE
 from lamina.run.spec import limits, rlimits
 from lamina.run.supported import check_flags, check_supported
 from lamina.spec.json import read_own, write_own
@@ -49,6 +50,11 @@ def update(store: Store, container: Container, changes: Mapping[str, Any], runti
             check_supported(wanted, runtime)
         if limited and store.containers.is_running(now):
             check_running(store, now)
+            if now.runtime == MACHINE:
+                raise Unsupported(
+                    f"the virtual machine {now.name} can't be changed while it runs",
+                    hint=f"stop it first with `lamina stop {now.name}`",
+                )
             if any(name not in _OF_PROCESS for name in limited):
                 sandbox_of(store, now).limit(_resources(wanted, before))
             _write_spec(store.containers.path(now.id, "bundle", "config.json"), wanted, changes)

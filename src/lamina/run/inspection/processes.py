@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.run.cgroups import cgroups_of, read
-from lamina.run.container.running import process_of
+from lamina.run.container.running import check_inside, process_of
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container
@@ -68,8 +68,9 @@ class Process:
 
 def processes_of(store: Store, container: Container) -> list[Process]:
     """The processes of the container, in the order of their start. Raises Conflict (it does not run),
-    SystemFailure."""
+    Unsupported (a virtual machine), SystemFailure."""
     first = process_of(store, container)
+    check_inside(container, "top")
     found = [one for one in map(process, pids_of(first, container.id)) if one is not None]
     return sorted(found, key=lambda one: (one.started, one.pid))
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.run.cgroups import cgroups_of, read
+from lamina.run.container.record import wanted_of
 from lamina.run.container.running import process_of
 from lamina.run.inspection.processes import pids_of, process
+from lamina.run.runtime import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +68,10 @@ def measure(store: Store, container: Container) -> Usage:
     else:  # bubblewrap makes cgroups only for what is limited
         found = _of_processes(pids_of(first, container.id), cgroups)
     cpu, memory, limit, read_, written, pids = found
+    if container.runtime == MACHINE:
+        from lamina.run.machine.guest import memory_of
+
+        limit = memory_of(wanted_of(container).memory)
     return Usage(
         at=time.monotonic_ns(),
         cpu=cpu,

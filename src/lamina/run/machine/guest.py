@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from stat import S_IMODE
 
-from lamina.errors import NotFound, Unsupported, UsageError
+from lamina.errors import NotFound, ReferenceNotFound, Unsupported, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.run.child import NOT_EXECUTABLE, NOT_FOUND
 from lamina.run.dns import with_dns
@@ -41,8 +41,15 @@ def kernel_for(store: Store, stack: Stack, image: str, wanted: str) -> KernelFil
     store. Raises NotFound, InvalidContent."""
     if "/" in wanted and os.path.exists(wanted):
         return kernel_at(Path(wanted))
+    if wanted.startswith(("/", ".")):
+        raise NotFound(f"no such file: {wanted}", hint="check the path of --kernel")
     if wanted:
-        stack, image = store.stack(wanted, stack.config.platform), wanted
+        try:
+            stack, image = store.stack(wanted, stack.config.platform), wanted
+        except ReferenceNotFound as error:
+            if os.path.isfile(wanted):
+                error.suggest(f"write --kernel ./{wanted} for the file in this directory")
+            raise
     top = stack.first + len(stack.layers) - 1
     below = (ImagePath(stack.slice(stack.first, high)) for high in range(top - 1, stack.first - 1, -1))
     return kernel_in(ImagePath(stack), image, below)

@@ -48,7 +48,9 @@ def parse_kernel(head: bytes, name: str = "the kernel") -> Kernel:
     if found is None and head[:2] == GZIP:  # arm64 and riscv64 come so
         found = _parsed(_inflated(head))
     if found is None:
-        raise InvalidContent(f"{name} is not a kernel image", hint="give a vmlinuz or an Image with --kernel")
+        raise InvalidContent(
+            f"{name} is not a kernel image", hint="give a vmlinuz or an Image; `lamina pack --kernel` reads packages"
+        )
     return found
 
 
