@@ -219,3 +219,14 @@ def test_a_read_only_store(tmp_path: Path) -> None:
         assert done.stderr.count(b"\n") == 1
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+def test_what_a_machine_makes_for_mounts_is_no_change(tmp_path: Path) -> None:
+    layer = [*members(), ("srv/", None), ("opt/", None)]
+    root = make_store(tmp_path, [layer])
+    (tmp_path / "file").write_text("text\n")
+    words = ["-v", "vol:/srv/a/b", "-v", f"{tmp_path}/file:/opt/c/file", "--tmpfs", "/srv/t", "--tmpfs", "/top"]
+    done = boot(root, "--name", "vm", *words, "app", "sh", "-c", "cat /opt/c/file; ls -d /srv/a/b /srv/t /top")
+    assert done.stdout == b"text\n/srv/a/b\n/srv/t\n/top\n", done.stderr
+    assert lamina("diff", "vm", root=root).stdout == b""
+    lamina("rm", "-af", root=root)

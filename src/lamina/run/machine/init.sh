@@ -5,7 +5,7 @@
 # top: mode and owner of the root directory.
 b=/lamina/busybox
 . /lamina/settings.sh
-written= same=
+written=
 
 fail() {
   echo "lamina: $1" >/dev/console

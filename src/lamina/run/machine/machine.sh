@@ -81,11 +81,11 @@ esac
 $b kill -9 "$listening" 2>/dev/null
 [ "$out" ] && wait "$out" "$err"
 exec 6>&- # it waits until all is written
-[ -e /lamina/etc-time ] && [ ! /root/etc -nt /lamina/etc-time ] && same=yes
 while read -r one; do
+  $b touch -r "/root/${one%/*}" /lamina/above
   $b rm -f "/root/$one"
+  $b touch -r /lamina/above "/root/${one%/*}"
 done </lamina/made
-[ "$same" ] && $b touch -r /lamina/etc-time /root/etc
 $b sync
 $b umount /root /upper 2>/dev/null
 if [ "$written" ] && $b dmesg | $b grep -q "I/O error, dev $written,"; then

@@ -17,13 +17,21 @@ refuse() {
   echo "failed $1" >&9
   exit 125
 }
+point() { # what (a file or a directory) and its path: it is made for a mount, so the directory above keeps its times
+  above=${2%/*}
+  while [ ! -d "$above/" ]; do above=${above%/*}; done
+  $b touch -r "$above/" $l/above
+  $b mkdir -p "${2%/*}/"
+  if [ "$1" = file ]; then : >"$2"; else $b mkdir -p "$2"; fi
+  $b touch -r $l/above "$above/"
+}
 mounted() { # what, type, options, target
   source=$1 kind=$2 options=$3 at=$4
   [ "$kind" != shared ] || source=$l/shared/$1 # what the host shares, by number
   if [ "$kind" = shared ] && [ ! -d "$source" ]; then
-    [ -e "$at" ] || { $b mkdir -p "${at%/*}/" && : >"$at"; }
+    [ -e "$at" ] || point file "$at"
   else
-    [ -d "$at" ] || $b mkdir -p "$at"
+    [ -d "$at" ] || point directory "$at"
   fi
   copied=
   case ,$options, in *,tmpcopyup,*)
@@ -43,13 +51,10 @@ mounted() { # what, type, options, target
 . $l/mounts.sh
 for name in $files; do # in /etc, over the image's
   if [ ! -e "/etc/$name" ]; then
-    [ -d /etc ] || $b mkdir /etc
-    [ -e $l/etc-time ] || $b touch -r /etc $l/etc-time
-    : >"/etc/$name" && echo "etc/$name" >>$l/made
+    point file "/etc/$name" && echo "etc/$name" >>$l/made
   fi
   $b mount --bind "$l/$name" "/etc/$name"
 done
-[ ! -e $l/etc-time ] || $b touch -r $l/etc-time /etc
 if [ "$ports" ] && [ "$uid" != 0 ]; then # it may open its streams anew, which are pipes or its terminal
   $b chown "$uid:$gid" /proc/self/fd/1 /proc/self/fd/2 ${interactive:+/proc/self/fd/0}
 fi
