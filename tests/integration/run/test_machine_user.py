@@ -182,18 +182,12 @@ def test_a_file_that_no_machine_can_start(root: Path, tmp_path: Path, content: o
     assert Store.open(str(root)).containers.scan() == ([], [])
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    """The machine gets errors; it does not wait until somebody frees space. A start on a full disk leaves nothing."""
+def test_a_start_on_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=28m", "small", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", place], check=True)
     try:
         root = make_store(place, [members()])
-        script = "dd if=/dev/zero of=/big bs=1M count=12 conv=fsync 2>/dev/null || echo refused; exit 5"
-        done = boot(root, "--name", "vm", "app", "sh", "-c", script)
-        assert (done.returncode, done.stdout) == (5, b"refused\n"), done.stderr
-        assert lamina("diff", "vm", root=root).returncode == 0
-        assert lamina("rm", "vm", root=root).returncode == 0
         with suppress(OSError), (place / "filled").open("wb", buffering=0) as file:
             while file.write(bytes(1 << 16)):
                 pass
