@@ -362,7 +362,7 @@ _Known = Callable[[click.Context, str], Iterable[str]] | tuple[str, ...]
 _OPTIONS: dict[tuple[str, str], Any] = {
     # (verb, or "" for any; option): its values
     ("boot", "--kernel"): _kernels,
-    ("boot", "--network"): ("none", "pasta"),
+    ("boot", "--network"): lambda ctx, _: ["none", "pasta", *networks(ctx)],
     ("boot", "--volume"): _volumes,
     ("build", "--call"): ("build", "check", "outline", "targets"),
     ("build", "--network"): ("default", "host", "none"),
