@@ -120,7 +120,7 @@ def _as_machine(plan: Plan, bundle: str) -> Running | ExitStatus:
         if said == b"started":
             return ends.keep(child, ends.master)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        reason = said.decode("utf-8", "replace") or "the machine did not start"
+        reason = said.decode("utf-8", "replace") or "the machine was killed before the program started"
         return ExitStatus(code if code >= CANNOT_RUN else CANNOT_RUN, reason=reason)
 
 
