@@ -2,22 +2,27 @@
 # settings.sh has: hostname, uid, gid, interactive (yes or nothing), terminal (hvc0, or nothing), network (ADDRESS/LENGTH GATEWAY, or
 # nothing), token (what follows the program's output), ports (yes, or nothing where the console is all there is),
 # ending (poweroff or reboot).
-port() {
+find_ports() { # sets the paths of the ports, without a further process: by emulation each takes 20 ms
   for one in /sys/class/virtio-ports/*; do
-    if [ "$($b cat "$one/name" 2>/dev/null)" = "lamina.$1" ]; then
-      echo "/dev/${one##*/}"
-    fi
+    read -r name <"$one/name"
+    case $name in
+      lamina.control) control=/dev/${one##*/} ;;
+      lamina.stdin) stdin=/dev/${one##*/} ;;
+      lamina.stdout) stdout=/dev/${one##*/} ;;
+      lamina.stderr) stderr=/dev/${one##*/} ;;
+    esac
   done
-}
+} 2>/dev/null
 
 if [ "$ports" ]; then
-  control=$(port control)
+  control=
+  find_ports
   tries=0
   until [ -c "$control" ]; do # a port appears a moment after its driver
     tries=$((tries + 1))
     [ $tries -lt 500 ] || fail "the port of this machine is not there"
     $b sleep 0.02
-    control=$(port control)
+    find_ports
   done
 fi
 exec 9<>"${control:-/dev/null}"
@@ -62,12 +67,12 @@ elif [ "$terminal" ]; then
 else
   # A program may open /dev/stdout again, which a port refuses: it gets pipes. Its user owns them (program.sh).
   $b mkfifo /lamina/out /lamina/err
-  { $b cat; printf %s "$token"; } </lamina/out >"$(port stdout)" 9>&- &
+  { $b cat; printf %s "$token"; } </lamina/out >"$stdout" 9>&- &
   out=$!
-  { $b cat; printf %s "$token"; } </lamina/err >"$(port stderr)" 9>&- &
+  { $b cat; printf %s "$token"; } </lamina/err >"$stderr" 9>&- &
   err=$!
   if [ "$interactive" ]; then
-    { $b cat <"$(port stdin)" 2>/dev/null & } 9>&- | (enter) >/lamina/out 2>/lamina/err
+    { $b cat <"$stdin" 2>/dev/null & } 9>&- | (enter) >/lamina/out 2>/lamina/err
   else
     (enter) </dev/null >/lamina/out 2>/lamina/err
   fi
