@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 
-from lamina.errors import NotFound
+from lamina.errors import NotFound, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import reported
 from lamina.host.mountinfo import below
@@ -222,7 +222,7 @@ class Sandbox:
 
     @property
     def can_pause(self) -> bool:
-        return not self.is_machine and not self.is_bubblewrap and self.runtime.cgroups
+        return self.is_machine or (not self.is_bubblewrap and self.runtime.cgroups)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -235,16 +235,31 @@ class Sandbox:
 
     def pause(self) -> None:
         """Freeze all programs. Raises SystemFailure."""
+        if self.is_machine:
+            self._order("stop")
+            return
         runtime.command_for(self.runtime, self._states(), "pause", self.identity)
 
     def resume(self) -> None:
         """Let all programs go on after ``pause``. Raises SystemFailure."""
+        if self.is_machine:
+            self._order("cont")
+            return
         runtime.command_for(self.runtime, self._states(), "resume", self.identity)
 
     @property
     def is_paused(self) -> bool:
         """Whether all programs are frozen."""
+        if self.is_machine:
+            with suppress(SystemFailure):  # it has ended
+                return bool(self._order("query-status").get("status") == "paused")
+            return False
         return runtime.status(self.runtime, self._states(), self.identity) == "paused"
+
+    def _order(self, command: str) -> dict[str, Any]:
+        from lamina.run.machine.orders import order
+
+        return order(self.directories.bundle, command)
 
     def limit(self, resources: Mapping[str, Any]) -> None:
         """Change the limits of the running programs. ``resources``: as in the runtime spec, with -1 for no limit.

@@ -33,7 +33,7 @@ def pause(
     latest: bool,
 ) -> None:
     """Freeze all programs of containers: they use no processor time until `lamina unpause`. A container needs a
-    cgroup for that, so only root may pause."""
+    cgroup for that, so only root may pause; a machine needs nothing."""
     from lamina.run.container.pause import pause as freeze
     from lamina.store.containers import RUNNING
 
