@@ -60,9 +60,9 @@ def test_verbs_of_a_running_machine(root: Path) -> None:  # noqa: F811
     assert lamina("kill", "-s", "USR1", "vm", root=root).returncode == 0
     eventually(lambda: lamina("logs", "vm", root=root).stdout == b"up\nusr1\n")
     for words, said in (
-        (("exec", "vm", "true"), b"runs one program"),
-        (("top", "vm"), b"only its own kernel knows"),
-        (("update", "--memory", "1g", "vm"), b"limits from its start"),
+        (("exec", "vm", "true"), b"can't reach into the virtual machine vm"),
+        (("top", "vm"), b"can't reach into the virtual machine vm"),
+        (("update", "--memory", "1g", "vm"), b"can't be changed while it runs"),
     ):
         done = lamina(*words, root=root)
         assert done.returncode != 0

@@ -6,7 +6,7 @@ from lamina.errors import Conflict, SystemFailure, Unsupported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run.container.events import note_event
 from lamina.run.container.record import sandbox_of
-from lamina.run.container.running import check_inside, check_running, first_process, not_running
+from lamina.run.container.running import check_running, first_process, not_running
 from lamina.store.containers import RESTARTING
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ def pause(store: Store, container: Container) -> None:
     SystemFailure."""
     with store.containers.changing(container.id) as now:
         check_running(store, now)
-        check_inside(now, "pause")
         if store.containers.state(now) == RESTARTING:
             raise Conflict(f"the container {now.name} is restarting", hint="wait until it runs, or `lamina stop` it")
         if now.paused:

@@ -103,10 +103,11 @@ class Relay:
                 while stream.is_open:
                     stream.read()
         why = reason_for(self._status, self._console.tail.decode("utf-8", "replace"), self._log())
+        started = self._has_started
         self._told(f"the machine ended before the program started{f': {why}' if why else ''}")
-        return self._ended(why)
+        return self._ended(why, started=started)
 
-    def _ended(self, why: str) -> int:
+    def _ended(self, why: str, *, started: bool) -> int:
         """The exit code; a line says what has happened if the program was not the cause."""
         killed = self._code == _KILLED + signal.SIGKILL and why.startswith(OUT_OF_MEMORY)
         if self._code is not None and not killed:
@@ -114,13 +115,13 @@ class Relay:
         if killed:
             self._say(f"the machine had too little memory ({why}): give it more with --memory")
             self._note_lack()
-        elif self._has_started and why:
+        elif started and why:
             self._say(f"the machine ended: {why}")
         if self._code is not None:
             return self._code
         if self._status:
             return _KILLED - self._status if self._status < 0 else CANNOT_RUN
-        return CANNOT_RUN if why or not self._has_started else 0
+        return CANNOT_RUN if why or not started else 0
 
     def _note_lack(self) -> None:
         with suppress(OSError):
