@@ -8,9 +8,11 @@ import gc
 import io
 import os
 import sys
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
 EXIT_INTERRUPTED, EXIT_UNREAD = 130, 141
@@ -88,6 +90,22 @@ def run(arguments: list[str] | None = None) -> int:
 
         say(str(failure(error)))
         return 6
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP in the block do what Ctrl-C does: what the block has begun is taken down."""
+    from lamina.light import signal
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _unread() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ import click
 from lamina.build import outputs as out
 from lamina.build.errors import DockerfileError, StepFailed
 from lamina.build.options import BuildOptions
+from lamina.cli import ended_in_order
 from lamina.cli.access import retry_options
 from lamina.cli.build import values
 from lamina.cli.build.accepted import ACCEPTED
@@ -182,7 +183,7 @@ def _build(
         privileges.become_root()  # before there are threads
     try:
         with (
-            _ended_in_order(),
+            ended_in_order(),
             shown as progress,
             session.interruptible(),
             built(context, options, store, session.network(progress), on_event=progress, cancel=cancel) as made,
@@ -202,22 +203,6 @@ def _build(
             click.echo(line, err=True)
     if given["quiet"] or _mode(given) == "quiet":
         write(out.image_id(made))
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP in the block do what Ctrl-C does: a build that CI stops leaves nothing running."""
-    import signal
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _show_source(error: StepFailed | DockerfileError) -> None:

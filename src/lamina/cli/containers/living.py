@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import warn
+from lamina.cli import ended_in_order, warn
 from lamina.cli.containers import run_command
 from lamina.cli.containers.several import (
     chosen,
@@ -125,7 +125,8 @@ def start_behind(session: Session, one: Container) -> None:
     store = session.store
     stack = stack_of(store, one)
     enter_for(store, wanted_of(one), on_warning=warn)
-    start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
+    with ended_in_order():
+        start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 
 def _runtime(session: Session, one: Container) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 
-from lamina.cli import warn
+from lamina.cli import ended_in_order, warn
 from lamina.errors import ContainerFailure, NotFound
 from lamina.light import TYPE_CHECKING
 from lamina.run.container.background import start
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def run_behind(store: Store, stack: Stack, container: Container, runtime: str, on_warning: OnWarning = warn) -> int:
     """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
-    with told_to_systemd(store, container.id):
+    with told_to_systemd(store, container.id), ended_in_order():
         start(store, stack, container, runtime=runtime, on_warning=on_warning)
         sys.stdout.write(f"{container.id}\n")  # click would take longer to load than the monitor
         sys.stdout.flush()
@@ -74,7 +74,8 @@ def run_in_front(
     one.attach()
     note_event(store.paths.root, container, "attach")
     try:
-        start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=on_warning)
+        with ended_in_order():  # a machine takes seconds, and may never start
+            start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=on_warning)
     except BaseException:
         one.close()
         raise

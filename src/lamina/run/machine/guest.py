@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 _LEAST, _DEFAULT = 96 * MIB, 512 * MIB
-_MAX_BUSYBOX = 1 << 24
+_MAX_BUSYBOX, _MAX_ACCOUNTS = 1 << 24, 1 << 24
 _INTERPRETER = 3  # PT_INTERP (elf(5))
 _ELF_HEAD = 64  # bytes
 
@@ -126,13 +126,16 @@ def _no_program(text: str, code: int = NOT_FOUND) -> NotFound:
 
 
 def _read(path: ImagePath) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(_MAX_ACCOUNTS)
 
 
 def busybox_for(root: ImagePath, architecture: str) -> bytes:
     """A static busybox for a machine: the image's, else this host's. Raises NotFound."""
     for path in (root / "bin/busybox", root / "bin/busybox.static", root / "usr/bin/busybox"):
-        if path.is_file():
+        if path.is_file() and path.stat().st_size < _MAX_BUSYBOX:
             data = path.read_bytes()
             if elf_architecture(data) == architecture and _is_static(data):
                 return data

@@ -118,7 +118,7 @@ def _command(program: Program, *, controlling: bool) -> bytes:
     first = "exec $b setsid -c" if controlling else "exec $b setsid"
     line = " ".join(shlex.quote(word) for word in program.env)
     words = " ".join(shlex.quote(word) for word in program.words)
-    text = f"{first} $b env -i {line} $l/enter {words} 9>&-\n"
+    text = f"{first} $b env -i -- {line} $l/enter {words} 9>&-\n"
     return text.encode("utf-8", "surrogateescape")
 
 

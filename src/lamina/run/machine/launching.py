@@ -29,7 +29,7 @@ def run(bundle: str, terminal: bool, telling: int) -> int:
 
     def on_start(reason: str) -> None:
         write_all(telling, reason.encode() or STARTED)
-        os.close(telling)
+        os.dup2(2, telling, inheritable=False)  # what goes wrong from now on is said on the program's standard error
 
     shared = [Shared(**one) for one in value["shared"]]
     launch = Launch(

@@ -21,6 +21,7 @@ from lamina.run.machine.machine import CONSOLE, CONTROL, LACK, STDERR, STDIN, ST
 from lamina.run.machine.shares import Shared, start
 from lamina.run.machine.streams import Console, Stream, pipes
 from lamina.store.fault import point
+from lamina.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16
 _NOT_FORWARDED = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGPIPE", "SIGWINCH", "SIGTTOU", "SIGTTIN", "SIGTSTP")
 _MOST = 1 << 18  # bytes that wait to be written
+_MOST_SAID = 300  # characters of a reason
 _MOST_SHOWN = 1 << 24
 """Bytes of a terminal that wait: QEMU drops what it can't pass on there."""
 _KILLED = 128
 _ENDING = 20.0  # seconds from the program's end until the machine is switched off
+_CODES = frozenset(map(str, range(256)))
 _HARMLESS = ("SIGCONT", "SIGURG")  # signals that do not end a program
 QEMU_LOG, CONSOLE_LOG = "qemu.log", "console.log"
 _NETWORK = 0x40000000  # CLONE_NEWNET
@@ -93,8 +96,9 @@ class Relay:
             self._deadline = time.monotonic() + launch.patience
         while self._child:
             self._once()
-        while self._console.read():
-            pass
+        for read in (self._listen, self._console.read, self._messages.read):  # what was said before the end
+            while read():
+                pass
         for descriptor in (1, 2):
             os.set_blocking(descriptor, True)
         for stream in self._streams:  # what QEMU has written before its end
@@ -102,7 +106,9 @@ class Relay:
                 stream.write()
                 while stream.is_open:
                     stream.read()
-        why = reason_for(self._status, self._console.tail.decode("utf-8", "replace"), self._log())
+        why = reason_for(
+            self._status, *(said.tail.decode("utf-8", "replace") for said in (self._console, self._messages))
+        )
         started = self._has_started
         self._told(f"the machine ended before the program started{f': {why}' if why else ''}")
         return self._ended(why, started=started)
@@ -140,9 +146,9 @@ class Relay:
             self._pipes = pipes(os.path.join(self._launch.bundle, TERMINAL), self._pipes)
         bundle = os.open(self._launch.bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         command = [*command, *self._launch.words(theirs, bundle)]
-        log = os.open(
-            os.path.join(self._launch.bundle, QEMU_LOG), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )
+        said, log = os.pipe()
+        os.set_blocking(said, False)
+        self._messages = Console(said, os.path.join(self._launch.bundle, QEMU_LOG))
         if self._launch.shared:
             start(self._launch.virtiofsd, self._launch.shared, self._launch.bundle, log, self._launch.held)
         parent = os.getpid()
@@ -204,7 +210,7 @@ class Relay:
 
     def _once(self) -> None:
         poll = select.poll()
-        for number in (self._woken, self._control, self._console.source):
+        for number in (self._woken, self._control, self._console.source, self._messages.source):
             if number >= 0:
                 poll.register(number, select.POLLIN)
         for stream in self._streams:
@@ -219,6 +225,8 @@ class Relay:
                 self._listen()
             elif number == self._console.source:
                 self._console.read()
+            elif number == self._messages.source:
+                self._messages.read()
             else:
                 for stream in self._streams:
                     self._pass_on(stream, number, events)
@@ -268,8 +276,8 @@ class Relay:
         self._connect()
 
     def _say(self, text: str) -> None:
-        with suppress(OSError):
-            os.write(2, f"lamina: {text}{chr(13) * self._launch.terminal}\n".encode())
+        with suppress(OSError):  # the machine may be the author of the text
+            os.write(2, f"lamina: {clean(text)}{chr(13) * self._launch.terminal}\n".encode())
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGWINCH:
@@ -290,16 +298,17 @@ class Relay:
             with suppress(OSError):
                 write_all(self._control, line.encode() + b"\n")
 
-    def _listen(self) -> None:
+    def _listen(self) -> bool:
+        """Returns whether there may be more."""
         try:
             data = os.read(self._control, _PIECE)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self._control = -1
-            return
+            return False
         self._said = (self._said + data)[-_MOST:]
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
@@ -307,13 +316,15 @@ class Relay:
             if word == "started":
                 self._told("")
             elif word == "failed":
+                reason = rest[:_MOST_SAID] or "the machine does not say why it failed"
                 if self._has_started:
-                    self._say(rest)
-                self._told(rest)
+                    self._say(reason)
+                self._told(reason)
             elif word == "exit" and self._code is None:
                 self._told("")
-                self._code = int(rest) & 0xFF if rest.isdigit() else CANNOT_RUN
+                self._code = int(rest) if rest in _CODES else CANNOT_RUN
                 self._is_ending = True
+        return True
 
     @property
     def _has_started(self) -> bool:
@@ -323,11 +334,3 @@ class Relay:
         if self._on_start is not None:
             self._on_start(reason)
             self._on_start = None
-
-    def _log(self) -> str:
-        """What QEMU has said."""
-        try:
-            with open(os.path.join(self._launch.bundle, QEMU_LOG), "rb") as file:
-                return file.read(_PIECE).decode("utf-8", "replace")
-        except OSError:
-            return ""

@@ -88,7 +88,7 @@ def pipes(path: str, old: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Console:
-    """What the kernel says, in a file."""
+    """What the kernel says, or QEMU, in a file."""
 
     def __init__(self, source: int, path: str) -> None:
         self.source = source
