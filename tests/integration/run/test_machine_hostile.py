@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from integration.run.test_machine import eventually, machines
+from integration.run.test_machine import boot, eventually, machines
 from integration.run.test_run import make_store, members, mounts_of
 from kernel_package import kernel_path, kernel_tree
-from support import lamina, require_root, running
+from support import busybox, lamina, require_root, running
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,3 +42,36 @@ def test_a_signal_while_it_starts_ends_the_machine(root: Path, number: int, more
     assert machines(root) == []
     names = b"" if "--rm" in more else b"vm created\n"
     assert lamina("ps", "-a", "--format", "{{.Names}} {{.State}}", root=root).stdout == names
+
+
+def test_files_of_etc_that_are_symlinks_to_what_is_missing(tmp_path: Path) -> None:
+    """systemd's resolv.conf is one: as in a container, the target is made, and is no change of the image."""
+    links = {"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf", "etc/hosts": "/nowhere/hosts"}
+    root = make_store(tmp_path, [members(), [(name, f"-> {target}") for name, target in links.items()]])
+    done = boot(root, "--name", "vm", "--add-host", "h:192.0.2.1", "app", "cat", *(f"/{name}" for name in links))
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert b"nameserver" in done.stdout
+    assert b"192.0.2.1\th" in done.stdout
+    assert lamina("diff", "vm", root=root).stdout == b""
+    lamina("rm", "-f", "vm", root=root)
+
+
+def test_a_file_of_etc_that_can_not_be_mounted_is_one_clear_line(tmp_path: Path) -> None:
+    root = make_store(tmp_path, [members(), [("etc/hosts/", None)]])
+    done = boot(root, "--name", "vm", "app", "true")
+    assert done.returncode == 125
+    assert (
+        done.stderr == b"lamina: vm: /etc/hosts can't be mounted in the machine (check the command and the options)\n"
+    )
+    lamina("rm", "-f", "vm", root=root)
+
+
+def test_a_program_in_a_mount_gets_variables_whose_names_begin_with_a_dash(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/env").write_bytes(busybox())
+    (tmp_path / "tools/env").chmod(0o755)
+    words = ("-v", f"{tmp_path}/tools:/tools:ro", "-e", "-u=1", "-e", "--help=2", "-e", "-=3")
+    done = boot(root, "--rm", *words, "app", "/tools/env")
+    assert {b"-u=1", b"--help=2", b"-=3"} <= set(done.stdout.splitlines()), done
+    done = boot(root, "--rm", *words, "app", "/tools/none")
+    assert (done.returncode, done.stderr.count(b"\n")) == (127, 1)

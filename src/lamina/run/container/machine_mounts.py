@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _NOT_THE_KERNELS = ("tmpcopyup", "notmpcopyup", *PROPAGATIONS)
 _FLAGS = ("nosuid", "nodev", "noexec")
 _DEFAULT_MODE = "1777"
+_MOST_LINKS = 40  # as the kernel follows
 
 
 class Mounts(Value):
@@ -98,13 +99,32 @@ def _tmpfs_text(given: Sequence[str], root: ImagePath, target: str) -> str:
 def missing_in(root: ImagePath, target: str, *, file: bool = False) -> list[str]:
     """The mount point, if the image lacks it, and the directories on its way. ``file``: it is not a directory."""
     found = []
-    path = posixpath.normpath(target)
+    path = _real(root, target)
     if file and (root / path.lstrip("/")).exists():
         return []
     while path != "/" and not (root / path.lstrip("/")).is_dir():
         found.append(path)
         path = posixpath.dirname(path)
     return found
+
+
+def _real(root: ImagePath, target: str) -> str:
+    """The path without symlinks, as `real` of program.sh finds it: what they lead to may be missing."""
+    at: list[str] = []
+    rest, links = target.split("/"), 0
+    while rest:
+        one = rest.pop(0)
+        if one == "..":
+            at = at[:-1]
+        elif one not in ("", "."):
+            at.append(one)
+            place = root / "/".join(at)
+            if links < _MOST_LINKS and place.is_symlink():
+                links += 1
+                link = place.readlink()
+                at = [] if link.startswith("/") else at[:-1]
+                rest = [*link.split("/"), *rest]
+    return "/" + "/".join(at)
 
 
 def _virtiofsd() -> str:

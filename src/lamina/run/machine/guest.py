@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from pathlib import Path
 from stat import S_IMODE
 
@@ -22,16 +23,23 @@ from lamina.spec.platform import Platform
 from lamina.view.path import ImagePath
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Literal
 
     from lamina.run.network import ContainerNetwork
-    from lamina.run.options import ContainerOptions
+    from lamina.run.options import ContainerOptions, Mount
     from lamina.source.stack import Stack
     from lamina.spec.image_config import ImageConfig
     from lamina.store.store import Store
 
 _LEAST, _DEFAULT = 96 * MIB, 512 * MIB
 _MAX_BUSYBOX, _MAX_ACCOUNTS = 1 << 24, 1 << 24
+APPLETS = (
+    *("cat", "chmod", "chown", "chroot", "cp", "dmesg", "env", "grep", "hostname", "insmod", "ip", "kill", "ln"),
+    *("mkdir", "mkfifo", "mount", "mv", "poweroff", "readlink", "reboot", "rm", "setsid", "sh", "sleep", "stty"),
+    *("sync", "time", "touch", "umount", "unshare"),
+)
+"""What the scripts of a machine call."""
 _INTERPRETER = 3  # PT_INTERP (elf(5))
 _ELF_HEAD = 64  # bytes
 
@@ -60,7 +68,10 @@ def architecture_for(kernel: KernelFiles, config: ImageConfig, root: ImagePath, 
     does not run the ``program``)."""
     its = kernel.kernel.architecture or config.platform.architecture
     path = program.words[0]
-    with (root / path.lstrip("/")).open("rb") as file:
+    found = root / path.lstrip("/")
+    if not found.is_file():  # a mount has it
+        return its
+    with found.open("rb") as file:
         needed = elf_architecture(file.read(_ELF_HEAD))
     if needed and needed != its:
         raise Unsupported(
@@ -102,15 +113,27 @@ def program_for(
     refusal = _no_program(f"the image has no program {words[0]!r:.200}")
     for path in program_paths(process):
         found = root / path.lstrip("/")
-        if found.exists() and not (found.is_file() and found.stat().st_mode & 0o111):
+        mounted = _is_mounted(path, wanted.mounts, named="/" in words[0])
+        if not mounted and found.exists() and not (found.is_file() and found.stat().st_mode & 0o111):
             refusal = _no_program(f"{path} of the image is not an executable file", NOT_EXECUTABLE)
-        elif found.exists():
+        elif mounted or found.exists():
             added = {*user.groups, *(resolve_group(word, group) for word in wanted.groups)} - {user.gid}
             groups = (user.gid, *sorted(added))  # as in containers: its own is one of them (granted_user)
             return Program(
                 (path, *words[1:]), tuple(env), cwd, user.uid, user.gid, groups, wanted.tty, wanted.interactive
             )
     raise refusal
+
+
+def _is_mounted(path: str, mounts: Sequence[Mount], *, named: bool) -> bool:
+    """Whether a mount may have a program, at ``path`` in the machine. ``named``: the command line has the path; else
+    only what is seen from here counts."""
+    for mount in sorted(mounts, key=lambda mount: -len(mount.target)):
+        inner = posixpath.relpath(path, mount.target)
+        if mount.kind != "tmpfs" and inner.split("/")[0] != "..":
+            source = mount.source if inner == "." else os.path.join(mount.source, inner)
+            return os.path.isfile(source) if mount.kind == "bind" else named
+    return False
 
 
 def attributes_of(root: ImagePath) -> str:
@@ -137,13 +160,13 @@ def busybox_for(root: ImagePath, architecture: str) -> bytes:
     for path in (root / "bin/busybox", root / "bin/busybox.static", root / "usr/bin/busybox"):
         if path.is_file() and path.stat().st_size < _MAX_BUSYBOX:
             data = path.read_bytes()
-            if elf_architecture(data) == architecture and _is_static(data):
+            if _starts_machines(data, architecture):
                 return data
     for name in ("busybox", "busybox-static", "busybox.static"):
         found = find_program(name)
         if found and os.path.getsize(found) < _MAX_BUSYBOX:
             data = Path(found).read_bytes()
-            if elf_architecture(data) == architecture and _is_static(data):
+            if _starts_machines(data, architecture):
                 return data
     if is_native(architecture):
         raise NotFound("no static busybox, which starts a machine", hint="install it (Debian: busybox-static)")
@@ -151,6 +174,12 @@ def busybox_for(root: ImagePath, architecture: str) -> bytes:
         f"the image has no static busybox for {architecture}, which starts a machine",
         hint="use an image that has one (Debian: busybox-static)",
     )
+
+
+def _starts_machines(data: bytes, architecture: str) -> bool:
+    """Whether it is a static program with the names of all applets: an image may have a smaller busybox, or none."""
+    is_static = elf_architecture(data) == architecture and _is_static(data)
+    return is_static and all(b"\0%s\0" % name.encode() in data for name in APPLETS)
 
 
 def _is_static(data: bytes) -> bool:

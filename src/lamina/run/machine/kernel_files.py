@@ -8,6 +8,7 @@ from pathlib import Path
 from lamina.errors import InvalidContent, LimitExceeded, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING, Value
 from lamina.run.machine.kernel import (
+    ELF,
     HEAD,
     Kernel,
     is_truncated,
@@ -163,6 +164,10 @@ def modules_for(files: KernelFiles, features: Iterable[str] = ()) -> list[tuple[
     def read(name: str) -> bytes:
         if name not in content:
             content[name] = _uncompressed(paths[name])
+            if not content[name].startswith(ELF):  # a symlink of an unpacked package may lead anywhere on this host
+                raise InvalidContent(
+                    f"the kernel module {name} is not an ELF file", hint="report it to the publisher"
+                )
             if sum(map(len, content.values())) > _MAX_MODULES:
                 raise LimitExceeded(f"the modules of {files.shown} are too large", hint="give another kernel")
         return content[name]

@@ -17,16 +17,35 @@ refuse() {
   echo "failed $1" >&9
   exit 125
 }
+real() { # sets `at` to a path without symlinks; what they lead to may be missing
+  at='' rest=${1#/} links=0
+  while [ "$rest" ]; do
+    one=${rest%%/*}
+    case $rest in */*) rest=${rest#*/} ;; *) rest='' ;; esac
+    if [ "$one" = .. ]; then
+      at=${at%/*}
+    elif [ "$one" ] && [ "$one" != . ]; then
+      at=$at/$one
+    fi
+    if [ -L "$at" ] && [ $links -lt 40 ]; then
+      links=$((links + 1))
+      link=$($b readlink "$at")
+      at=${at%/*} rest=${link#/}/$rest
+      [ "$link" = "${link#/}" ] || at=''
+    fi
+  done
+}
 point() { # what (a file or a directory) and its path: it is made for a mount, so the directory above keeps its times
   above=${2%/*}
   while [ ! -d "$above/" ]; do above=${above%/*}; done
   $b touch -r "$above/" $l/above
   $b mkdir -p "${2%/*}/"
-  if [ "$1" = file ]; then : >"$2"; else $b mkdir -p "$2"; fi
+  if [ "$1" = file ]; then $b touch "$2"; else $b mkdir -p "$2"; fi
   $b touch -r $l/above "$above/"
-}
+} 2>/dev/console
 mounted() { # what, type, options, target
-  source=$1 kind=$2 options=$3 at=$4
+  source=$1 kind=$2 options=$3
+  real "$4"
   [ "$kind" != shared ] || source=$l/shared/$1 # what the host shares, by number
   if [ "$kind" = shared ] && [ ! -d "$source" ]; then
     [ -e "$at" ] || point file "$at"
@@ -50,10 +69,11 @@ mounted() { # what, type, options, target
 }
 . $l/mounts.sh
 for name in $files; do # in /etc, over the image's
-  if [ ! -e "/etc/$name" ]; then
-    point file "/etc/$name" && echo "etc/$name" >>$l/made
+  real "/etc/$name"
+  if [ ! -e "$at" ]; then
+    point file "$at" && echo "${at#/}" >>$l/made
   fi
-  $b mount --bind "$l/$name" "/etc/$name"
+  $b mount --bind "$l/$name" "$at" 2>/dev/console || refuse "/etc/$name can't be mounted in the machine"
 done
 if [ "$ports" ] && [ "$uid" != 0 ]; then # it may open its streams anew, which are pipes or its terminal
   $b chown "$uid:$gid" /proc/self/fd/1 /proc/self/fd/2 ${interactive:+/proc/self/fd/0}

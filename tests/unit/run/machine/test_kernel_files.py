@@ -273,6 +273,16 @@ def test_a_modules_dep_that_lies(text: str, message: str, tmp_path: Path) -> Non
         assert [name for name, _ in modules_for(files, ("ext4",))] == ORDER
 
 
+def test_a_module_that_is_something_else_does_not_reach_the_machine(tmp_path: Path) -> None:
+    """In an unpacked package it may be a symlink to any file of this host."""
+    more = (
+        ("lib/modules/6.1/modules.dep", DEP.encode()),
+        ("lib/modules/6.1/kernel/lib/libcrc32c.ko", b"root:secret"),
+    )
+    with pytest.raises(InvalidContent, match="libcrc32c is not an ELF file"):
+        modules_for(files_with(tmp_path, *more, without="libcrc32c"))
+
+
 def test_large_modules_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = ("lib/modules/6.1/kernel/fs/ext4/ext4.ko.gz", gzip.compress(bytes(1 << 20)))
     files = files_with(tmp_path, bomb, without="ext4")
