@@ -9,6 +9,7 @@ GREETING = "lamina: the kernel runs"
 """What init.sh says first: KVM has run something."""
 _FAILED = "lamina: "
 """How init.sh begins what it says before it switches the machine off."""
+_CHATTER = ("virtio_", "fv_")  # how virtiofsd begins what is no error: its end, which is QEMU's
 OUT_OF_MEMORY = "Out of memory"
 _DISK = "panic forced after error"  # ext4 with errors=panic (init.sh)
 _DISK_FAILED = "its disk can't be written: is the file system of the store full?"
@@ -30,6 +31,7 @@ def reason_for(status: int, console: str, log: str) -> str:
     if status < 0:
         return f"QEMU was killed by signal {-status}"
     words = [line.strip() for line in log.split("\n") if line.strip()]
+    words = [line for line in words if not line.startswith(_CHATTER)] or words
     if status and words:
         return words[-1][:_MOST]
     if not status and any(sign in line for line in lines for sign in _ORDERLY):
