@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +77,18 @@ def test_a_program_in_a_mount_gets_variables_whose_names_begin_with_a_dash(root:
     assert {b"-u=1", b"--help=2", b"-=3"} <= set(done.stdout.splitlines()), done
     done = boot(root, "--rm", *words, "app", "/tools/none")
     assert (done.returncode, done.stderr.count(b"\n")) == (127, 1)
+
+
+def test_a_file_system_without_room_for_a_machine(tmp_path: Path) -> None:
+    root = make_store(tmp_path, [members()])
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", place], check=True)
+    try:
+        shutil.copytree(root, place / "store", symlinks=True)
+        done = boot(place / "store", "--rm", "app", "true")
+        assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
+        assert b"/bundle: the disk is full" in done.stderr
+        assert list((place / "store/containers").iterdir()) == []
+    finally:
+        subprocess.run(["umount", place], check=True)

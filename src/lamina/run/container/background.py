@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 
 from lamina.errors import Conflict, ContainerFailure, LaminaError, NotFound, Unsupported
+from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING, replace
 from lamina.run import writable
 from lamina.run.container.ending import remove, settle, stop_signal
@@ -119,7 +120,8 @@ def _make_machine(made: Preparation) -> None:
     """Write the machine's files and the record: its disks are files of the store, and nothing is mounted."""
     from lamina.run.container.machine import prepare
 
-    with made.store.containers.using(made.container) as use:
+    bundle = made.sandbox.directories.bundle
+    with made.store.containers.using(made.container) as use, reported(bundle):
         made.note_mount("")
         prepare(made)
         point("machine.described")
