@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 from lamina.errors import NotFound
 from lamina.host.files import replace_file
@@ -35,6 +36,7 @@ from lamina.view.path import ImagePath
 
 if TYPE_CHECKING:
     from lamina.run.container.preparing import Preparation
+    from lamina.run.machine.kernel_files import KernelFiles
 
 _OTHERS = 6
 """Devices beside the layers: metadata, what is written, network, streams, random numbers, shared files."""
@@ -79,13 +81,13 @@ def prepare(made: Preparation) -> None:
     # the machine removes these at its end, unless it is killed
     missing += [path for name in settings.files for path in missing_in(root, f"/etc/{name}", file=True)]
     made.container = replace(container, made=tuple(dict.fromkeys((*container.made, *missing, *mounts.missing))))
-    replace_file(os.path.join(bundle, "kernel"), [kernel.read()], lasting=False)
+    path = _kernel_file(kernel, bundle)
     archive = initramfs(busybox_for(root, architecture), modules, settings, guest)
     replace_file(os.path.join(bundle, "initramfs"), archive, lasting=False)
     accelerator = _accelerator(made, architecture)
     machine = Machine(
         architecture,
-        os.path.join(bundle, "kernel"),
+        path,
         os.path.join(bundle, "initramfs"),
         tuple(disks),
         append=" ".join(filter(None, (qemu.kernel_words(architecture), _clock(kind, accelerator), wanted.append))),
@@ -110,6 +112,16 @@ def prepare(made: Preparation) -> None:
         from lamina.run.volumes.chown import give_to_user
 
         give_to_user(mounts.attached, {"uid": guest.uid, "gid": guest.gid}, made.sandbox.owners)
+
+
+def _kernel_file(kernel: KernelFiles, bundle: str) -> str:
+    """The path of the kernel for QEMU: a file of this host that needs no change is not copied. Raises as ``read``."""
+    data = kernel.read()
+    if isinstance(kernel.path, Path) and kernel.kernel.architecture == "amd64":
+        return os.path.abspath(kernel.path)
+    path = os.path.join(bundle, "kernel")
+    replace_file(path, [data], lasting=False)
+    return path
 
 
 def _accelerator(made: Preparation, architecture: str) -> str:

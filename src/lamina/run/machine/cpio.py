@@ -40,6 +40,10 @@ def symlink(path: str, target: str) -> Member:
     return Member(path.encode(), stat.S_IFLNK | 0o777, target.encode())
 
 
+def fifo(path: str, mode: int = 0o600) -> Member:
+    return Member(path.encode(), stat.S_IFIFO | mode)
+
+
 def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> Member:
     return Member(path.encode(), stat.S_IFCHR | mode, b"", (major, minor))
 

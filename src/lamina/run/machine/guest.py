@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _LEAST, _DEFAULT = 96 * MIB, 512 * MIB
 _MAX_BUSYBOX, _MAX_ACCOUNTS = 1 << 24, 1 << 24
 APPLETS = (
-    *("cat", "chmod", "chown", "chroot", "cp", "dmesg", "env", "grep", "hostname", "insmod", "ip", "kill", "ln"),
-    *("mkdir", "mkfifo", "mount", "mv", "poweroff", "readlink", "reboot", "rm", "setsid", "sh", "sleep", "stty"),
+    *("cat", "chmod", "chown", "chroot", "cp", "dmesg", "env", "grep", "insmod", "ip", "kill", "ln"),
+    *("mkdir", "mount", "mv", "poweroff", "readlink", "reboot", "rm", "setsid", "sh", "sleep", "stty"),
     *("sync", "time", "touch", "umount", "unshare"),
 )
 """What the scripts of a machine call."""

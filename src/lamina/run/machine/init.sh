@@ -6,6 +6,8 @@
 b=/lamina/busybox
 . /lamina/settings.sh
 written=
+exec 5<>/lamina/nothing # nobody writes there
+nap() { read -r -t 0.02 word <&5; } # a process takes longer
 
 fail() {
   echo "lamina: $1" >/dev/console
@@ -49,7 +51,7 @@ find_disk() { # sets `disk`; it appears a moment after its driver
     [ -b "$disk" ] && return
     tries=$((tries + 1))
     [ $tries -lt 500 ] || fail "the disk $1 is not there"
-    [ $tries -eq 1 ] || $b sleep 0.02
+    [ $tries -eq 1 ] || nap
     look
   done
 }
@@ -60,7 +62,6 @@ for device in $devices; do
   options=$options,device=$disk
 done
 find_disk "$union"
-$b mkdir -p /layers /upper /root
 $b mount -t erofs -o "$options" "$disk" /layers 2>/dev/console || fail "this kernel can't mount EROFS with blocks of 512 bytes"
 if [ "$upper" = memory ]; then
   $b mount -t tmpfs -o mode=755 upper /upper

@@ -6,7 +6,7 @@ import shlex
 from importlib import resources
 
 from lamina.light import TYPE_CHECKING, Value
-from lamina.run.machine.cpio import Member, archive, character_device, directory, file
+from lamina.run.machine.cpio import Member, archive, character_device, directory, fifo, file
 from lamina.run.machine.entering import entering
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SCRIPTS = ("machine.sh", "enter.sh", "program.sh")
 _STARTING, _LAMINA = 7, 8  # descriptors in program.sh
 _DIRECTORIES = ("dev", "proc", "sys", "layers", "upper", "root", "lamina", "lamina/modules")
+_PIPES = ("nothing", "starting", "out", "err")
 _TERMINAL = {"ppc64le": "hvc1"}  # the first one is its console
 
 
@@ -69,6 +70,8 @@ def _members(
         yield directory(name)
     yield character_device("dev/console", 5, 1)  # the kernel opens it for the first process
     yield character_device("dev/null", 1, 3, 0o666)
+    for name in _PIPES:
+        yield fifo(f"lamina/{name}")
     yield file("lamina/busybox", busybox, 0o755)
     yield file("init", _script("init.sh"), 0o755)
     for name in _SCRIPTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 from lamina.errors import InvalidContent, LimitExceeded, NotFound, Unsupported
@@ -206,6 +207,9 @@ def _named(features: Iterable[str]) -> str:
 
 def _every(directory: Place) -> dict[str, Place]:
     """All modules, by name."""
+    if isinstance(directory, Path):  # pathlib's way takes four times as long
+        files = (Path(top, name) for top, _, names in os.walk(directory) for name in names if name.endswith(SUFFIXES))
+        return {name_of(one.name): one for one in files}
     return {name_of(one.name): one for one in directory.rglob("*.ko*") if one.name.endswith(SUFFIXES)}
 
 

@@ -21,14 +21,14 @@ if [ "$ports" ]; then
   until [ -c "$control" ]; do # a port appears a moment after its driver
     tries=$((tries + 1))
     [ $tries -lt 500 ] || fail "the port of this machine is not there"
-    $b sleep 0.02
+    nap
     find_ports
   done
 fi
-exec 9<>"${control:-/dev/null}"
+exec 5>&- 9<>"${control:-/dev/null}"
 echo -1000 >/proc/self/oom_score_adj # what passes the streams on outlives a lack of memory
 umask 077
-$b hostname "$hostname"
+echo "$hostname" >/proc/sys/kernel/hostname
 $b ip link set lo up
 if [ "$network" ]; then
   set -- $network
@@ -39,7 +39,6 @@ if [ "$terminal" ] && [ "$ports" ]; then
   read -r word first second <&9 # the host has told the size already
   $b stty rows "$first" cols "$second" <&6 2>/dev/null
 fi
-$b mkfifo /lamina/starting
 : >/lamina/made
 
 {
@@ -66,7 +65,6 @@ elif [ "$terminal" ]; then
   (enter) <&6 >&6 2>&6 6>&-
 else
   # A program may open /dev/stdout again, which a port refuses: it gets pipes. Its user owns them (program.sh).
-  $b mkfifo /lamina/out /lamina/err
   { $b cat; printf %s "$token"; } </lamina/out >"$stdout" 9>&- &
   out=$!
   { $b cat; printf %s "$token"; } </lamina/err >"$stderr" 9>&- &

@@ -62,6 +62,7 @@ def disk_of(store: Store, container: Container) -> str:
     path = os.path.abspath(store.containers.path(container.id, _DISK))
     if not os.path.exists(path):
         make_disk(path)
+        return path
     limit = time.monotonic() + _PATIENCE
     while loop := _loop_of(path):
         if time.monotonic() > limit:

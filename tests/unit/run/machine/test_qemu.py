@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from lamina.light import replace
 from lamina.run.machine import qemu
 from lamina.run.machine.disks import names
 from lamina.run.machine.machine import CONSOLE, CONTROL, MIB, STDOUT, TERMINAL, Disk, Machine, UserNetwork
+from support import require_tool
 
 MACHINE = Machine("amd64", "/k", "/i", (Disk("/a,b"), Disk("/c", read_only=False, serial="upper")), memory=300 * MIB)
 NETWORK = UserNetwork("10.0.2.0/24", "10.0.2.2", "10.0.2.100", ((80, "tcp"), (53, "udp")))
@@ -131,8 +131,7 @@ def test_the_kernels_names_of_disks(number: int, last: str) -> None:
 )
 def test_qemu_takes_it(architecture: str, kind: str, program: str, tmp_path: Path) -> None:
     """QEMU makes the machine with its devices, starts nothing, and is told to quit."""
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    require_tool(program)
     for name in ("a,b", "c"):
         (tmp_path / name).write_bytes(bytes(4096))
     for name in ("terminal.in", "terminal.out"):
