@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.run.test_machine import boot
+from integration.run.test_machine import boot, eventually
 from integration.run.test_run import members
 from kernel_package import kernel_path, kernel_tree
 from support import lamina, require_root, store_with, write_layout
@@ -34,7 +34,9 @@ def refused(root: Path, *words: str) -> str:
 
 
 def test_verbs_that_would_have_to_look_inside(root: Path) -> None:
-    assert boot(root, "-d", "--name", "vm", "app", "sh", "-c", "sleep 600 & wait").returncode == 0
+    script = "echo kept >/etc/kept; echo up; sleep 600 & wait"
+    assert boot(root, "-d", "--name", "vm", "app", "sh", "-c", script).returncode == 0
+    eventually(lambda: lamina("logs", "vm", root=root).stdout == b"up\n")
     for words in (["exec", "vm", "true"], ["top", "vm"], ["healthcheck", "run", "vm"]):
         assert refused(root, *words).startswith(f"lamina: `{words[0]}` can't reach into the virtual machine vm (")
     assert "virtual machine vm can't be changed while it runs (stop it" in refused(root, "update", "-m", "1g", "vm")
@@ -51,6 +53,7 @@ def test_verbs_that_would_have_to_look_inside(root: Path) -> None:
     assert "--runtime" not in start
     assert lamina("kill", "vm", root=root).returncode == 0
     assert lamina("wait", "vm", root=root).stdout == b"137\n"
+    assert lamina("cp", "vm:/etc/kept", "-", root=root).stdout.find(b"kept\n") > 0  # KILL is not a loss of power
     assert lamina("update", "-m", "300m", "vm", root=root).returncode == 0
     shown = lamina("inspect", "--format", "{{.HostConfig.Memory}}", "vm", root=root).stdout
     assert shown == b"%d\n" % (300 << 20)

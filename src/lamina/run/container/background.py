@@ -62,7 +62,7 @@ def start(
                 _mount(preparation)
             started = monitor.start(_plan(preparation, stdin_once, attached=attached >= 0))
         if not started.program:
-            error = ContainerFailure(f"{container.name}: {started.reason}", hint="check the command and the options")
+            error = ContainerFailure(f"{container.name}: {started.reason}", hint=_hint(preparation))
             error.exit_code = started.code
             raise error
     except BaseException as error:
@@ -70,6 +70,14 @@ def start(
         raise
     store.containers.hand_over(container.id)
     return started.program
+
+
+def _hint(made: Preparation) -> str:
+    if not made.sandbox.is_machine:
+        return "check the command and the options"
+    if made.container.remove:
+        return "check the options; without --rm its directory has more in console.log and qemu.log"
+    return f"check the options; {made.sandbox.directories.bundle} has more in console.log and qemu.log"
 
 
 def _start_required(store: Store, container: Container, on_warning: OnWarning) -> None:

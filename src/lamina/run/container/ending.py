@@ -212,7 +212,13 @@ def _kill(store: Store, container: Container, signal: str, *, again: bool = Fals
     number = parse_signal(signal)
     if not again:  # noted before it is sent, so that the journal has the program's end after it
         note_event(store.paths.root, container, "kill", signal=str(number))
+    if container.runtime == MACHINE:  # it writes to its disk before it ends
+        _go_on(store, container)
     sandbox_of(store, container).signal(number)
+    _go_on(store, container)
+
+
+def _go_on(store: Store, container: Container) -> None:
     with suppress(NotFound):  # it has ended, and was removed
         if store.containers.get(container.id, damaged=True).paused:
             from lamina.run.container.pause import resume

@@ -49,7 +49,7 @@ def kernel_for(store: Store, stack: Stack, image: str, wanted: str) -> KernelFil
     store. Raises NotFound, InvalidContent."""
     if "/" in wanted and os.path.exists(wanted):
         return kernel_at(Path(wanted))
-    if wanted.startswith(("/", ".")):
+    if wanted.startswith(("/", "./", "../")):
         raise NotFound(f"no such file: {wanted}", hint="check the path of --kernel")
     if wanted:
         try:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _NAME = "relay"
 _POLL, _PATIENCE = 0.01, 10.0  # seconds
+KILL = 16
+"""SIGSTKFLT, which nothing sends: the relay takes it for SIGKILL, so that only the program is killed, and the machine
+writes to its disk what the program has written."""
+_KILLING = 5.0  # seconds for that
 
 
 def hold(bundle: str) -> int:
@@ -70,15 +74,28 @@ def _process(bundle: str) -> int:
 
 
 def kill(bundle: str, number: int) -> None:
-    """Send the program a signal. Raises SystemFailure (it has ended)."""
+    """Send the program a signal. SIGKILL ends the machine at once if that does not end it in time. Raises
+    SystemFailure (it has ended)."""
     pid = _process(bundle)
     try:
         if pid:
-            os.kill(pid, number)
+            os.kill(pid, KILL if number == signal.SIGKILL else number)
+            if number == signal.SIGKILL:
+                _end_in_time(bundle, pid)
             return
     except OSError:
         pass
     raise SystemFailure("the machine does not run", hint="see `lamina ps -a`")
+
+
+def _end_in_time(bundle: str, pid: int) -> None:
+    limit = time.monotonic() + _KILLING
+    while _process(bundle) == pid:
+        if time.monotonic() > limit:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(_POLL)
 
 
 def end(bundle: str) -> None:

@@ -18,6 +18,7 @@ from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
 from lamina.run.machine.ends import OUT_OF_MEMORY, reason_for
 from lamina.run.machine.machine import CONSOLE, CONTROL, LACK, STDERR, STDIN, STDOUT, TERMINAL
+from lamina.run.machine.process import KILL
 from lamina.run.machine.shares import Shared, start
 from lamina.run.machine.streams import Console, Stream, pipes
 from lamina.store.fault import point
@@ -280,6 +281,7 @@ class Relay:
             os.write(2, f"lamina: {clean(text)}{chr(13) * self._launch.terminal}\n".encode())
 
     def _signalled(self, number: int) -> None:
+        number = signal.SIGKILL if number == KILL else number
         if number == signal.SIGWINCH:
             if self._launch.terminal:
                 size = os.get_terminal_size(0)

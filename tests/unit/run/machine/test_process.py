@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,40 @@ def test_a_file_of_another_process_with_the_same_pid(tmp_path: Path) -> None:
     process.end(str(tmp_path))
     with pytest.raises(SystemFailure, match="does not run"):
         process.kill(str(tmp_path), signal.SIGTERM)
+
+
+def test_kill_ends_a_relay_that_does_not_end_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, tell = os.pipe()
+    relay = os.fork()
+    if relay == 0:
+        try:
+            signal.signal(process.KILL, lambda *_: os.write(tell, b"asked"))
+            process.hold(str(tmp_path))
+            os.write(tell, b"ready")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(0)
+    assert os.read(ready, 5) == b"ready"
+    monkeypatch.setattr(process, "_KILLING", -1.0)
+    monkeypatch.setattr(process.time, "sleep", lambda seconds: None)
+    heard = []
+    monkeypatch.setattr(process, "_process", _after(lambda: heard.append(os.read(ready, 5)), process._process))
+    process.kill(str(tmp_path), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(relay, 0)[1]) == -signal.SIGKILL
+    assert heard == [b"asked"]
+    for descriptor in (ready, tell):
+        os.close(descriptor)
+
+
+def _after(second: Callable[[], object], function: Callable[[str], int]) -> Callable[[str], int]:
+    """``function``, whose second call is made after ``second``."""
+    calls = []
+
+    def call(bundle: str) -> int:
+        calls.append(bundle)
+        if len(calls) == 2:
+            second()
+        return function(bundle)
+
+    return call
