@@ -93,19 +93,27 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP in the block do what Ctrl-C does: what the block has begun is taken down."""
+def ended_in_order(*, once: bool = False) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP in the block do what Ctrl-C does: what the block has begun is taken down. ``once``:
+    further signals do not interrupt that."""
     from lamina.light import signal
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    ours = [number for number in numbers if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
+
+    def interrupt(*_: object) -> None:
+        for one in ours if once else ():
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for number in ours:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before[number])
 
 
 def _unread() -> int:

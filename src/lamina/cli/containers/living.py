@@ -125,7 +125,7 @@ def start_behind(session: Session, one: Container) -> None:
     store = session.store
     stack = stack_of(store, one)
     enter_for(store, wanted_of(one), on_warning=warn)
-    with ended_in_order():
+    with ended_in_order(once=True):
         start(store, stack, one, runtime=_runtime(session, one), on_warning=warn)
 
 

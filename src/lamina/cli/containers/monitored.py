@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def run_behind(store: Store, stack: Stack, container: Container, runtime: str, on_warning: OnWarning = warn) -> int:
     """Start it, and print its ID. Raises ContainerFailure, LaminaError."""
-    with told_to_systemd(store, container.id), ended_in_order():
+    with told_to_systemd(store, container.id), ended_in_order(once=True):
         start(store, stack, container, runtime=runtime, on_warning=on_warning)
         sys.stdout.write(f"{container.id}\n")  # click would take longer to load than the monitor
         sys.stdout.flush()
@@ -74,7 +74,7 @@ def run_in_front(
     one.attach()
     note_event(store.paths.root, container, "attach")
     try:
-        with ended_in_order():  # a machine takes seconds, and may never start
+        with ended_in_order(once=True):  # a machine takes seconds, and may never start
             start(store, stack, container, runtime=runtime, attached=theirs, stdin_once=True, on_warning=on_warning)
     except BaseException:
         one.close()

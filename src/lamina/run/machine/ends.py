@@ -9,7 +9,7 @@ GREETING = "lamina: the kernel runs"
 """What init.sh says first: KVM has run something."""
 _FAILED = "lamina: "
 """How init.sh begins what it says before it switches the machine off."""
-_CHATTER = ("virtio_", "fv_")  # how virtiofsd begins what is no error: its end, which is QEMU's
+_CHATTER = ("virtio_", "fv_")  # virtiofsd says this at each end of QEMU
 OUT_OF_MEMORY = "Out of memory"
 _DISK = "panic forced after error"  # ext4 with errors=panic (init.sh)
 _DISK_FAILED = "its disk can't be written: is the file system of the store full?"
