@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,8 @@ def test_a_file_system_without_room_for_a_machine(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", place], check=True)
     try:
         shutil.copytree(root, place / "store", symlinks=True)
+        room = os.statvfs(place)
+        (place / "more").write_bytes(bytes(room.f_bavail * room.f_frsize - (1 << 20)))
         done = boot(place / "store", "--rm", "app", "true")
         assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
         assert b"/bundle: the disk is full" in done.stderr
