@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lamina.store.store import Store
 
 
+_LIVE = ("created", "running", "paused")  # statuses of the runtime-spec
+
+
 class Directories(Value):
     """``rootfs``: the mount point of the union. ``bundle``: the runtime's files of this sandbox. ``states``: the
     runtime's own directory, which all sandboxes of a store share. ``mounts``: what the caller mounts below it is
@@ -226,12 +229,35 @@ class Sandbox:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Freeze all programs while the block runs. Raises SystemFailure."""
-        self.pause()
+        """Freeze all programs while the block runs, unless they end or are resumed meanwhile. Raises
+        SystemFailure."""
+        is_frozen = True
+        try:
+            self.pause()
+        except SystemFailure:
+            if self._lives:
+                raise
+            is_frozen = False
         try:
             yield
         finally:
+            if is_frozen:
+                self._resume_if_paused()
+
+    def _resume_if_paused(self) -> None:
+        try:
             self.resume()
+        except SystemFailure:
+            if self.is_paused:
+                raise
+
+    @property
+    def _lives(self) -> bool:
+        if self.is_machine:
+            with suppress(SystemFailure):
+                return bool(self._order("query-status"))
+            return False
+        return runtime.status(self.runtime, self._states(), self.identity) in _LIVE
 
     def pause(self) -> None:
         """Freeze all programs. Raises SystemFailure."""

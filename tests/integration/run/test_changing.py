@@ -21,7 +21,7 @@ from lamina.errors import Conflict, LaminaError, NotFound
 from lamina.run.cgroups import cgroups_of
 from lamina.run.container.ending import remove
 from lamina.run.container.life import create
-from lamina.run.container.record import stack_of
+from lamina.run.container.record import sandbox_of, stack_of
 from lamina.run.container.running import first_process
 from lamina.run.options import ContainerOptions
 from lamina.source.stack import Stack
@@ -149,6 +149,19 @@ def test_a_container_that_was_to_be_frozen_by_a_killed_pause_goes_on(root: Path)
         store.containers.change(store.containers.get("c"), paused=True)
         fine(root, "unpause", "c")
         assert state(root) == "running true false"
+
+
+def test_what_ends_or_is_resumed_at_that_moment_needs_no_pause(root: Path) -> None:
+    store = Store.open(str(root))
+    with a_container(root) as process:
+        sandbox = sandbox_of(store, store.containers.get("c"))
+        with sandbox.paused():
+            assert sandbox.is_paused
+            sandbox.resume()
+        fine(root, "kill", "c")
+        assert process.wait(30) == 137
+        with sandbox.paused():
+            pass
 
 
 def test_without_a_cgroup_one_line_says_that_pause_does_not_work(root: Path) -> None:

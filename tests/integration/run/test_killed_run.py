@@ -179,6 +179,8 @@ def test_a_container_of_another_pid_namespace_counts_as_running(root: Path, tmp_
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             wait_for(process, b"up\n")
+            # the first process of the namespace: it ends last
+            init = os.pidfd_open(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
             assert lamina("ps", "--format", "{{.State}}", root=root).stdout == b"running\n"
             for words, said in (
                 (("rm", "c"), b"runs"),
@@ -196,6 +198,8 @@ def test_a_container_of_another_pid_namespace_counts_as_running(root: Path, tmp_
             assert upper.is_dir()
         finally:
             process.kill()
+    assert select.select([init], [], [], 10)[0]
+    os.close(init)
     assert lamina("rm", "c", root=root).returncode == 0
     nothing_is_left(root)
 
