@@ -23,6 +23,7 @@ paused=(
   "$run/test_changing.py::test_a_paused_container_stands_still_until_unpause"
   "$run/test_changing.py::test_all_running_containers_are_paused_and_go_on"
   "$run/test_changing.py::test_signals_reach_a_paused_container"
+  "$run/test_changing.py::test_what_ends_or_is_resumed_at_that_moment_needs_no_pause"
   "$run/test_changing.py::test_verbs_print_the_containers_as_they_were_named"
   "$run/test_hurt_monitors.py::test_a_pause_of_a_container_that_is_about_to_end"
   "$run/test_hurt_monitors.py::test_a_paused_container_is_not_started"
