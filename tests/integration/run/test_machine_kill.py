@@ -86,13 +86,16 @@ def test_a_disk_that_a_killed_command_has_mounted(root: Path) -> None:
     words = ("cp", str(root.parent / "one"), "vm:/tmp")
     for point in ("machine.shown", "container.opened"):
         assert lamina(*words, root=root, LAMINA_FAULT=point).returncode == -signal.SIGKILL
-        assert len(loops(root)) == 1
+        # on an overlayfs the layers have loop devices too
+        assert len([path for path in loops(root) if path.endswith("/upper.img")]) == 1
         # a process of another test may have copied the mount with its namespace: then it is refused until that ends
         eventually(lambda: lamina(*words, root=root).returncode == 0)
-        assert mounts_of(root) == loops(root) == []
+        assert mounts_of(root) == []
+        eventually(lambda: not loops(root))
     assert lamina(*words, root=root, LAMINA_FAULT="machine.shown").returncode < 0
     assert lamina("prune", root=root).returncode == 0
-    assert mounts_of(root) == loops(root) == []
+    assert mounts_of(root) == []
+    eventually(lambda: not loops(root))
 
 
 def test_a_disk_has_one_user(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
