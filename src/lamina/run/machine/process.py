@@ -1,4 +1,4 @@
-"""The processes of a machine (``relay``, QEMU, virtiofsd), found from another process.
+"""The processes of a machine (``relay``, QEMU, virtiofsd): how they begin, and how others find them.
 
 A file in the bundle names the relay. Its lock is held by the relay and by every process that this starts, so it tells
 whether anything of the machine lives, however the processes ended.
@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from lamina.errors import Conflict, SystemFailure
+from lamina.host.libc import die_with
 from lamina.host.lock import acquire, unheld
 from lamina.light import TYPE_CHECKING, signal
 from lamina.store.fault import point
@@ -39,6 +40,19 @@ def hold(bundle: str) -> int:
         raise
     point("machine.noted")
     return descriptor
+
+
+def become_part(parent: int, log: int) -> None:
+    """Make a forked child a process of the machine that dies with its ``parent``: in a session of its own, with
+    default signals, without input, and with ``log``, a descriptor, for its messages. Raises OSError."""
+    os.setsid()
+    die_with(parent)
+    for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
+        with suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    for place, descriptor in enumerate((null, log, log)):
+        os.dup2(descriptor, place)
 
 
 @contextmanager

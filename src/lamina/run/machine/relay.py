@@ -13,12 +13,12 @@ import time
 from contextlib import suppress
 
 from lamina.host.files import write_all
-from lamina.host.libc import die_with, libc
+from lamina.host.libc import libc
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.child import CANNOT_RUN
 from lamina.run.machine.ends import OUT_OF_MEMORY, reason_for
 from lamina.run.machine.machine import CONSOLE, CONTROL, LACK, STDERR, STDIN, STDOUT, TERMINAL
-from lamina.run.machine.process import KILL
+from lamina.run.machine.process import KILL, become_part
 from lamina.run.machine.shares import Shared, start
 from lamina.run.machine.streams import Console, Stream, pipes
 from lamina.store.fault import point
@@ -157,15 +157,7 @@ class Relay:
         child = os.fork()
         if child == 0:
             try:
-                os.setsid()
-                die_with(parent)
-                for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
-                    with suppress(OSError, ValueError):
-                        signal.signal(number, signal.SIG_DFL)
-                null = os.open(os.devnull, os.O_RDWR)
-                os.dup2(null, 0)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
+                become_part(parent, log)
                 for descriptor in (
                     bundle,
                     self._launch.held,

@@ -11,9 +11,9 @@ import _socket
 import os
 from contextlib import suppress
 
-from lamina.host.libc import die_with
-from lamina.light import TYPE_CHECKING, Value, signal
+from lamina.light import TYPE_CHECKING, Value
 from lamina.run.machine.machine import SHARED, SHARED_SOCKET
+from lamina.run.machine.process import become_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,14 +77,7 @@ def _become(
     program: str, shared: Sequence[Shared], top: str, listening: int, log: int, held: int, parent: int
 ) -> NoReturn:
     try:
-        os.setsid()
-        die_with(parent)
-        for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
-            with suppress(OSError, ValueError):
-                signal.signal(number, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDWR)
-        for place, descriptor in enumerate((null, log, log)):
-            os.dup2(descriptor, place)
+        become_part(parent, log)
         _mount(shared, top)
         source = os.open(top, os.O_PATH | os.O_DIRECTORY)
         for descriptor in (listening, held, source):
