@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, Conflict, LaminaError, NotFound, ReferenceNotFound, UsageError
-from lamina.events import Cancel, OnEvent, ignore
+from lamina.errors import BlobNotFound, Conflict, InvalidContent, NotFound, ReferenceNotFound, UsageError
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.server import RegistryServer
-from lamina.source.accepts import Accepts
-from lamina.source.protocols import Blob, Reader
-from lamina.source.served import Served
-from lamina.source.verify import BytesBlob, verified
+from lamina.source.protocols import Blob
+from lamina.source.served import WritableRepositories
+from lamina.source.verify import BytesBlob
+from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, parse
 from lamina.store.leftovers import SERVING
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -32,113 +33,113 @@ LAYERS = [[("etc", None), ("etc/conf", b"one")], [("usr", None), ("usr/file", b"
 
 
 class Objects:
-    """A ``Served`` place of objects in memory: what one on an object store has to do."""
+    """``WritableRepositories`` in memory: the simplest that is right, but for gc, which it has not."""
 
     location = "objects"
-    accepts = Accepts()
 
     def __init__(self) -> None:
         self.objects: dict[Digest, bytes] = {}
-        self.pointers: dict[str, Descriptor] = {}
-        self.parts: dict[str, bytearray] = {}
-        self.protected: set[Digest] = set()
-        self.blobs = self.tags = self.uploads = self
-
-    reader: Reader | None = None
+        self.kinds: dict[Digest, str] = {}
+        self.members: dict[str, set[Digest]] = {}
+        self.pointers: dict[str, dict[str, Digest]] = {}
+        self.parts: dict[tuple[str, str], bytearray] = {}
+        self.uploads = Uploads(self)
 
     @contextmanager
-    def session(self, purpose: str) -> Iterator[Objects]:
+    def repositories(self) -> Iterator[WritableRepositories]:
         yield self
 
-    def resolve(self, name: str) -> Descriptor:
-        if name not in self.pointers:
-            raise ReferenceNotFound(name)
-        return self.pointers[name]
+    def names(self, after: str = "", limit: int | None = None) -> list[str]:
+        return [name for name in sorted(self.pointers) if name > after][:limit]
+
+    def tags(self, repository: str, after: str = "", limit: int | None = None) -> list[str]:
+        if repository not in self.pointers:
+            raise NotFound(repository)
+        return [tag for tag in sorted(self.pointers[repository]) if tag > after][:limit]
+
+    def find(self, repository: str, name: str | Digest) -> Descriptor:
+        digest = name if isinstance(name, Digest) else self.pointers.get(repository, {}).get(name)
+        if digest is None or digest not in self.members.get(repository, ()) or digest not in self.kinds:
+            raise NotFound(str(name))
+        return Descriptor(self.kinds[digest], digest, len(self.objects[digest]))
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        if descriptor.digest not in self.objects:
-            raise BlobNotFound(str(descriptor.digest))
         return self.objects[descriptor.digest]
 
-    def blob(self, descriptor: Descriptor) -> Blob:
-        return self.get(descriptor)
+    def blob(self, repository: str, digest: Digest) -> Blob:
+        if digest not in self.members.get(repository, ()):
+            raise BlobNotFound(str(digest))
+        data = self.objects[digest]
+        return BytesBlob(Descriptor("application/octet-stream", digest, len(data)), data)
 
-    def names(self) -> Iterator[tuple[str, Descriptor]]:
-        yield from list(self.pointers.items())
+    def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        return []
 
-    def get(self, descriptor: Descriptor) -> Blob:
-        return BytesBlob(descriptor, self.manifest(descriptor))
+    def mount(self, repository: str, digest: Digest, source: str) -> bool:
+        return self.keep(source, digest) and not self.members.setdefault(repository, set()).add(digest)
 
-    def delete(self, digest: Digest) -> bool:
-        return self.objects.pop(digest, None) is not None
+    def keep(self, repository: str, digest: Digest) -> bool:
+        return digest in self.members.get(repository, ())
 
-    def __iter__(self) -> Iterator[Digest]:
-        return iter(self.objects)
+    def put_manifest(
+        self, repository: str, descriptor: Descriptor, raw: bytes, tags: Sequence[str], *, fixed: Collection[str] = ()
+    ) -> None:
+        document = parse(raw, descriptor.media_type)
+        for one in manifest_blobs(document) if isinstance(document, Manifest) else []:
+            self.blob(repository, one.digest)
+        self.objects[descriptor.digest] = raw
+        self.kinds[descriptor.digest] = descriptor.media_type
+        self.members.setdefault(repository, set()).add(descriptor.digest)
+        self.pointers.setdefault(repository, {}).update(dict.fromkeys(tags, descriptor.digest))
 
-    def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
-        if (self.pointers[name].digest if name in self.pointers else None) != old:
-            return False
-        if new is None:
-            del self.pointers[name]
-        else:
-            self.pointers[name] = new
-        return True
+    def untag(self, repository: str, tag: str) -> None:
+        self.find(repository, tag)
+        del self.pointers[repository][tag]
 
-    def forget(self, names: list[str], digest: Digest) -> None:
-        for name in names:
-            self.pointers.pop(name, None)
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        self.find(repository, digest)
+        self.members[repository].discard(digest)
+        for tag in [tag for tag, one in self.pointers[repository].items() if one == digest]:
+            del self.pointers[repository][tag]
 
-    def create(self) -> str:
-        ident = f"{len(self.parts):032x}"
-        self.parts[ident] = bytearray()
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        self.blob(repository, digest)
+        self.members[repository].discard(digest)
+
+
+class Uploads:
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+
+    def create(self, repository: str) -> str:
+        ident = os.urandom(16).hex()
+        self.objects.parts[repository, ident] = bytearray()
         return ident
 
-    def size(self, of: Digest | str) -> int | None:  # of an upload, or of a blob
-        if isinstance(of, Digest):
-            return len(self.objects[of]) if of in self.objects else None
-        if of not in self.parts:
-            raise NotFound(f"no upload {of}")
-        return len(self.parts[of])
+    def size(self, repository: str, ident: str) -> int:
+        if (repository, ident) not in self.objects.parts:
+            raise NotFound(f"no upload {ident}")
+        return len(self.objects.parts[repository, ident])
 
-    def append(self, ident: str, pieces: Iterable[bytes]) -> int:
+    def append(self, repository: str, ident: str, pieces: Iterable[bytes]) -> int:
         for piece in pieces:
-            self.parts[ident] += piece
-        return len(self.parts[ident])
+            self.objects.parts[repository, ident] += piece
+        return self.size(repository, ident)
 
     @contextmanager
-    def held(self, ident: str) -> Iterator[None]:
+    def held(self, repository: str, ident: str) -> Iterator[None]:
         yield
 
-    def cancel(self, ident: str) -> None:
-        del self.parts[ident]
+    def finish(self, repository: str, ident: str, digest: Digest) -> Descriptor:
+        data = bytes(self.objects.parts.pop((repository, ident)))
+        descriptor = Descriptor("application/octet-stream", digest, len(data))
+        descriptor.check(data)
+        self.objects.objects[digest] = data
+        self.objects.members.setdefault(repository, set()).add(digest)
+        return descriptor
 
-    def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> bool:
-        self.protected.add(descriptor.digest)
-        return descriptor.digest in self.objects
-
-    def put_blob(
-        self,
-        descriptor: Descriptor,
-        blob: Blob,
-        *,
-        diff_id: Digest | None = None,
-        on_event: OnEvent = ignore,
-        cancel: Cancel | None = None,
-    ) -> bool:
-        self.objects[descriptor.digest] = b"".join(verified(blob))
-        return True
-
-    def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
-        return self.put_blob(descriptor, BytesBlob(descriptor, bytes(self.parts.pop(ident))))
-
-    def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
-        self.objects[descriptor.digest] = raw
-
-    def tag(self, name: str, descriptor: Descriptor) -> None:
-        self.pointers[name] = descriptor
-
-    def protect_only(self, digests: Iterable[Digest]) -> None:
-        self.protected = set(digests)
+    def cancel(self, repository: str, ident: str) -> None:
+        del self.objects.parts[repository, ident]
 
 
 def repository(server: RegistryServer) -> Repository:
@@ -152,13 +153,12 @@ def test_a_place_in_memory_can_be_pushed_to_and_pulled_from(tmp_path: Path) -> N
         name = f"{server.name}/app:1"
         copy(LayoutReader(str(tmp_path / "l")), repository(server), [("app", name)])
         assert place.parts == {}
-        assert place.protected == set()  # all of it has a name
         assert all(hashlib.sha256(data).hexdigest() == digest.encoded for digest, data in place.objects.items())
         store = Store.open(str(tmp_path / "s"))
         copy(repository(server), store, [(name, "again")])
         assert store.resolve("again").digest == LayoutReader(str(tmp_path / "l")).resolve("app").digest
         repository(server).untag(name)
-    assert place.pointers == {}
+    assert place.tags("docker.io/library/app") == []
 
 
 def test_uploads_are_kept_for_a_server_that_runs(tmp_path: Path) -> None:
@@ -190,72 +190,88 @@ def test_a_request_has_the_address_of_its_client(tmp_path: Path, monkeypatch: py
     assert set(askers) == {Asker("127.0.0.1", "")}
 
 
+APP = "docker.io/library/app"
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Served:
+def store(tmp_path: Path) -> Store:
     write_layout(tmp_path / "l", "app", LAYERS)
     write_layout(tmp_path / "l", "other", [[("x", b"y")]])
     store = Store.open(str(tmp_path / "s"))
-    copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app"), ("other", "other")])
+    copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app:1"), ("other", "other:1")])
     return store
 
 
-APP, NEW = "docker.io/library/app:latest", "docker.io/library/new:latest"
+@pytest.fixture
+def place(store: Store) -> Iterator[WritableRepositories]:
+    with store.repositories() as place:
+        yield place
 
 
-def test_a_tag_is_swapped_only_where_it_points_to_what_was_expected(place: Served) -> None:
-    app, other = place.resolve("app"), place.resolve("other")
-    assert not place.tags.swap(NEW, app.digest, other)
-    assert place.tags.swap(NEW, None, other)
-    assert not place.tags.swap(NEW, None, app)
-    assert place.resolve(NEW).digest == other.digest
-    assert not place.tags.swap(APP, other.digest, None)
-    assert place.tags.swap(APP, app.digest, other)
-    assert [(name, entry.digest) for name, entry in place.names() if entry.digest == app.digest] == [("", app.digest)]
-    assert place.tags.swap(NEW, other.digest, None)
-    with pytest.raises(ReferenceNotFound):
-        place.resolve(NEW)
-    nowhere = Descriptor(app.media_type, Digest.of(b"nowhere"), 7)
+def layer_of(store: Store, name: str) -> Digest:
+    document = parse(store.manifest(store.resolve(name)), None)
+    assert isinstance(document, Manifest)
+    return document.layers[0].digest
+
+
+def test_a_blob_is_only_where_a_manifest_names_it_or_where_it_was_mounted(
+    store: Store, place: WritableRepositories
+) -> None:
+    layer = layer_of(store, "other:1")
     with pytest.raises(BlobNotFound):
-        place.tags.swap(NEW, None, nowhere)
+        place.blob(APP, layer)
+    with place.blob("docker.io/library/other", layer).open(2, 9) as stream:
+        assert stream.read() == store.blobs.read(Descriptor("x", layer, store.blobs.size(layer) or 0))[2:9]
+    assert not place.mount(APP, layer, "docker.io/library/nothing")
+    assert place.mount(APP, layer, "docker.io/library/other")
+    assert place.blob(APP, layer).descriptor.size == store.blobs.size(layer)
 
 
-def test_forget_removes_only_the_given_names_of_a_document(place: Served) -> None:
-    app = place.resolve("app")
-    place.tags.swap(NEW, None, app)
-    place.tags.forget([APP], app.digest)
-    assert place.resolve(NEW).digest == app.digest
-    place.tags.forget([NEW], app.digest)
-    assert app.digest not in {entry.digest for _, entry in place.names()}
+def test_a_fixed_tag_is_made_but_never_moved(store: Store, place: WritableRepositories) -> None:
+    app = store.resolve("app:1")
+    raw = store.manifest(app)
+    place.put_manifest(APP, app, raw, ["1", "v2"], fixed=["1", "v2"])
+    changed = raw.replace(b"{", b"{ ", 1)
+    new = Descriptor.of(app.media_type, changed)
+    with pytest.raises(Conflict):
+        place.put_manifest(APP, new, changed, ["1"], fixed=["1"])
+    assert place.find(APP, "1").digest == app.digest
+    place.put_manifest(APP, new, changed, ["1"])
+    assert place.find(APP, "1").digest == new.digest
 
 
-def test_blobs_are_listed_read_in_ranges_and_deleted(place: Served) -> None:
-    app = place.resolve("app")
-    assert app.digest in set(place.blobs)
-    with place.blobs.get(app).open(2, 9) as stream:
-        assert stream.read() == place.manifest(app)[2:9]
-    assert place.blobs.size(app.digest) == app.size
-    assert place.blobs.delete(app.digest)
-    assert not place.blobs.delete(app.digest)
-    assert place.blobs.size(app.digest) is None
+def test_a_deleted_manifest_is_gone_and_a_removed_tag_leaves_it(store: Store, place: WritableRepositories) -> None:
+    digest = store.resolve("app:1").digest
+    place.untag(APP, "1")
+    assert place.tags(APP) == []
+    assert place.find(APP, digest).digest == digest
+    place.delete_manifest(APP, digest)
+    with pytest.raises(NotFound):
+        place.find(APP, digest)
+    with pytest.raises(NotFound):
+        place.untag(APP, "1")
 
 
-def test_a_finished_upload_becomes_a_blob_or_is_removed(place: Served) -> None:
+def test_a_finished_upload_becomes_a_blob_or_is_removed(store: Store, place: WritableRepositories) -> None:
     uploads, data = place.uploads, b"some bytes"
-    with place.session("serve") as session:
-        ident = uploads.create()
-        with uploads.held(ident):
-            assert uploads.append(ident, [data[:4], data[4:]]) == len(data)
-            with pytest.raises(Conflict), uploads.held(ident):
-                pass
-        descriptor = Descriptor.of("application/octet-stream", data)
-        assert session.put_upload(descriptor, ident)
-        assert place.blobs.size(descriptor.digest) == len(data)
-        for what in (uploads.size, uploads.cancel, lambda ident: uploads.append(ident, [])):
-            with pytest.raises(NotFound):
-                what(ident)
-        wrong = uploads.create()
-        uploads.append(wrong, [b"other data"])
-        with pytest.raises(LaminaError):
-            session.put_upload(descriptor.__replace__(digest=Digest.of(b"x")), wrong)
-        with pytest.raises(NotFound):
-            uploads.size(wrong)
+    ident = uploads.create(APP)
+    with uploads.held(APP, ident):
+        assert uploads.append(APP, ident, [data[:4], data[4:]]) == len(data)
+        with pytest.raises(Conflict), uploads.held(APP, ident):
+            pass
+    assert uploads.finish(APP, ident, Digest.of(data)).size == len(data)
+    assert place.blob(APP, Digest.of(data)).descriptor.size == len(data)
+    with pytest.raises(NotFound):
+        uploads.size(APP, ident)
+    wrong = uploads.create(APP)
+    uploads.append(APP, wrong, [data])
+    with pytest.raises(InvalidContent):
+        uploads.finish(APP, wrong, Digest.of(b"other"))
+    with pytest.raises(NotFound):
+        uploads.size(APP, wrong)
+    with pytest.raises(BlobNotFound):
+        place.blob(APP, Digest.of(b"other"))
+    left = uploads.create(APP)
+    uploads.cancel(APP, left)
+    with pytest.raises(NotFound):
+        uploads.append(APP, left, [data])

@@ -20,7 +20,6 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
-from lamina.spec.reference import Reference
 from lamina.store import clock, gc, leftovers, roots
 from lamina.store import remove as remove_module
 from lamina.store.blobs import Blobs
@@ -77,26 +76,24 @@ def test_put_manifest_protects_all_blobs_before_it_checks_them(
     assert all(store.blobs.has(layer) or layer.digest in store.layers.origins() for layer in new.layers)
 
 
-def test_a_registry_protects_what_a_manifest_names_while_another_one_gets_its_name(
+def test_a_registry_protects_what_a_manifest_names_while_the_last_other_name_is_removed(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, other = store_with(layout, tmp_path / "s", "app"), Store.open(str(tmp_path / "s"))
     old = manifest_of(store, "app")
     new = build_manifest(old.config, list(old.layers), annotations={"new": "one"})
-    store.refs.unset([NAME], keep_untagged=False)
     before = Blobs.write
     with RegistryServer(store, writable=True) as server:
 
         def write(self: Blobs, descriptor: Descriptor, data: bytes) -> None:
-            assert server.api._session is not None
-            server.api._named(server.api._session, Reference.parse("example.org/another"), ())
+            store.refs.unset([NAME], keep_untagged=False)
             collect(other, grace=0)
             before(self, descriptor, data)
 
         monkeypatch.setattr(Blobs, "write", write)
         client = HTTPConnection(server.host, server.port, timeout=60)
         headers = {"Content-Type": new.descriptor.media_type}
-        client.request("PUT", "/v2/x/manifests/new", new.raw, headers)
+        client.request("PUT", "/v2/app/manifests/new", new.raw, headers)
         assert client.getresponse().status == 201
         client.close()
     assert [one.what for one in fsck(store) if one.severity == "error"] == []

@@ -1,8 +1,7 @@
-"""The registry's API: answers requests from a place of images. Knows requests and protocols, no sockets.
+"""The registry's API: answers requests from repositories. Knows requests and protocols, no sockets.
 
 It implements the distribution-spec. Repository names in URLs are references in docker's normalisation or, with
-``?ns=HOST`` (mirrors), names at that host. All repositories share one pool of blobs: a blob of the place is in every
-repository.
+``?ns=HOST`` (mirrors), names at that host.
 """
 
 from __future__ import annotations
@@ -10,26 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, NotFound, UsageError
+from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
+from lamina.source.abilities import takes_pushes
+from lamina.source.repositories import ListedRepositories
+
+if TYPE_CHECKING:
+    from lamina.source.served import Readable
+
+
+@contextmanager
+def open_api(source: Readable, *, writable: bool) -> Iterator[Api]:
+    """Open a place of images for a server; the block lasts as long as the server. Raises what ``check_writable``
+    raises, SystemFailure."""
+    if not writable:
+        yield Api(ListedRepositories(source), None)
+        return
+    check_writable(source)
+    assert takes_pushes(source)
+    with source.repositories() as place:
+        yield Api(place, place)
+
+
+def check_writable(source: Readable) -> None:
+    """Raise UsageError if clients can't write to this place."""
+    if not takes_pushes(source):
+        raise UsageError(f"{source.location} can't be written to", hint="only the store can")
 
 
 class Api(WriteApi):
-    """Answers for ``source``. ``writing`` is given where clients may write: it is the same place then."""
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Open a session for the server's life, so that gc keeps what clients have sent until it has a name."""
-        if self._place is None:
-            yield
-            return
-        with self._place.session("serve") as self._session:
-            try:
-                yield
-            finally:
-                self._session = None
+    """Answers requests."""
 
     def answer(self, request: Request) -> Response:
         """Answer a request. Raises ApiError; LaminaError if the place itself fails."""
@@ -51,6 +63,8 @@ class Api(WriteApi):
             if method == "DELETE":
                 return self._delete_manifest(request)
         if kind == "blob":
+            if method == "HEAD":
+                return self._kept(request)
             if reading:
                 return self._blob(request)
             if method == "DELETE":

@@ -56,11 +56,16 @@ class Response:
     end: int = 0
 
 
-def repository_of(route: Route) -> Reference:
-    """Return the repository of a request. Raises ApiError."""
-    host = route.one("ns")
+def repository_of(route: Route) -> str:
+    """Return the canonical repository of a request, as ``source.served`` has it. Raises ApiError."""
+    return repository_named(route.name, route.one("ns"))
+
+
+def repository_named(name: str, host: str = "") -> str:
+    """Return the canonical repository of a name in a URL. ``host``: the registry that the client means ("" for this
+    one). Raises ApiError."""
     try:
-        return Reference.parse(f"{host}/{route.name}" if host else route.name)
+        return Reference.parse(f"{host}/{name}" if host else name).repository
     except UsageError as error:
         raise ApiError(400, "NAME_INVALID", error.message) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -76,19 +76,21 @@ def parse_target(target: str) -> Route:
     return Route(kind, name, rest, query)
 
 
-def page(names: list[str], query: dict[str, list[str]], path: str) -> tuple[list[str], str]:
-    """Return one page of a sorted list, and the Link header to the next page ("" for the last). Raises ApiError."""
+def wanted_page(query: dict[str, list[str]]) -> tuple[str, int | None]:
+    """Return after which name a page begins ("" for the first), and how many names it has (None: all). Raises
+    ApiError."""
     last = query.get("last", [""])[0]
-    left = [name for name in names if name > last] if last else names
     text = query.get("n", [""])[0]
     if not text:
-        return left, ""
+        return last, None
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
         raise ApiError(400, "PAGINATION_NUMBER_INVALID", f"n={text[:20]!r} is not a number")
-    count = min(int(text), MAX_PAGE)
-    shown = left[:count]
-    if len(left) <= count or not shown:
-        return shown, ""
-    from urllib.parse import urlencode
+    return last, min(int(text), MAX_PAGE)
 
+
+def next_page(names: list[str], count: int | None, path: str) -> tuple[list[str], str]:
+    """Return the first ``count`` names, and the Link header to the page after them ("" if they are all)."""
+    if count is None or len(names) <= count or count == 0:
+        return names if count is None else names[:count], ""
+    shown = names[:count]
     return shown, f'<{path}?{urlencode({"n": count, "last": shown[-1]})}>; rel="next"'

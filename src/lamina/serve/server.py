@@ -19,10 +19,9 @@ from lamina.errors import DiskFull, LaminaError, UsageError
 from lamina.events import start_threads
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
-from lamina.serve.api import Api
+from lamina.serve.api import Api, check_writable, open_api
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
-from lamina.source.abilities import takes_pushes
 from lamina.version import __version__
 
 if TYPE_CHECKING:
@@ -48,20 +47,22 @@ class RegistryServer:
                 f"{host} is not a loopback address",
                 hint="use a loopback address: this registry has no user accounts, so it serves this machine only",
             )
-        writing = None
         if writable:
-            if not takes_pushes(source):
-                raise UsageError(f"{source.location} can't be written to", hint="only the store can")
-            writing = source
-        self.api = Api(source, writing)
+            check_writable(source)
+        self._source, self._writable = source, writable
         self.host = host
         try:
-            self._server = _Server((host, port), self.api)
+            self._server = _Server((host, port))
         except OSError as error:
             raise failure(error, f"{host}:{port}") from None
         self.port: int = self._server.server_address[1]
         self._thread: threading.Thread | None = None
         self._open = ExitStack()
+
+    @property
+    def api(self) -> Api:
+        """What answers; from ``start`` on."""
+        return self._server.api
 
     @property
     def url(self) -> str:
@@ -73,7 +74,7 @@ class RegistryServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
-        self._open.enter_context(self.api.session())
+        self._server.api = self._open.enter_context(open_api(self._source, writable=self._writable))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True
         )
@@ -103,8 +104,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], api: Api) -> None:
-        self.api = api
+    api: Api
+
+    def __init__(self, address: tuple[str, int]) -> None:
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
         if ":" in address[0]:

@@ -2,82 +2,89 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
-
-from lamina.errors import BlobNotFound, DigestMismatch, InvalidContent, Unsupported
+from lamina.errors import BlobNotFound, Conflict, DigestMismatch, InvalidContent, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING
-from lamina.serve.http_message import Request, Response, digest_of, digest_or_none, ns_of, repository_of, whole_body
+from lamina.serve.http_message import (
+    Request,
+    Response,
+    digest_of,
+    digest_or_none,
+    no_manifest,
+    ns_of,
+    repository_named,
+    repository_of,
+    whole_body,
+)
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
 from lamina.serve.routes import ApiError
-from lamina.source.walk import manifest_blobs, reachable
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, parse
-from lamina.spec.reference import Reference, is_tag
+from lamina.spec.manifest import parse
+from lamina.spec.reference import is_tag
 
 if TYPE_CHECKING:
-    from lamina.source.served import Readable, Served, ServingSession
-
-GRACE = 3600.0
-"""Seconds for which a client may take to name what it has sent."""
+    from lamina.source.served import Repositories, WritableRepositories
 
 
 class WriteApi(ReadApi):
-    """``writing`` is None where nobody may write; else it is the source as well.
+    """``writing`` is None where nobody may write; else it is the same place."""
 
-    What was pushed to a repository is protected from gc until a manifest of that repository names it, or for an
-    hour."""
+    def __init__(self, place: Repositories, writing: WritableRepositories | None) -> None:
+        super().__init__(place)
+        self._writing = writing
 
-    def __init__(self, source: Readable, writing: Served | None) -> None:
-        super().__init__(source)
-        self._place = writing
-        self._unnamed: dict[tuple[str, Digest], float] = {}
-        self._session: ServingSession | None = None
-
-    def _writable(self) -> tuple[Served, ServingSession]:
-        if self._place is None or self._session is None:
+    def _writable(self) -> WritableRepositories:
+        if self._writing is None:
             raise ApiError(405, "UNSUPPORTED", "this registry is read-only", Allow="GET, HEAD")
-        return self._place, self._session
+        return self._writing
+
+    def _kept(self, request: Request) -> Response:
+        """Answer HEAD of a blob. A client that may push takes a found blob for sent: it is protected from gc."""
+        response = self._blob(request)
+        if self._writing is not None and not self._writing.keep(
+            repository_of(request.route), digest_of(request.route.rest)
+        ):
+            raise ApiError(404, "BLOB_UNKNOWN", f"blob {request.route.rest} not found")
+        return response
 
     def _begin(self, request: Request) -> Response:
-        place, session = self._writable()
+        place = self._writable()
         repository = repository_of(request.route)
         mount, digest = request.route.one("mount"), request.route.one("digest")
         if mount:
             wanted = digest_of(mount)
-            size = place.blobs.size(wanted)
-            self._note(repository, wanted)
-            if size is not None and session.has(Descriptor("application/octet-stream", wanted, size)):
-                self._show(repository, wanted)
+            source = request.route.one("from")
+            origin = repository_named(source, request.route.one("ns")) if source else repository
+            if place.mount(repository, wanted, origin):
                 return self._created(request, wanted)
         if digest and not mount:
             stated = digest_of(digest)
-            ident = place.uploads.create()
-            place.uploads.append(ident, request.body)
-            return self._finished(request, repository, ident, stated)
-        ident = place.uploads.create()
+            ident = place.uploads.create(repository)
+            with place.uploads.held(repository, ident):
+                place.uploads.append(repository, ident, request.body)
+                return self._finished(request, repository, ident, stated)
+        ident = place.uploads.create(repository)
         return Response(202, self._progress(request, ident, 0))
 
     def _upload(self, request: Request) -> Response:
-        place, _ = self._writable()
+        place = self._writable()
         repository, ident = repository_of(request.route), request.route.rest
-        size = place.uploads.size(ident)
+        size = place.uploads.size(repository, ident)
         if request.method in ("GET", "HEAD"):
             return Response(204, self._progress(request, ident, size))
         if request.method == "DELETE":
-            place.uploads.cancel(ident)
+            place.uploads.cancel(repository, ident)
             return Response(204)
         if request.method not in ("PATCH", "PUT"):
             raise ApiError(
                 405, "UNSUPPORTED", f"{request.method} is not supported here", Allow="GET, PATCH, PUT, DELETE"
             )
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
-        with place.uploads.held(ident):
-            self._in_order(request, ident, place.uploads.size(ident))
-            size = place.uploads.append(ident, request.body)
+        with place.uploads.held(repository, ident):
+            self._in_order(request, ident, place.uploads.size(repository, ident))
+            size = place.uploads.append(repository, ident, request.body)
             if stated is not None:
                 return self._finished(request, repository, ident, stated)
         return Response(202, self._progress(request, ident, size))
@@ -105,17 +112,11 @@ class WriteApi(ReadApi):
             "Docker-Upload-UUID": ident,
         }
 
-    def _finished(self, request: Request, repository: Reference, ident: str, digest: Digest) -> Response:
-        place, session = self._writable()
-        descriptor = Descriptor("application/octet-stream", digest, place.uploads.size(ident))
-        self._note(repository, digest)
+    def _finished(self, request: Request, repository: str, ident: str, digest: Digest) -> Response:
         try:
-            session.put_upload(descriptor, ident)
-        except Unsupported as error:
+            self._writable().uploads.finish(repository, ident, digest)
+        except (InvalidContent, Unsupported) as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
-        except (InvalidContent, BlobNotFound) as error:
-            raise ApiError(400, "DIGEST_INVALID", error.message) from None
-        self._show(repository, digest)
         return self._created(request, digest)
 
     def _created(self, request: Request, digest: Digest) -> Response:
@@ -126,7 +127,7 @@ class WriteApi(ReadApi):
         return f"{request.target}/blobs/uploads/{ident}{ns_of(request.route)}"
 
     def _put_manifest(self, request: Request) -> Response:
-        place, session = self._writable()
+        place = self._writable()
         repository, name = repository_of(request.route), request.route.rest
         raw = whole_body(request.body, request.length)
         stated = digest_or_none(name)
@@ -140,24 +141,17 @@ class WriteApi(ReadApi):
             digest = stated or Digest.of(raw)
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
-            # a client may have found blobs here, and not sent them
-            named = manifest_blobs(document) if isinstance(document, Manifest) else []
-            for one in (descriptor, *named):
-                self._note(repository, one.digest)
-            session.put_manifest(descriptor, raw)
+            place.put_manifest(repository, descriptor, raw, tags)
         except BlobNotFound as error:
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
+        except Conflict as error:
+            raise ApiError(409, "DENIED", error.message) from None
         except Unsupported as error:
             raise ApiError(400, "MANIFEST_INVALID", error.message) from None
         except DigestMismatch as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
         except InvalidContent as error:
             raise ApiError(400, "MANIFEST_INVALID", error.message) from None
-        self._show(repository, digest)
-        pinned = f"{repository.repository}@{digest}"
-        for full in [f"{repository.repository}:{tag}" for tag in tags] or [pinned]:
-            session.tag(full, descriptor)
-        self._named(session, repository, [digest, *(one.digest for one in reachable(place, descriptor))])
         headers = {
             "Location": f"{request.target}/manifests/{digest}{ns_of(request.route)}",
             "Docker-Content-Digest": str(digest),
@@ -169,48 +163,24 @@ class WriteApi(ReadApi):
         return Response(201, headers)
 
     def _delete_manifest(self, request: Request) -> Response:
-        place, _ = self._writable()
+        place = self._writable()
         repository, name = repository_of(request.route), request.route.rest
         digest = digest_or_none(name)
-        if digest is None:
-            # remove the tag; a document without another tag stays, untagged, until it is deleted or pruned
-            tag = f"{repository.repository}:{name}"
-            while not place.tags.swap(tag, self._found(repository, name).digest, None):
-                pass  # it was moved meanwhile
-        else:
-            self._found(repository, name)
-            names = [str(reference) for reference, entry in self._entries(repository) if entry.digest == digest]
-            place.tags.forget(names, digest)
-        with self._guard:
-            self._emptied.add(repository.repository)
-            if digest is not None:
-                self._hidden.add((repository.repository, digest))
+        try:
+            if digest is None:
+                # remove the tag; the document stays, untagged, until it is deleted or pruned
+                place.untag(repository, name)
+            else:
+                place.delete_manifest(repository, digest)
+        except NotFound:
+            raise no_manifest(name) from None
         return Response(202)
 
     def _delete_blob(self, request: Request) -> Response:
-        place, _ = self._writable()
-        repository, digest = repository_of(request.route), digest_of(request.route.rest)
-        if (repository.repository, digest) in self._hidden or place.blobs.size(digest) is None:
-            raise ApiError(404, "BLOB_UNKNOWN", f"blob {digest} not found")
-        with self._guard:
-            self._hidden.add((repository.repository, digest))  # `prune` frees the bytes once nothing needs them
+        place = self._writable()
+        digest = digest_of(request.route.rest)
+        try:
+            place.delete_blob(repository_of(request.route), digest)
+        except NotFound:
+            raise ApiError(404, "BLOB_UNKNOWN", f"blob {digest} not found") from None
         return Response(202)
-
-    def _note(self, repository: Reference, digest: Digest) -> None:
-        """Protect a blob or document until a manifest names it. Call this before the store's session lists it,
-        because that list may be renewed at any moment."""
-        with self._guard:
-            self._unnamed[repository.repository, digest] = time.monotonic()
-
-    def _named(self, session: ServingSession, repository: Reference, digests: Iterable[Digest]) -> None:
-        """Stop protecting these in this repository: a manifest names them now."""
-        long_ago = time.monotonic() - GRACE
-        with self._guard:
-            for digest in digests:
-                self._unnamed.pop((repository.repository, digest), None)
-            self._unnamed = {key: noted for key, noted in self._unnamed.items() if noted > long_ago}
-            session.protect_only({digest for _, digest in self._unnamed})
-
-    def _show(self, repository: Reference, digest: Digest) -> None:
-        with self._guard:
-            self._hidden.discard((repository.repository, digest))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-    from lamina.source.served import Served
+    from lamina.source.served import BlobHolder, Served
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:
@@ -64,4 +64,9 @@ def lists_names(place: object) -> TypeIs[Lister]:
 
 def takes_pushes(place: object) -> TypeIs[Served]:
     """Whether a registry server can let its clients write to the place."""
-    return all(hasattr(place, name) for name in ("blobs", "tags", "uploads", "session"))
+    return hasattr(place, "repositories")
+
+
+def has_blobs(place: object) -> TypeIs[BlobHolder]:
+    """Whether the place finds blobs by their digests alone."""
+    return hasattr(place, "blobs")

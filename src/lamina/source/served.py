@@ -1,22 +1,145 @@
-"""What a registry server needs of the place that it serves, as protocols: its blobs, its tags, and its uploads.
+"""What a registry server needs of the place that it serves, as protocols: repositories with manifests, tags and
+blobs, and the uploads of clients.
 
-A directory and an object store are two implementations; ``store.Store`` is the first. Modules import this one under
-``TYPE_CHECKING`` only.
+``source.repositories`` implements the reading half over any place that lists its names, ``store.repositories`` all of
+it over the store, ``objects`` all of it over object storage. Modules import this one under ``TYPE_CHECKING`` only.
+
+A repository is given as ``Reference.repository``: host and path, canonical (``docker.io/library/app``). Every method
+that reads or changes the place may raise LaminaError (SystemFailure, DiskFull) if the place itself fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from lamina.source.protocols import Blob, Lister, Reader, Session
+from lamina.source.protocols import Blob, Lister, Reader
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
 
+class Repositories(Protocol):
+    """Repositories that can be read. A blob or a manifest is *in* a repository if it was pushed or mounted there, or
+    if a manifest that is in the repository names it; and if it was not deleted there since. Nothing that is only in
+    another repository is ever found."""
+
+    @property
+    def location(self) -> str:
+        """The place, for messages."""
+        ...
+
+    def names(self, after: str = "", limit: int | None = None) -> list[str]:
+        """The repositories, sorted; those greater than ``after``, at most ``limit``."""
+        ...
+
+    def tags(self, repository: str, after: str = "", limit: int | None = None) -> list[str]:
+        """The tags of a repository, sorted, from ``after`` as in ``names``. Raises NotFound if there is no such
+        repository; one that has lost its last tag still exists."""
+        ...
+
+    def find(self, repository: str, name: str | Digest) -> Descriptor:
+        """The manifest or index with this tag or digest; its media type is the document's. Raises NotFound."""
+        ...
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The bytes of a document that ``find`` has returned, verified. Raises BlobNotFound, InvalidContent."""
+        ...
+
+    def blob(self, repository: str, digest: Digest) -> Blob:
+        """A blob of the repository; its descriptor has the true size. Raises BlobNotFound."""
+        ...
+
+    def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        """The manifests of the repository whose subject is this one, with artifactType and annotations, sorted by
+        digest. Empty if there are none, or no such repository."""
+        ...
+
+
+class UploadPlace(Protocol):
+    """Blobs that are being uploaded to a repository. An upload outlives a lost connection, and a restart of the
+    server. Each method that takes the ``ident`` of an upload raises NotFound if it does not exist in this
+    repository."""
+
+    def create(self, repository: str) -> str:
+        """Begin an upload. Returns its ident, 32 random hex digits: nobody can guess it."""
+        ...
+
+    def size(self, repository: str, ident: str) -> int:
+        """The number of bytes received."""
+        ...
+
+    def append(self, repository: str, ident: str, pieces: Iterable[bytes]) -> int:
+        """Append bytes. Returns how many were received in total. If ``pieces`` raises, the bytes so far are kept."""
+        ...
+
+    def held(self, repository: str, ident: str) -> AbstractContextManager[None]:
+        """Lock the upload while the block runs: one request at a time writes to it. Raises Conflict."""
+        ...
+
+    def finish(self, repository: str, ident: str, digest: Digest) -> Descriptor:
+        """Verify the bytes, and make them a blob of the repository: durable when this returns, and protected from gc
+        until a manifest names it or the grace time is over. The upload is removed, also if its bytes are wrong.
+        Raises InvalidContent, Unsupported (the algorithm)."""
+        ...
+
+    def cancel(self, repository: str, ident: str) -> None:
+        """Remove the upload."""
+        ...
+
+
+class WritableRepositories(Repositories, Protocol):
+    """Repositories that clients can also write to. Each change is durable when its method returns."""
+
+    @property
+    def uploads(self) -> UploadPlace: ...
+
+    def mount(self, repository: str, digest: Digest, source: str) -> bool:
+        """Put a blob of the repository ``source`` into ``repository``, protected as by ``UploadPlace.finish``.
+        Returns False if ``source`` does not have it."""
+        ...
+
+    def keep(self, repository: str, digest: Digest) -> bool:
+        """Protect a blob that is in the repository as if it had just been pushed: a client was told that it need not
+        send it. Returns False if it is not there (any more)."""
+        ...
+
+    def put_manifest(
+        self, repository: str, descriptor: Descriptor, raw: bytes, tags: Sequence[str], *, fixed: Collection[str] = ()
+    ) -> None:
+        """Store a verified document and point ``tags`` to it; without tags it is found by its digest alone. Tags in
+        ``fixed`` are only made, never moved. Raises BlobNotFound (what it names is not in the repository; an index
+        may be sparse), Conflict (a fixed tag points to another document; nothing was changed)."""
+        ...
+
+    def untag(self, repository: str, tag: str) -> None:
+        """Remove a tag; the manifest stays, and is found by its digest. Raises NotFound."""
+        ...
+
+    def delete_manifest(self, repository: str, digest: Digest) -> None:
+        """Remove a manifest and its tags from the repository, for good. Raises NotFound."""
+        ...
+
+    def delete_blob(self, repository: str, digest: Digest) -> None:
+        """Remove a blob from the repository, for good; gc frees the bytes once nothing needs them. Raises
+        BlobNotFound."""
+        ...
+
+
+class Readable(Reader, Lister, Protocol):
+    """A place of images that can be served read-only."""
+
+
+class Served(Readable, Protocol):
+    """A place of images that can also be served for writing."""
+
+    def repositories(self) -> AbstractContextManager[WritableRepositories]:
+        """Open the place for a server; the block lasts as long as the server."""
+        ...
+
+
 class BlobPlace(Protocol):
-    """Blobs by digest, verified and immutable. A session writes them (``Session.put_blob``)."""
+    """Blobs by digest, verified and immutable."""
 
     def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes; None if it is not there."""
@@ -26,83 +149,13 @@ class BlobPlace(Protocol):
         """The blob; any range of it can be opened. Raises BlobNotFound, at the latest when it is opened."""
         ...
 
-    def delete(self, digest: Digest) -> bool:
-        """Remove a blob; the caller must know that nothing needs it. Returns False if it is not there."""
-        ...
-
     def __iter__(self) -> Iterator[Digest]:
         """All digests, in any order."""
         ...
 
 
-class TagPlace(Protocol):
-    """Names, and what they point to."""
-
-    def names(self) -> Iterator[tuple[str, Descriptor]]:
-        """As ``Lister.names``."""
-        ...
-
-    def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
-        """Compare and swap: if the canonical ``name`` points to ``old`` (None: does not exist), make it point to
-        ``new`` (None: remove the name; the document stays). Returns False if it points to something else."""
-        ...
-
-    def forget(self, names: list[str], digest: Digest) -> None:
-        """Remove these names of a document, and the document too if it has no other name."""
-        ...
-
-
-class UploadPlace(Protocol):
-    """Blobs that are being uploaded. An upload outlives a lost connection and a restart of the server. Each method
-    that takes the ``ident`` of an upload raises NotFound if it does not exist."""
-
-    def create(self) -> str:
-        """Begin an upload. Returns its ident: 32 random hex digits, so that nobody can guess it."""
-        ...
-
-    def size(self, ident: str) -> int:
-        """The number of bytes received."""
-        ...
-
-    def append(self, ident: str, pieces: Iterable[bytes]) -> int:
-        """Append bytes. Returns how many were received in total. If ``pieces`` raises, the bytes so far are kept."""
-        ...
-
-    def held(self, ident: str) -> AbstractContextManager[None]:
-        """Lock the upload while the block runs: one request at a time writes to it. Raises Conflict."""
-        ...
-
-    def cancel(self, ident: str) -> None:
-        """Remove the upload."""
-        ...
-
-
-class ServingSession(Session, Protocol):
-    """The session of a server, which lasts as long as the server."""
-
-    def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
-        """As ``put_blob``, from the bytes of an upload. The upload is removed, also if its bytes are wrong."""
-        ...
-
-    def protect_only(self, digests: Iterable[Digest]) -> None:
-        """From now on protect only these objects of those that have no name yet."""
-        ...
-
-
-class Readable(Reader, Lister, Protocol):
-    """A place that can be served read-only."""
-
-
-class Served(Readable, Protocol):
-    """A place that can also be served for writing."""
+class BlobHolder(Protocol):
+    """A place that finds blobs by their digests alone."""
 
     @property
     def blobs(self) -> BlobPlace: ...
-
-    @property
-    def tags(self) -> TagPlace: ...
-
-    @property
-    def uploads(self) -> UploadPlace: ...
-
-    def session(self, purpose: str) -> AbstractContextManager[ServingSession]: ...

@@ -20,7 +20,7 @@ from lamina.store.blobs import Blobs, StoredBlob
 from lamina.store.refs import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from lamina.source.protocols import Blob
     from lamina.store.layers import Layers
@@ -95,6 +95,10 @@ class StoreReader:
             if document.subject is not None and document.subject.digest == subject:
                 found.append(document.as_referrer())
         return found
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        """As ``Lister.names``."""
+        return self.refs.names()
 
     def stack(self, name: str, platform: Platform) -> Stack:
         """The image ``name`` as a stack of layers. Raises what ``resolve`` raises; NotFound (platform), Unsupported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from lamina.settings import Settings
-    from lamina.source.protocols import Blob, Deleter, Writer
-    from lamina.source.served import Served, ServingSession
+    from lamina.source.protocols import Blob, Deleter, Session, Writer
+    from lamina.source.served import Served, WritableRepositories
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from lamina.store.uploads import Uploads
     from lamina.store.volumes import Volumes
 
-    def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, ServingSession]:
+    def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, Session]:
         """Let the type checker verify what the store implements."""
         return store, store, store, session
 
@@ -135,6 +136,15 @@ class Store:
 
         parts = Parts(self.paths, self.refs, self.layers, self.roots, self.max_layer, self.keep, self.view)
         return open_session(parts, purpose)
+
+    @contextmanager
+    def repositories(self) -> Iterator[WritableRepositories]:
+        """As ``Served.repositories``."""
+        from lamina.store.leftovers import SERVING
+        from lamina.store.repositories import StoreRepositories
+
+        with self.session(SERVING) as session:
+            yield StoreRepositories(self.reader, self.blobs, self.tags, self.uploads, session)
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """As ``Tags.give``. A name for a document that is already here needs no session."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tags:
-    """``TagPlace`` and ``Deleter`` of the store."""
+    """Changes of names; ``Deleter`` of the store."""
 
     def __init__(self, refs: Refs, blobs: Blobs, layers: Layers) -> None:
         self._refs = refs
@@ -35,12 +35,14 @@ class Tags:
         self._refs.set(name_for(name, descriptor), descriptor, self._fetched)
 
     def swap(self, name: str, old: Digest | None, new: Descriptor | None) -> bool:
-        """As ``TagPlace.swap``. Raises what ``give`` raises."""
+        """Compare and swap: if the canonical ``name`` points to ``old`` (None: does not exist), make it point to
+        ``new`` (None: remove the name; the document stays). Returns False if it points to something else. Raises what
+        ``give`` raises."""
         full = name_for(name, new) if new is not None else name
         return self._refs.swap(full, old, new, self._fetched)
 
     def forget(self, names: list[str], digest: Digest) -> None:
-        """As ``TagPlace.forget``."""
+        """Remove these names of a document, and the document too if it has no other name."""
         self._refs.unset(names, keep_untagged=False, untagged=digest)
 
     def untag(self, name: str) -> Descriptor:

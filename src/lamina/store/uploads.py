@@ -22,7 +22,7 @@ _IDENT = pattern(r"[0-9a-f]{32}")
 
 
 class Uploads:
-    """``UploadPlace`` of the store."""
+    """The unfinished uploads, each a file."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths

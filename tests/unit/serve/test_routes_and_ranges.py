@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.serve.ranges import Unsatisfiable, parse_chunk, parse_range
-from lamina.serve.routes import ApiError, page, parse_target
+from lamina.serve.routes import ApiError, next_page, parse_target, wanted_page
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -99,11 +99,12 @@ def test_chunks() -> None:
 
 
 def test_pages() -> None:
-    names = ["a", "b", "c", "d"]
-    assert page(names, {}, "/p") == (names, "")
-    assert page(names, {"n": ["2"]}, "/p") == (["a", "b"], '</p?n=2&last=b>; rel="next"')
-    assert page(names, {"n": ["2"], "last": ["b"]}, "/p") == (["c", "d"], "")
-    assert page(names, {"n": ["0"]}, "/p") == ([], "")
-    assert page(names, {"last": ["zz"]}, "/p") == ([], "")
+    assert wanted_page({}) == ("", None)
+    assert wanted_page({"n": ["2"], "last": ["b"]}) == ("b", 2)
+    assert wanted_page({"n": ["999999999"]}) == ("", 10_000)
+    assert next_page(["a", "b"], None, "/p") == (["a", "b"], "")
+    assert next_page(["a", "b", "c"], 2, "/p") == (["a", "b"], '</p?n=2&last=b>; rel="next"')
+    assert next_page(["c", "d"], 2, "/p") == (["c", "d"], "")
+    assert next_page(["a"], 0, "/p") == ([], "")
     with pytest.raises(ApiError):
-        page(names, {"n": ["-1"]}, "/p")
+        wanted_page({"n": ["-1"]})
