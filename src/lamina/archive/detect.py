@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def open_any(path: str) -> Readable:
-    """Open the layout directory or archive at ``path``; ``-`` is an archive on standard input.
+    """Open the layout directory, archive or storage of a docker-registry at ``path``; ``-`` is an archive on standard
+    input.
 
     Raises NotFound; InvalidDocument if it is neither.
     """
     if path != "-" and os.path.isdir(path):
-        return LayoutReader(path)
+        from lamina.archive.docker_registry import DockerRegistryReader, storage_in
+
+        return LayoutReader(path) if storage_in(path) is None else DockerRegistryReader(path)
     members = Members(path)
     tars = [one for one in TRANSPORTS if one.tar_member]
     for transport in tars:
