@@ -84,7 +84,10 @@ def world(tmp_path: Path) -> World:
 
 def test_all_tags_are_listed_with_what_they_point_to(world: World) -> None:
     assert dict(world.reader().names()) == {"app:1": world.one, "team/deep/app:latest": world.both}
-    assert list(world.reader().repositories_in()) == ["app", "team/deep/app"]  # a push that never ended made no tag
+    assert world.reader().reading().names() == [
+        "docker.io/library/app",
+        "docker.io/team/deep/app",
+    ]  # a push that never ended made no tag
 
 
 def test_the_directory_may_be_given_with_or_without_its_inner_part(world: World) -> None:
@@ -115,12 +118,13 @@ def test_untagged_manifests_are_those_that_nothing_names(world: World) -> None:
 
 
 def test_a_blob_is_only_in_the_repositories_that_link_it(world: World) -> None:
-    reader = world.reader()
-    layers = json.loads(reader.manifest(world.one))["layers"]
+    served = world.reader().reading()
+    layers = json.loads(served.manifest(world.one))["layers"]
     digest = Digest.parse(layers[0]["digest"])
-    assert reader.size_in("app", digest) == layers[0]["size"]
-    assert reader.size_in("half", digest) is None
-    assert reader.size_in("../../../app", digest) is None
+    assert served.blob("docker.io/library/app", digest).descriptor.size == layers[0]["size"]
+    for other in ("docker.io/library/half", "docker.io/team/app", "../../../app"):
+        with pytest.raises(BlobNotFound, match="no blob"):
+            served.blob(other, digest)
 
 
 @pytest.mark.parametrize("raw", [b"", b"sha256:", b"\xff\xfe", b"x" * 1000])

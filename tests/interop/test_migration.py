@@ -101,7 +101,7 @@ def test_the_storage_directory_moves_to_another_registry(old: tuple[str, Old], n
 def test_the_storage_directory_is_served_as_it_is(old: tuple[str, Old], tmp_path: Path) -> None:
     from lamina.archive.docker_registry import DockerRegistryReader
 
-    host, made = old
+    _, made = old
     with RegistryServer(DockerRegistryReader(f"{tmp_path}/registry/data")) as server:
         assert {one: digest_at(server.name, *one) for one in made.tags} == made.digests
         ok("copy", "--all", f"docker://{server.name}/team/app:latest", "got:1", root=tmp_path / "s")

@@ -21,9 +21,13 @@ def open_any(path: str) -> Readable:
     Raises NotFound; InvalidDocument if it is neither.
     """
     if path != "-" and os.path.isdir(path):
-        from lamina.archive.docker_registry import DockerRegistryReader, storage_in
+        from lamina.archive.docker_registry_storage import storage_in
 
-        return LayoutReader(path) if storage_in(path) is None else DockerRegistryReader(path)
+        if storage_in(path) is None:
+            return LayoutReader(path)
+        from lamina.archive.docker_registry import DockerRegistryReader
+
+        return DockerRegistryReader(path)
     members = Members(path)
     tars = [one for one in TRANSPORTS if one.tar_member]
     for transport in tars:

@@ -1,39 +1,21 @@
-"""``docker-registry:``, the storage directory of docker-registry (CNCF distribution), read as it is.
-
-Below ``docker/registry/v2``: ``blobs/sha256/ab/abcd.../data``; for each repository ``_manifests/tags/TAG/current/link``
-and ``_manifests/revisions/sha256/HEX/link`` (manifests), ``_layers/sha256/HEX/link`` (blobs) and ``_uploads``
-(unfinished pushes, which are not read). A link is a file that contains a digest. Nothing is ever written.
-"""
+"""``docker-registry:``, the storage directory of a docker-registry as a place of images."""
 
 from __future__ import annotations
 
 import logging
-import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from lamina.archive.layout import LayoutBlob
-from lamina.errors import (
-    BlobNotFound,
-    InvalidDocument,
-    LaminaError,
-    NotFound,
-    ReferenceNotFound,
-    UsageError,
-)
-from lamina.host.files import reported
+from lamina.archive.docker_registry_served import DockerRegistryRepositories
+from lamina.archive.docker_registry_storage import Storage, absent
+from lamina.errors import LaminaError, ReferenceNotFound
 from lamina.light import TYPE_CHECKING
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.json import MAX_DOCUMENT
-from lamina.spec.manifest import Index, parse
-from lamina.spec.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference, is_path, is_tag
+from lamina.spec.reference import DEFAULT_DOMAIN, DEFAULT_TAG, Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from lamina.source.protocols import Blob
 
-BELOW = os.path.join("docker", "registry", "v2")
-_MAX_LINK = 256
 _SHOWN = 20
 _log = logging.getLogger("lamina.archive")
 
@@ -42,34 +24,28 @@ class DockerRegistryReader:
     """``Reader`` and ``Lister`` of such a directory: of all its tags."""
 
     def __init__(self, directory: str) -> None:
-        """Open the directory: the configured ``rootdirectory``, or ``docker/registry/v2`` in it. Raises NotFound."""
+        """Open the directory, as ``Storage``. Raises NotFound."""
         self.directory = directory
-        self.location = f"docker-registry:{directory}"
-        top = storage_in(directory)
-        if top is None:
-            raise NotFound(
-                f"{directory} is not the storage of a docker-registry",
-                hint=f"check the path: it has no {BELOW}/repositories",
-            )
-        self._top = top
-        self._documents: dict[Digest, Descriptor] = {}
+        self._storage = Storage(directory)
+        self.location = self._storage.location
 
     def resolve(self, name: str) -> Descriptor:
         """As ``Reader.resolve``. ``name``: REPOSITORY, REPOSITORY:TAG or REPOSITORY@DIGEST; the repository as it is
         here, or as docker normalises it. Raises InvalidDocument too, if a link is damaged."""
         repository, tag, digest = self._split(name or self._only_name())
         if digest is not None:
-            return self.revision(repository, digest)
-        return self.tag(repository, tag)
+            return self._storage.revision(repository, digest)
+        return self._storage.tag(repository, tag)
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        with self.blob(descriptor).open() as stream:
-            raw = stream.read(descriptor.size + 1)
-        descriptor.check(raw)
-        return raw
+        return self._storage.manifest(descriptor)
 
-    def blob(self, descriptor: Descriptor) -> LayoutBlob:
-        return _Blob(descriptor, self._data(descriptor.digest))
+    def blob(self, descriptor: Descriptor) -> Blob:
+        return self._storage.blob(descriptor)
+
+    def reading(self) -> DockerRegistryRepositories:
+        """As ``Indexed.reading``."""
+        return DockerRegistryRepositories(self._storage)
 
     def names(self) -> Iterator[tuple[str, Descriptor]]:
         """As ``Lister.names``. A damaged tag is left out, with a warning in the log."""
@@ -81,112 +57,24 @@ class DockerRegistryReader:
 
     def tagged(self) -> Iterator[str]:
         """REPOSITORY:TAG for every tag, damaged or not."""
-        for repository in self.repositories_in():
-            for tag in self.tags_of(repository):
+        for repository in self._storage.repositories_in():
+            for tag in self._storage.tags_of(repository):
                 yield f"{repository}:{tag}"
 
     def untagged(self) -> Iterator[str]:
         """REPOSITORY@DIGEST for every manifest that neither a tag nor an index of its repository names, damaged or
         not."""
-        for repository in self.repositories_in():
-            revisions = self.revisions_of(repository)
+        for repository in self._storage.repositories_in():
+            revisions = self._storage.revisions_of(repository)
             named: set[Digest] = set()
-            for tag in self.tags_of(repository):
+            for tag in self._storage.tags_of(repository):
                 try:
-                    named.add(self._link(repository, "_manifests", "tags", tag, "current"))
+                    named.add(self._storage.tag_link(repository, tag))
                 except LaminaError:
                     continue  # `tagged` has it
             for digest in revisions:
-                named.update(self._listed(digest))
+                named.update(self._storage.listed(digest))
             yield from (f"{repository}@{digest}" for digest in revisions if digest not in named)
-
-    def repositories_in(self) -> Iterator[str]:
-        """The repositories, sorted, by their paths."""
-        yield from self._repositories("")
-
-    def tags_of(self, repository: str) -> list[str]:
-        """The tags of a repository, sorted; [] if it has none or does not exist."""
-        found = _directories(self._path(repository, "_manifests", "tags"))
-        return [name for name in found if is_tag(name)]
-
-    def revisions_of(self, repository: str) -> list[Digest]:
-        """The digests of all manifests of a repository that were not deleted, sorted."""
-        found = []
-        top = self._path(repository, "_manifests", "revisions")
-        for algorithm in _directories(top):
-            for encoded in _directories(os.path.join(top, algorithm)):
-                try:
-                    digest = Digest.parse(f"{algorithm}:{encoded}")
-                except UsageError:
-                    continue
-                if self._has_link(repository, "_manifests", "revisions", digest.algorithm, digest.encoded):
-                    found.append(digest)
-        return found
-
-    def exists(self, repository: str) -> bool:
-        """Whether there is such a repository, tagged or not."""
-        return is_path(repository) and os.path.isdir(self._path(repository, "_manifests"))
-
-    def tag(self, repository: str, tag: str) -> Descriptor:
-        """The manifest of a tag. Raises ReferenceNotFound, BlobNotFound, InvalidDocument (a damaged link)."""
-        if not (is_path(repository) and is_tag(tag)) or not self._has_link(
-            repository, "_manifests", "tags", tag, "current"
-        ):
-            raise self._not_found(f"{repository}:{tag}")
-        digest = self._link(repository, "_manifests", "tags", tag, "current")
-        return self._document(digest, f"{repository}:{tag}")
-
-    def revision(self, repository: str, digest: Digest) -> Descriptor:
-        """The manifest of a repository with this digest. Raises ReferenceNotFound, BlobNotFound, InvalidDocument."""
-        name = f"{repository}@{digest}"
-        where = ("_manifests", "revisions", digest.algorithm, digest.encoded)
-        if not is_path(repository) or not self._has_link(repository, *where):
-            raise self._not_found(name)
-        if self._link(repository, *where) != digest:
-            raise _damaged(self._path(repository, *where), "it names another digest")
-        return self._document(digest, name)
-
-    def size_in(self, repository: str, digest: Digest) -> int | None:
-        """The size of a blob or manifest that is in this repository; None if it is not."""
-        here = any(
-            self._has_link(repository, *where, digest.algorithm, digest.encoded)
-            for where in (("_layers",), ("_manifests", "revisions"))
-        )
-        return self._size(digest) if here and is_path(repository) else None
-
-    def _size(self, digest: Digest) -> int | None:
-        try:
-            state = os.lstat(self._data(digest))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return state.st_size if stat.S_ISREG(state.st_mode) else None
-
-    def _document(self, digest: Digest, what: str) -> Descriptor:
-        """The descriptor of a manifest: the directory does not keep the media types, the document states its own."""
-        known = self._documents.get(digest)
-        if known is not None:
-            return known
-        size = self._size(digest)
-        if size is None:
-            raise BlobNotFound(
-                f"{what}: the manifest {digest} was not found in {self.location}",
-                hint="restore it from a backup, or push the image again: the storage is incomplete",
-            )
-        if size > MAX_DOCUMENT:
-            raise InvalidDocument(f"{what}: the manifest {digest} is too large: {size} bytes", hint=_RESTORE)
-        raw = self.manifest(Descriptor("application/octet-stream", digest, size))
-        found = Descriptor(parse(raw, None, what).media_type, digest, size)
-        self._documents[digest] = found
-        return found
-
-    def _listed(self, digest: Digest) -> list[Digest]:
-        """What an index lists; [] for a manifest, and for what can't be read."""
-        try:
-            descriptor = self._document(digest, str(digest))
-            document = parse(self.manifest(descriptor), descriptor.media_type)
-        except LaminaError:
-            return []
-        return [entry.digest for entry in document.manifests] if isinstance(document, Index) else []
 
     def _split(self, name: str) -> tuple[str, str, Digest | None]:
         """Repository, tag and digest of a name. Raises UsageError, ReferenceNotFound."""
@@ -198,7 +86,7 @@ class DockerRegistryReader:
         if reference.domain == DEFAULT_DOMAIN:
             paths += [reference.path, reference.path.removeprefix("library/")]
         for path in dict.fromkeys(paths):
-            if self.exists(path):
+            if self._storage.exists(path):
                 return path, reference.tag or DEFAULT_TAG, reference.digest
         raise self._not_found(name)
 
@@ -216,74 +104,10 @@ class DockerRegistryReader:
 
     def _not_found(self, name: str) -> ReferenceNotFound:
         names = [one for one, _ in zip(self.tagged(), range(_SHOWN + 1), strict=False)]
-        return ReferenceNotFound(f"{self.location} holds no image {name!r:.200}", hint=_there(names))
-
-    def _repositories(self, path: str) -> Iterator[str]:
-        below = _directories(os.path.join(self._top, "repositories", path))
-        if path and "_manifests" in below:
-            yield path
-        for name in below:
-            deeper = f"{path}/{name}" if path else name
-            if is_path(deeper) and len(deeper) <= 255:  # the others are its own: _manifests, _layers, _uploads
-                yield from self._repositories(deeper)
-
-    def _has_link(self, *parts: str) -> bool:
-        return os.path.lexists(os.path.join(self._path(*parts), "link"))
-
-    def _link(self, *parts: str) -> Digest:
-        """The digest in a link. Raises InvalidDocument, SystemFailure."""
-        path = os.path.join(self._path(*parts), "link")
-        with reported(path):
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                raise _damaged(path, "it is not a regular file")
-            with open(path, "rb") as file:
-                raw = file.read(_MAX_LINK)
-        try:
-            return Digest.parse(raw.decode("ascii").strip())
-        except (UsageError, UnicodeDecodeError):
-            raise _damaged(path, "it is empty" if not raw.strip() else "it does not contain a digest") from None
-
-    def _data(self, digest: Digest) -> str:
-        return os.path.join(self._top, "blobs", digest.algorithm, digest.encoded[:2], digest.encoded, "data")
-
-    def _path(self, repository: str, *parts: str) -> str:
-        return os.path.join(self._top, "repositories", repository, *parts)
-
-
-def storage_in(directory: str) -> str | None:
-    """Return the directory with ``repositories`` in the storage of a docker-registry; None if there is none."""
-    for top in (os.path.join(directory, BELOW), directory):
-        if os.path.isdir(os.path.join(top, "repositories")) and not os.path.exists(os.path.join(top, "oci-layout")):
-            return top
-    return None
-
-
-_RESTORE = "restore the storage from a backup, or push the image again"
-
-
-class _Blob(LayoutBlob):
-    hint = _RESTORE
-
-
-def _damaged(path: str, why: str) -> InvalidDocument:
-    return InvalidDocument(f"the link {path!r:.500} is damaged: {why}", hint=_RESTORE)
+        return absent(name, self.location, _there(names))
 
 
 def _there(names: Sequence[str]) -> str:
     if not names:
         return "check the path: the registry may keep its data elsewhere"
     return "name one of: " + ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-def _directories(path: str) -> list[str]:
-    """The names of the directories in a directory, sorted; [] if it does not exist. Links of the file system are not
-    followed."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        from lamina.host.files import failure
-
-        raise failure(error, path) from None

@@ -90,8 +90,8 @@ def expand(wanted: SyncRule, network: RegistryAccess) -> Iterator[Reference]:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An image to copy. ``inside`` is its name at its place, ``full`` the full name. ``short``, ``path`` and ``scoped``
-    are the names below a target's prefix; they begin with a colon if only a tag is known."""
+    """An image to copy. ``inside`` is its name at its place, ``full`` the full name. ``short``, ``path`` and
+    ``scoped`` are the names below a target's prefix; they begin with a colon if only a tag is known."""
 
     inside: str
     full: str

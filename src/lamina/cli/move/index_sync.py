@@ -140,9 +140,7 @@ _TO = tuple(one.name for one in TRANSPORTS if one.can_grow)
 @click.option("-d", "--dest", "target_kind", type=click.Choice(_TO), help="Type of TARGET, as in skopeo.")
 @click.option("-a", "--all-platforms", "--all", is_flag=True, help="Copy every platform of multi-platform images.")
 @click.option("--scoped", is_flag=True, help="Keep the full source name below TARGET.")
-@click.option(
-    "--keep-path", is_flag=True, help="Keep the path of the source name below TARGET, without its host."
-)
+@click.option("--keep-path", is_flag=True, help="Keep the path of the source name below TARGET, without its host.")
 @click.option(
     "--untagged", is_flag=True, help="Of a docker-registry:DIR, copy the manifests without a tag too, by digest."
 )
@@ -178,7 +176,8 @@ def sync(
 ) -> int:
     """Copy many images. SOURCE is a YAML file (a list, or the form of skopeo; - is standard input), a pattern
     docker://HOST/REPOSITORY:TAG with * and ?, or oci:DIR, oci-archive:FILE, docker-archive:FILE, dir:DIR or
-    docker-registry:DIR with all its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the images go into the store."""
+    docker-registry:DIR with all its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the
+    images go into the store."""
     from lamina.host.files import reported, write_named
     from lamina.spec.reference import canonical
     from lamina.transfer.copy import SessionWriter
