@@ -8,7 +8,7 @@ RUNS := $(VENV)/.installed-to-run
 # what Python compiled is kept: tests and demo start thousands of short commands
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-big demo-projects test lint bench conformance soak clean
+.PHONY: help demo demo-big demo-projects test lint bench conformance soak soak-serve clean
 PEERS := $(or $(LAMINA_PEERS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lamina-peers)
 
 help:
@@ -18,7 +18,8 @@ help:
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR also of everything else, compared with other engines, in bench/RESULTS.md"
 	@echo "make soak  ten minutes of containers that start, end and are killed at random (root; SECONDS=600 SEED=1)"
-	@echo "make conformance  the OCI distribution conformance program against lamina serve (needs Go)"
+	@echo "make soak-serve  ten minutes of 64 clients of a registry that is killed each minute (SECONDS=600 SEED=1)"
+	@echo "make conformance  the OCI distribution conformance program against lamina serve; its report is in .venv/conformance, or REPORT=DIR (needs Go)"
 
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lamina needs Python 3.11 or later; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
@@ -65,13 +66,18 @@ bench: $(STAMP)
 	$(BIN)/python bench/find.py
 
 # the OCI program against `lamina serve --writable`; built once, outside the tree
+REPORT ?= $(VENV)/conformance
 conformance: $(STAMP)
 	@command -v go >/dev/null || { echo "the conformance program needs Go, and there is none: skipped"; exit 0; } && \
-	tests/peers.sh $(PEERS) conformance && $(BIN)/python tests/conformance.py $(PEERS)/bin/conformance
+	tests/peers.sh $(PEERS) conformance && $(BIN)/python tests/conformance.py $(PEERS)/bin/conformance $(REPORT)
 
 # loopback only; says its seed
 soak: $(STAMP)
 	@$(BIN)/python tests/soak_containers.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+# loopback only; says its seed
+soak-serve: $(STAMP)
+	@$(BIN)/python tests/soak_serve.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -108,7 +108,6 @@ class LayoutBlob:
     """A ``Blob`` in a layout; only a regular file counts."""
 
     origin = ""
-    hint = "get the layout again: it is incomplete"
 
     def __init__(self, descriptor: Descriptor, path: str) -> None:
         self.descriptor = descriptor
@@ -122,7 +121,7 @@ class LayoutBlob:
             pass
         raise BlobNotFound(
             f"blob {self.descriptor.digest} was not found ({self._path})",
-            hint=self.hint,
+            hint="get the layout again: it is incomplete",
         )
 
 

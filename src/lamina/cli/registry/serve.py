@@ -44,8 +44,7 @@ def serve(session: Session, source: str, host: str, port: int, writable: bool) -
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:
             raise UsageError(
-                f"can't serve {source!r:.200}",
-                hint="give oci:DIR, oci-archive:FILE or docker-registry:DIR, or nothing for the store",
+                f"can't serve {source!r:.200}", hint="give oci:DIR or oci-archive:FILE, or nothing for the store"
             )
         place = cast("Readable", reader_for(name, session.network()))
     else:
