@@ -29,7 +29,7 @@ class Asker:
 @dataclass
 class Request:
     """A request. ``body`` yields the pieces as they come, once. ``length`` is the Content-Length in bytes,
-    if stated."""
+    if stated. ``scheme`` ("http" or "https") is how the client has reached the server."""
 
     method: str
     route: Route
@@ -37,6 +37,7 @@ class Request:
     body: Iterator[bytes]
     length: int | None = None
     asker: Asker = Asker()
+    scheme: str = "http"
 
     @property
     def target(self) -> str:

@@ -34,6 +34,11 @@ class ReadApi:
     def __init__(self, place: Repositories) -> None:
         self._place = place
 
+    @property
+    def place(self) -> Repositories:
+        """What is served."""
+        return self._place
+
     def _catalog(self, request: Request) -> Response:
         after, count = wanted_page(request.route.query)
         found = []

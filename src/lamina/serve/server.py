@@ -15,11 +15,12 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lamina.errors import DiskFull, LaminaError, UsageError
+from lamina.errors import UsageError
 from lamina.events import start_threads
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api, check_writable, open_api
+from lamina.serve.failures import answered, failed
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
@@ -155,16 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
             request = Request(self.command, route, self.headers, body.pieces(), body.length, asker)  # type: ignore[arg-type]
             body.check()
             self._check_origin()
-            response = self.server.api.answer(request)
+            response = answered(self.server.api.answer, request)
         except ApiError as error:
-            response = Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
+            response = failed(error)
         except _CutOff:
             self.close_connection = True
             return
-        except DiskFull as error:
-            response = _failed(507, error)
-        except LaminaError as error:
-            response = _failed(500, error)
         if not body.drained():
             self.close_connection = True
         try:
@@ -326,8 +323,3 @@ class _Body:
         if not line:
             raise _CutOff
         return line
-
-
-def _failed(status: int, error: LaminaError) -> Response:
-    _log.warning("%s", error)
-    return Response(status, {"Content-Type": "application/json"}, ApiError(status, "UNKNOWN", error.message).body())

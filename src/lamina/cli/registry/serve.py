@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from lamina.cli.format.output import write
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -20,9 +15,9 @@ if TYPE_CHECKING:
     from lamina.source.served import Readable
 
 
-@command("serve", "lamina serve --port 5000\nlamina serve --writable\nlamina serve oci:./layout")
+@command("serve", "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout")
 @click.argument("source", required=False, default="")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; a loopback address.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "-p",
     "--port",
@@ -31,40 +26,115 @@ if TYPE_CHECKING:
     show_default=True,
     help="Port to listen on; 0 means any free port.",
 )
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Listen here instead: HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable).",
+)
 @click.option("--writable", is_flag=True, help="Allow clients to push and delete.")
+@click.option(
+    "--plain-http", is_flag=True, help="Listen without TLS on an address that other machines reach (behind a proxy)."
+)
+@click.option(
+    "--anonymous-push", is_flag=True, help="With --writable, let other machines push and delete without a login."
+)
+@click.option(
+    "--trusted-proxy",
+    multiple=True,
+    metavar="NETWORK",
+    help="Believe X-Forwarded-For, -Proto and -Host of these proxies: 10.0.0.0/8, or unix (repeatable).",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes that serve."
+)
+@click.option(
+    "--grace-period",
+    type=click.IntRange(0, 3600),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long requests may still run after SIGTERM or Ctrl-C; a second signal ends them at once.",
+)
+@click.option(
+    "--max-blob",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="GIB",
+    help="Refuse the body of a request that is larger.",
+)
+@click.option("--access-log", metavar="FILE", help="Write a line for each request; - means standard error.")
+@click.option(
+    "--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True, help="Of the access log."
+)
+@click.option(
+    "--metrics-from",
+    multiple=True,
+    metavar="NETWORK",
+    help="Who may read /metrics besides this machine (repeatable).",
+)
 @click.pass_obj
-def serve(session: Session, source: str, host: str, port: int, writable: bool) -> None:
-    """Serve the store (or a layout or archive) as an OCI registry, on this host only. Clients pull `app` as
-    HOST:PORT/app, and ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it."""
-    from lamina.places import reader_for
-    from lamina.serve.server import RegistryServer
+def serve(
+    session: Session,
+    source: str,
+    host: str,
+    port: int,
+    listen: tuple[str, ...],
+    writable: bool,
+    plain_http: bool,
+    anonymous_push: bool,
+    trusted_proxy: tuple[str, ...],
+    workers: int,
+    grace_period: int,
+    max_blob: int,
+    access_log: str | None,
+    log_format: str,
+    metrics_from: tuple[str, ...],
+) -> None:
+    """Serve the store (or a layout or archive) as an OCI registry. Clients pull `app` as HOST:PORT/app, and
+    ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
 
-    place: Readable
+    Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
+    from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
+
+    place = _place(session, source, writable)
+    settings = Settings(
+        host=host,
+        port=port,
+        listen=listen,
+        writable=writable,
+        plain_http=plain_http,
+        anonymous_push=anonymous_push,
+        trusted=trusted_proxy,
+        workers=workers,
+        grace=grace_period,
+        max_blob=max_blob << 30,
+        access_log=access_log,
+        log_format=log_format,
+        metrics_from=metrics_from,
+    )
+    if service_is_installed():
+        run_service(place, settings)
+    else:
+        run_small(place, settings)
+
+
+def _place(session: Session, source: str, writable: bool) -> Readable:
+    """Open what is to be served."""
+    from lamina.places import reader_for
+
     if source:
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:
             raise UsageError(
                 f"can't serve {source!r:.200}", hint="give oci:DIR or oci-archive:FILE, or nothing for the store"
             )
-        place = cast("Readable", reader_for(name, session.network()))
-    else:
-        store = session.writable_store if writable else session.store
-        place = cast("Readable", store)
-        if (
-            not writable and store.layers.origins()
-        ):  # blobs that the store does not keep are fetched from their registry
-            from lamina.transfer.connect import StoreAndRegistries
+        return cast("Readable", reader_for(name, session.network()))
+    store = session.writable_store if writable else session.store
+    if not writable and store.layers.origins():
+        # blobs that the store does not keep are fetched from their registry
+        from lamina.transfer.connect import StoreAndRegistries
 
-            place = cast("Readable", StoreAndRegistries(store, session.network()))
-    done = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        done.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    with RegistryServer(place, host=host, port=port, writable=writable) as server:
-        write(f"serving {place.location} on {server.url} ({'writable' if writable else 'read-only'})")
-        sys.stdout.flush()
-        while not done.wait(0.5):  # with a timeout: a signal may come just before it blocks
-            pass
+        return cast("Readable", StoreAndRegistries(store, session.network()))
+    return cast("Readable", store)

@@ -1,0 +1,238 @@
+"""How the verb `serve` runs a server: the one of the extra `serve`, else the small one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from lamina.cli import say
+from lamina.cli.format.output import write
+from lamina.errors import UsageError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from lamina.serve.asgi.application import Site
+    from lamina.serve.asgi.listen import Address
+    from lamina.serve.asgi.processes import Shared
+    from lamina.source.served import Readable, Repositories
+
+INSTALL = "run `pip install 'lamina[serve]'`"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says. ``grace`` in seconds, ``max_blob`` in bytes."""
+
+    host: str
+    port: int
+    listen: Sequence[str]
+    writable: bool
+    plain_http: bool
+    anonymous_push: bool
+    trusted: Sequence[str]
+    workers: int
+    grace: int
+    max_blob: int
+    access_log: str | None
+    log_format: str
+    metrics_from: Sequence[str]
+
+    def needing_service(self) -> list[str]:
+        """The options that only the server of the extra has."""
+        given = {
+            "--listen": self.listen,
+            "--plain-http": self.plain_http,
+            "--anonymous-push": self.anonymous_push,
+            "--trusted-proxy": self.trusted,
+            "--workers": self.workers > 1,
+            "--access-log": self.access_log,
+            "--metrics-from": self.metrics_from,
+        }
+        return [name for name, value in given.items() if value]
+
+
+def service_is_installed() -> bool:
+    """Whether the packages of the extra `serve` are there."""
+    return all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "httptools"))
+
+
+def run_small(place: Readable, settings: Settings) -> None:
+    """Run the server that needs no packages. Raises UsageError if more was asked of it."""
+    from lamina.serve.server import RegistryServer
+
+    missing = settings.needing_service()
+    if missing:
+        raise UsageError(f"{', '.join(missing)}: the packages of the extra `serve` are not installed", hint=INSTALL)
+    server = RegistryServer(place, host=settings.host, port=settings.port, writable=settings.writable)
+    done = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        done.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    say(f"this is the small server, for this machine only; {INSTALL} for the one with TLS, users and metrics")
+    with server:
+        _announce(place, [server.url], settings)
+        while not done.wait(0.5):  # with a timeout: a signal may come just before it blocks
+            pass
+
+
+def run_service(place: Readable, settings: Settings) -> None:
+    """Run the server of the extra `serve` until a signal. Raises UsageError, SystemFailure."""
+    from lamina.serve.api import check_writable
+    from lamina.serve.asgi.forwarded import parse_networks
+    from lamina.serve.asgi.listen import address_of, given_by_systemd, listen, notify
+    from lamina.serve.asgi.processes import supervise
+
+    if settings.writable:
+        check_writable(place)
+    for networks in (settings.trusted, settings.metrics_from):
+        parse_networks(networks)
+    sockets = given_by_systemd()
+    if not sockets:
+        addresses = _addresses(settings)
+        for address in addresses:
+            _check(settings, address)
+        sockets = listen(addresses)
+    bound = [address_of(one) for one in sockets]
+    for address in bound:
+        _check(settings, address)
+    local = all(address.is_local for address in bound) and not settings.trusted
+
+    def announce() -> None:
+        _announce(place, [str(one) if one.path else f"http://{one}" for one in bound], settings)
+        notify("READY=1")
+
+    work = partial(_work, place, settings, sockets, local)
+    try:
+        if settings.workers == 1:
+            code = work(0, None, announce)
+        else:
+            code = supervise(settings.workers, work, announce)
+    finally:
+        for address in bound:
+            if address.path:
+                _remove(address.path)
+    if code:
+        sys.exit(code)
+
+
+def _addresses(settings: Settings) -> list[Address]:
+    from lamina.serve.asgi.listen import Address, parse_address
+
+    if settings.listen:
+        return [parse_address(text, settings.port) for text in settings.listen]
+    return [Address(settings.host, settings.port)]
+
+
+def _check(settings: Settings, address: Address) -> None:
+    from lamina.serve.exposure import check_exposure
+
+    check_exposure(
+        str(address),
+        local=address.is_local,
+        tls=False,
+        plain_http=settings.plain_http,
+        writable=settings.writable,
+        has_users=False,
+        anonymous_push=settings.anonymous_push,
+    )
+
+
+def _work(
+    place: Readable,
+    settings: Settings,
+    sockets: Sequence[socket.socket],
+    local: bool,
+    number: int,
+    shared: Shared | None,
+    ready: Callable[[], None],
+) -> int:
+    """Serve in this process. ``number``: of this process; ``shared``: where the figures of the others are, if there
+    are others. Returns an exit code."""
+    from lamina.serve.asgi.application import Application
+    from lamina.serve.asgi.listen import notify, watchdog_interval
+    from lamina.serve.asgi.running import Server, run, stopped_by_signals
+
+    watched = watchdog_interval() is not None and number == 0
+    with _site(place, settings, local, shared) as site:
+
+        def tick() -> None:
+            if shared is not None:
+                shared.write(site.metrics.series())
+            if watched:
+                notify("WATCHDOG=1")
+
+        def reload() -> None:
+            if site.log is not None:
+                site.log.reopen()
+
+        server = Server(lambda: Application(site), site.limits, ready=ready, tick=tick)
+
+        def stop() -> None:
+            if number == 0:
+                notify("STOPPING=1")
+            server.stop()
+
+        with stopped_by_signals(stop, reload):
+            run(server, sockets)
+        if server.force_exit:
+            os._exit(1)  # requests still run in threads: they end with the process, as they would with kill -9
+    return 0
+
+
+@contextmanager
+def _site(place: Readable, settings: Settings, local: bool, shared: Shared | None) -> Iterator[Site]:
+    """What this process serves, as long as the block runs."""
+    from lamina.serve.api import open_api
+    from lamina.serve.asgi.access_log import AccessLog
+    from lamina.serve.asgi.application import LOOPBACK, Site
+    from lamina.serve.asgi.forwarded import parse_networks
+    from lamina.serve.asgi.limits import Limits
+
+    log = AccessLog(settings.access_log, settings.log_format) if settings.access_log else None
+    try:
+        with open_api(place, writable=settings.writable) as api:
+            site = Site(
+                api.answer,
+                Limits(body=settings.max_blob, grace=settings.grace),
+                local=local,
+                trusted=parse_networks(settings.trusted),
+                trust_unix="unix" in settings.trusted,
+                metrics_readers=(*LOOPBACK, *parse_networks(settings.metrics_from)),
+                others=shared.others if shared is not None else tuple,
+                checks={"names": partial(_check_readable, api.place)},
+                log=log,
+            )
+            yield site
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _check_readable(place: Repositories) -> None:
+    place.names(limit=1)
+
+
+def _announce(place: Readable, urls: Sequence[str], settings: Settings) -> None:
+    write(f"serving {place.location} on {' and '.join(urls)} ({'writable' if settings.writable else 'read-only'})")
+    sys.stdout.flush()
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -1,0 +1,216 @@
+"""One connection: uvicorn's HTTP protocol with limits of its own. Slow and endless heads, too many connections and
+clients that do not read are ended; what can't be parsed is answered with the registry's JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from lamina.serve.routes import ApiError
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from lamina.serve.asgi.limits import Limits
+
+GONE = "lamina.gone"
+"""The extension of the scope that tells whether the client has closed the connection: a callable that returns a
+bool."""
+ABORT = "lamina.abort"
+"""The extension of the scope that cuts the connection at once: a callable."""
+
+USER = "lamina.user"
+"""The extension of the scope that names the client by its certificate, if it has shown one: a str."""
+
+
+class Connection(HttpToolsProtocol):
+    """A connection of a client. uvicorn makes one for each."""
+
+    def __init__(self, *, limits: Limits, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._limits = limits
+        self._running: RequestResponseCycle | None = None
+        self._refusal: ApiError | None = None
+        self._user = ""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._head_size = 0  # bytes of the current head, as far as it is known
+        self._pieces_size = 0  # bytes that came since the current head began
+
+    # what the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._user = common_name(transport.get_extra_info("peercert"))
+        self._await_head()
+        if len(self.connections) > self._limits.connections:
+            self._refusal = ApiError(503, "TOOMANYREQUESTS", "too many connections", Retry_After="1")
+            self.send_400_response("")
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._pieces_size += len(data)
+        super().data_received(data)
+        if self._in_head and self._pieces_size > self._limits.head:
+            self._refusal = _head_too_large()
+            self.send_400_response("")
+        elif not self._busy and self._deadline is None:
+            self._await_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client may close its half after a whole request, and still wait for the answer."""
+        waits = self._busy and self._running is not None and not self._running.more_body
+        return waits and self.scheme == "http"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        cycles = [cycle for cycle, _ in self.pipeline]
+        for cycle in [self._running, *cycles] if self._running is not None else cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffers are full: the client has to read. It gets ``patience`` for one piece and what is buffered."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._limits.patience, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None and not self.transport.is_closing():
+            self._stalled.cancel()
+            self._stalled = None
+
+    # what the parser tells
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_size = self._pieces_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._grow(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value) + 4)
+        if len(self.headers) >= self._limits.headers:
+            self._refusal = _head_too_large()
+            raise ValueError(name)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True  # empty lines may follow without end
+        self._head_size = self._pieces_size = 0
+
+    def _grow(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._limits.head:
+            self._refusal = _head_too_large()
+            raise ValueError("head")  # the parser stops, and uvicorn calls send_400_response
+
+    # requests
+
+    @property
+    def _busy(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        self._rest()
+        extensions: dict[str, Any] = {
+            GONE: lambda: cycle.disconnected,
+            ABORT: self.transport.abort,
+            USER: self._user,
+        }
+        cycle.scope["extensions"] = extensions
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._close_soon()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not a request, and close."""
+        error = self._refusal or ApiError(400, "UNSUPPORTED", "this is not an HTTP request")
+        running = self._running if self._busy else None
+        if running is not None and (running.response_started or not running.more_body):
+            # the request before it is being answered: that goes on, and the connection ends with it
+            running.keep_alive = False
+            self.flow.pause_reading()
+            self.pipeline.clear()
+            if running.more_body:  # its own body is broken
+                running.disconnected = True
+                running.message_event.set()
+                self.transport.abort()
+            return
+        if running is not None:
+            running.disconnected = True
+            running.message_event.set()
+        body = error.body()
+        lines = [STATUS_LINE[error.status]]
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
+        lines += [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        self.transport.write(b"".join([*lines, b"Connection: close\r\n\r\n", body]))
+        self.transport.close()
+        self._close_soon()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._close_soon()
+
+    # time
+
+    def _await_head(self) -> None:
+        self._rest()
+        self._deadline = self.loop.call_later(self._limits.head_time, self._too_slow)
+
+    def _rest(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._busy or self.transport.is_closing():
+            return
+        if self._pieces_size or self._head_size:
+            self._refusal = ApiError(408, "UNSUPPORTED", "the request took too long")
+            self.send_400_response("")
+        else:
+            self.transport.close()
+            self._close_soon()
+
+    def _close_soon(self) -> None:
+        """A transport closes once its buffer is written; a client that does not read may not prevent that."""
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._limits.patience, self.transport.abort)
+
+
+def _head_too_large() -> ApiError:
+    return ApiError(431, "UNSUPPORTED", "the head of the request is too large")
+
+
+def common_name(certificate: Any) -> str:
+    """Return the common name in a verified certificate, as the module ssl gives it; "" if there is none."""
+    for parts in (certificate or {}).get("subject", ()):
+        for key, value in parts:
+            if key == "commonName":
+                return str(value)
+    return ""

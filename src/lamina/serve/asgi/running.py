@@ -1,0 +1,132 @@
+"""Runs an application on uvicorn in this process: until a signal, and then until running requests end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import uvicorn
+
+from lamina.serve.asgi.connection import Connection
+from lamina.serve.asgi.listen import BACKLOG
+
+if TYPE_CHECKING:
+    import ssl
+    from types import FrameType
+
+    from lamina.serve.asgi.application import Application
+    from lamina.serve.asgi.limits import Limits
+
+ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM") if name in signal.Signals.__members__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with signals of our own: the first one stops it when running requests have ended or the grace
+    period is over, the second one at once."""
+
+    def __init__(
+        self,
+        make: Callable[[], Application],
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | None = None,
+        ready: Callable[[], None] = lambda: None,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``make``: makes the application, in the event loop. ``ready`` is called when connections are accepted,
+        ``tick`` about every second, both in the loop."""
+        config = uvicorn.Config(
+            self._call,
+            http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits)),
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(limits.keep_alive),
+            timeout_graceful_shutdown=max(1, int(limits.grace)),
+            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
+        )
+        super().__init__(config)
+        self._make, self._ready, self._tick = make, ready, tick
+        self.application: Application | None = None
+
+    async def _call(self, scope: Any, receive: Any, send: Any) -> None:
+        assert self.application is not None
+        await self.application(scope, receive, send)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.application = self._make()
+        await super().startup(sockets)
+        self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            self._tick()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        if self.server_state.tasks:
+            await asyncio.wait(list(self.server_state.tasks), timeout=1)
+        if self.application is not None:
+            self.application.close()
+
+    def stop(self) -> None:
+        """Begin to stop; called again, stop at once. Safe from any thread."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing is captured here: ``stopped_by_signals`` does it for the process."""
+        yield
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None], reload: Callable[[], None] | None = None) -> Iterator[None]:
+    """Call ``stop`` at SIGINT and SIGTERM, ``reload`` at SIGHUP, while the block runs."""
+
+    def ended(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    def reloaded(number: int, frame: FrameType | None) -> None:
+        if reload is not None:
+            reload()
+
+    before = {number: signal.signal(number, ended) for number in ENDING}
+    if reload is not None and hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reloaded)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(server: Server, sockets: Sequence[socket.socket]) -> None:
+    """Run a server on open sockets, which it closes, until it is stopped."""
+    for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(server.serve(list(sockets)))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    with suppress(ImportError):
+        import uvloop
+
+        return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+    return None

@@ -1,0 +1,86 @@
+"""Sends a range of a blob as the body of a response: from the page cache in the event loop, everything else from a
+thread."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from lamina.host.files import has_extent
+from lamina.serve.asgi.limits import PIECE
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Stream
+
+Send = Callable[[Any], Awaitable[None]]
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class ShortBlob(Exception):
+    """The blob ended before its size: the connection must be cut, so that the client does not take it for whole."""
+
+
+async def send_stream(stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
+    """Send ``size`` bytes of a stream, and complete the response. Returns how many were sent: fewer if ``gone`` says
+    that the client is. Raises ShortBlob, and what the stream raises."""
+    if has_extent(stream):
+        return await _send_file(*stream.extent(), send, threads, gone)
+    return await _send_read(stream, size, send, threads, gone)
+
+
+async def _send_file(
+    descriptor: int, at: int, end: int, send: Send, threads: Executor, gone: Callable[[], bool]
+) -> int:
+    loop = asyncio.get_running_loop()
+    start = at
+    while at < end:
+        size = min(PIECE, end - at)
+        piece = _cached(descriptor, size, at)
+        if piece is None:  # only a thread may wait for the disk
+            piece = await loop.run_in_executor(threads, os.pread, descriptor, size, at)
+        if not piece:
+            raise ShortBlob
+        at += len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": at < end})
+        await asyncio.sleep(0)  # others come first now
+        if gone():
+            break
+    return at - start
+
+
+def _cached(descriptor: int, size: int, at: int) -> bytes | memoryview | None:
+    """Read what the page cache has, without waiting; None if it does not have the first byte, or can't tell."""
+    if not _NOWAIT:
+        return None
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(descriptor, [buffer], at, _NOWAIT)
+    except OSError:  # EAGAIN: not cached; EOPNOTSUPP: the file system can't tell. A real error is met again
+        return None
+    return memoryview(buffer)[:count] if count else None
+
+
+async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
+    """Read the next piece in a thread while this one is sent."""
+    loop = asyncio.get_running_loop()
+    sent = 0
+    coming = loop.run_in_executor(threads, stream.read, min(PIECE, size))
+    try:
+        while sent < size:
+            piece = await coming
+            if not piece:
+                raise ShortBlob
+            left = size - sent - len(piece)
+            if left > 0:
+                coming = loop.run_in_executor(threads, stream.read, min(PIECE, left))
+            sent += len(piece)
+            await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+            if gone():
+                break
+    finally:
+        if not coming.done():  # the stream may not be closed while a thread reads it
+            await asyncio.wait([coming])
+    return sent
