@@ -128,7 +128,7 @@ def address_of(listener: socket.socket) -> Address:
 
 
 def given_by_systemd() -> list[socket.socket]:
-    """Return the sockets that systemd has opened for this process (LISTEN_FDS), none if it has not. Raises
+    """Return the sockets that systemd has opened for this process (LISTEN_FDS), none without that. Raises
     UsageError."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
