@@ -266,7 +266,14 @@ class BuildKit:
 
 @contextmanager
 def buildkit_daemon(bench: Bench) -> Iterator[BuildKit]:
-    """It lives in its own PID and mount namespaces: when this process dies, nothing of it is left."""
+    with buildkit_process() as address:
+        yield BuildKit(address, bench.top / "bases", bench.bases)
+
+
+@contextmanager
+def buildkit_process() -> Iterator[str]:
+    """buildkitd of our own; its address. It lives in its own PID and mount namespaces: when this process dies,
+    nothing of it is left."""
     require_root()
     require_tool("unshare", "runc")
     program = peer("buildkitd")
@@ -289,7 +296,7 @@ def buildkit_daemon(bench: Bench) -> Iterator[BuildKit]:
             )
         try:
             _await_socket(process, address, Path(top, "log"))
-            yield BuildKit(f"unix://{address}", bench.top / "bases", bench.bases)
+            yield f"unix://{address}"
         finally:
             process.kill()
             process.wait()

@@ -154,6 +154,13 @@ def begin(server: RegistryServer) -> str:
     return headers["location"]
 
 
+def test_a_tls_handshake_is_answered_in_plain_http(server: RegistryServer) -> None:
+    """By its first bytes docker, BuildKit and others know that they may try again without TLS."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+        one.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03\r\n")
+        assert one.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
 def test_upload_survives_a_cut_and_a_restart(tmp_path: Path) -> None:
     root = tmp_path / "w"
     digest = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

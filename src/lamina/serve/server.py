@@ -236,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what http.server itself refuses: bad request lines, too many headers."""
         self.close_connection = True
+        # with a status line, also if the request had no version: by it docker and others tell that this is no TLS
+        self.request_version = self.protocol_version
         error = ApiError(code, "UNSUPPORTED", message or "bad request")
         with suppress(OSError):
             self.command = getattr(self, "command", None) or "GET"
