@@ -78,8 +78,9 @@ def writer_for(transport: str, location: str) -> Writer:
     """Open a layout, directory or archive for writing. Raises UsageError (another transport), SystemFailure."""
     found = BY_NAME.get(transport)
     if found is None or not found.writer:
-        hint = f"use {or_list(one.name for one in IN_FILES)}"
-        raise UsageError(f"can't write to {transport!r:.60}: it is not a transport for files", hint=hint)
+        hint = f"use {or_list(one.name for one in IN_FILES if one.writer)}"
+        why = "it is only read" if found is not None and found.reader else "it is not a transport for files"
+        raise UsageError(f"can't write to {transport!r:.60}: {why}", hint=hint)
     return found.writer_class()(location)  # type: ignore[no-any-return]
 
 

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 def open_any(path: str) -> Readable:
-    """Open the layout directory or archive at ``path``; ``-`` is an archive on standard input.
+    """Open the layout directory, archive or storage of a docker-registry at ``path``; ``-`` is an archive on standard
+    input.
 
     Raises NotFound; InvalidDocument if it is neither.
     """
     if path != "-" and os.path.isdir(path):
-        return LayoutReader(path)
+        from lamina.archive.docker_registry_storage import storage_in
+
+        if storage_in(path) is None:
+            return LayoutReader(path)
+        from lamina.archive.docker_registry import DockerRegistryReader
+
+        return DockerRegistryReader(path)
     members = Members(path)
     tars = [one for one in TRANSPORTS if one.tar_member]
     for transport in tars:

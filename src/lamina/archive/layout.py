@@ -108,6 +108,7 @@ class LayoutBlob:
     """A ``Blob`` in a layout; only a regular file counts."""
 
     origin = ""
+    hint = "get the layout again: it is incomplete"
 
     def __init__(self, descriptor: Descriptor, path: str) -> None:
         self.descriptor = descriptor
@@ -121,7 +122,7 @@ class LayoutBlob:
             pass
         raise BlobNotFound(
             f"blob {self.descriptor.digest} was not found ({self._path})",
-            hint="get the layout again: it is incomplete",
+            hint=self.hint,
         )
 
 

@@ -46,7 +46,11 @@ def all_named(reader: Lister) -> list[tuple[str, str]]:
     """Return all images of an archive or layout, each with its name in the store. Raises InvalidDocument, UsageError
     (an invalid name)."""
     from lamina.archive.docker import DockerArchiveReader
+    from lamina.archive.docker_registry import DockerRegistryReader
     from lamina.spec.reference import canonical
+
+    if isinstance(reader, DockerRegistryReader):  # by name, so that a damaged tag is an error
+        return [(name, canonical(name)) for name in reader.tagged()]
 
     if isinstance(reader, DockerArchiveReader):
         reader.check_names()

@@ -14,7 +14,7 @@ from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
-from lamina.source.abilities import takes_pushes
+from lamina.source.abilities import finds_in_repositories, takes_pushes
 from lamina.source.repositories import ListedRepositories
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def open_api(source: Readable, *, writable: bool) -> Iterator[Api]:
     """Open a place of images for a server; the block lasts as long as the server. Raises what ``check_writable``
     raises, SystemFailure."""
     if not writable:
-        yield Api(ListedRepositories(source), None)
+        yield Api(source.reading() if finds_in_repositories(source) else ListedRepositories(source), None)
         return
     check_writable(source)
     assert takes_pushes(source)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-    from lamina.source.served import BlobHolder, Served
+    from lamina.source.served import BlobHolder, Indexed, Served
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:
@@ -60,6 +60,11 @@ def writes_batches(place: object) -> TypeIs[BatchWriter]:
 def lists_names(place: object) -> TypeIs[Lister]:
     """Whether the place can list its images."""
     return hasattr(place, "names")
+
+
+def finds_in_repositories(place: object) -> TypeIs[Indexed]:
+    """Whether the place finds what a repository has without reading all its names."""
+    return hasattr(place, "reading")
 
 
 def takes_pushes(place: object) -> TypeIs[Served]:

@@ -130,6 +130,14 @@ class Readable(Reader, Lister, Protocol):
     """A place of images that can be served read-only."""
 
 
+class Indexed(Readable, Protocol):
+    """A place that finds what a repository has without reading all its names."""
+
+    def reading(self) -> Repositories:
+        """The repositories of the place, for reading."""
+        ...
+
+
 class Served(Readable, Protocol):
     """A place of images that can also be served for writing."""
 

@@ -19,10 +19,10 @@ class Transport(Value):
 
     ``name`` stands before the colon; ``usage`` is what people type; ``what`` describes it in help texts. ``reader``
     and ``writer`` are written as "module:class"; each class is called with the path. They are "" for a registry,
-    which ``lamina.places`` opens with the user's access to the network. ``holds_many``: whether several images fit
-    in, each with its name after the path. ``can_grow``: whether images can be added to one that exists. ``save_type``
-    is its name in `save --type`, "" if `save` does not write it. ``tar_member``: for a tar, the member by which
-    `load` recognizes it.
+    which ``lamina.places`` opens with the user's access to the network; ``writer`` is "" for what is only read.
+    ``holds_many``: whether several images fit in, each with its name after the path. ``can_grow``: whether images
+    can be added to one that exists. ``save_type`` is its name in `save --type`, "" if `save` does not write it.
+    ``tar_member``: for a tar, the member by which `load` recognizes it.
     """
 
     name: str
@@ -94,6 +94,12 @@ TRANSPORTS = (
         "lamina.archive.dir_layout:DirectoryWriter",
         holds_many=False,
         can_grow=True,
+    ),
+    Transport(
+        "docker-registry",
+        "docker-registry:DIR[:REF]",
+        "an image in the storage directory of a docker-registry (only read)",
+        "lamina.archive.docker_registry:DockerRegistryReader",
     ),
 )
 UNSUPPORTED = {

@@ -90,26 +90,30 @@ def expand(wanted: SyncRule, network: RegistryAccess) -> Iterator[Reference]:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An image to copy. ``inside`` is its name at its place, ``full`` the full name. ``short`` and ``scoped`` are the
-    names below a target's prefix; they begin with a colon if only a tag is known."""
+    """An image to copy. ``inside`` is its name at its place, ``full`` the full name. ``short``, ``path`` and
+    ``scoped`` are the names below a target's prefix; they begin with a colon if only a tag is known."""
 
     inside: str
     full: str
     short: str
+    path: str
     scoped: str
 
     @classmethod
-    def of(cls, reference: Reference, inside: str = "") -> Named:
-        """Make the names from a reference: ``short`` from the last part of its name, ``scoped`` from its whole name,
-        with the colon of a port replaced by a dash."""
+    def of(cls, reference: Reference, inside: str = "", *, path: str = "") -> Named:
+        """Make the names from a reference: ``short`` from the last part of its name, ``path`` from its name without
+        the host, ``scoped`` from its whole name, with the colon of a port replaced by a dash. ``path``: the name of a
+        repository at a place without a host."""
         end = f"@{reference.digest}" if reference.digest else f":{reference.tag or 'latest'}"
-        scoped = f"{reference.domain}/{reference.path}".replace(":", "-")
-        return cls(inside or str(reference), str(reference), reference.path.rpartition("/")[2] + end, scoped + end)
+        scoped = path or f"{reference.domain}/{reference.path}".replace(":", "-")
+        short = reference.path.rpartition("/")[2]
+        whole = path or reference.path
+        return cls(inside or str(reference), str(reference), short + end, whole + end, scoped + end)
 
-    def below(self, prefix: str, *, scoped: bool, suffix: str = "") -> str:
-        """Return its name below ``prefix`` (host, host and path, or a directory); ``suffix`` is appended to
-        the tag."""
-        name = self.scoped if scoped else self.short
+    def below(self, prefix: str, *, scoped: bool = False, keep_path: bool = False, suffix: str = "") -> str:
+        """Return its name below ``prefix`` (host, host and path, or a directory): ``scoped``, ``path`` or ``short``;
+        ``suffix`` is appended to the tag."""
+        name = self.scoped if scoped else self.path if keep_path else self.short
         if suffix and "@" not in name:
             name += suffix
         return prefix.rstrip("/") + ("" if name.startswith(":") else "/") + name
@@ -126,9 +130,18 @@ def named_in(names: Iterable[tuple[str, Descriptor]], where: str) -> Iterator[Na
             )
         if "/" not in name and ":" not in name and "@" not in name:  # image-spec: a tag without a repository
             Reference.parse(f"x:{name}")
-            yield Named(name, name, f":{name}", f":{name}")
+            yield Named(name, name, *[f":{name}"] * 3)
         else:
             yield Named.of(Reference.parse(name), name)
+
+
+def named_below(names: Iterable[str]) -> Iterator[Named]:
+    """Yield the images of a place whose repositories have no host: REPOSITORY:TAG or REPOSITORY@DIGEST. Raises
+    UsageError."""
+    for name in names:
+        reference = Reference.parse(name)
+        path = name.partition("@")[0]
+        yield Named.of(reference, name, path=path.removesuffix(f":{reference.tag}") if reference.tag else path)
 
 
 def image_directories(top: str) -> Iterator[tuple[str, Named]]:
@@ -137,14 +150,14 @@ def image_directories(top: str) -> Iterator[tuple[str, Named]]:
     base = os.path.basename(os.path.abspath(top))
     with reported(top):
         if os.path.isfile(os.path.join(top, "manifest.json")):
-            yield top, Named("", base, base, base)
+            yield top, Named("", base, *[base] * 3)
             return
         for directory, below, files in os.walk(top, onerror=_raise):
             below.sort()
             if "manifest.json" in files:
                 below.clear()
                 name = os.path.relpath(directory, top)
-                yield directory, Named("", name, os.path.basename(name), name)
+                yield directory, Named("", name, os.path.basename(name), name, name)
 
 
 def _raise(error: OSError) -> None:

@@ -131,6 +131,7 @@ _TO = tuple(one.name for one in TRANSPORTS if one.can_grow)
     "lamina sync images.yaml docker://mirror.local:5000/hub --all-platforms\n"
     "lamina sync 'docker://ghcr.io/me/app:v1.*' oci:./air-gap\n"
     "lamina sync oci:./air-gap docker://inside.local/hub\n"
+    "lamina sync --all --keep-path docker-registry:/var/lib/registry docker://new.local:5000\n"
     "lamina sync --src docker --dest dir ghcr.io/me/app /media/usb",
 )
 @click.argument("source", metavar="SOURCE")
@@ -139,6 +140,10 @@ _TO = tuple(one.name for one in TRANSPORTS if one.can_grow)
 @click.option("-d", "--dest", "target_kind", type=click.Choice(_TO), help="Type of TARGET, as in skopeo.")
 @click.option("-a", "--all-platforms", "--all", is_flag=True, help="Copy every platform of multi-platform images.")
 @click.option("--scoped", is_flag=True, help="Keep the full source name below TARGET.")
+@click.option("--keep-path", is_flag=True, help="Keep the path of the source name below TARGET, without its host.")
+@click.option(
+    "--untagged", is_flag=True, help="Of a docker-registry:DIR, copy the manifests without a tag too, by digest."
+)
 @click.option("--append-suffix", default="", metavar="TEXT", help="Add this to each tag at TARGET.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be copied.")
 @click.option(
@@ -158,6 +163,8 @@ def sync(
     target_kind: str | None,
     all_platforms: bool,
     scoped: bool,
+    keep_path: bool,
+    untagged: bool,
     append_suffix: str,
     dry_run: bool,
     keep_going: bool,
@@ -168,18 +175,22 @@ def sync(
     format: str | None,
 ) -> int:
     """Copy many images. SOURCE is a YAML file (a list, or the form of skopeo; - is standard input), a pattern
-    docker://HOST/REPOSITORY:TAG with * and ?, or oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR with all
-    its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the images go into the store."""
+    docker://HOST/REPOSITORY:TAG with * and ?, or oci:DIR, oci-archive:FILE, docker-archive:FILE, dir:DIR or
+    docker-registry:DIR with all its images. TARGET is docker://HOST[/PATH], oci:DIR or dir:DIR; without TARGET the
+    images go into the store."""
     from lamina.host.files import reported, write_named
     from lamina.spec.reference import canonical
     from lamina.transfer.copy import SessionWriter
 
     if target_kind and not target:
         raise UsageError(f"--dest {target_kind} needs a TARGET", hint="add it, or leave --dest out")
+    if scoped and keep_path:
+        raise UsageError("--scoped and --keep-path exclude each other", hint="leave one of them out")
     source, target = _typed(source, kind), _typed(target, target_kind)
     manifests, format = (format, None) if format in MANIFEST_FORMATS else (None, format)
     results: list[dict[str, str]] = []
     lines: list[str] = []
+    taken: dict[str, str] = {}  # by name at TARGET
     failed = False
     with Progress(quiet=quiet or format is not None) as progress, session.interruptible(), ExitStack() as held:
         together: Writer | None = None
@@ -224,12 +235,17 @@ def sync(
                 warn(f"{name} was left out: {error}")
             results.append({"source": name, "target": there, "state": f"failed: {error}"})
 
-        for name, found in _sources(session, source, progress):
+        for name, found in _sources(session, source, progress, untagged):
             try:
                 for reader, image in found():
                     there = ""
                     try:
-                        there = _there(image, target, scoped, append_suffix)
+                        there = _there(image, target, scoped, keep_path, append_suffix)
+                        if taken.setdefault(there, image.inside) != image.inside:
+                            raise UsageError(
+                                f"{image.inside} and {taken[there]} have the same name at the target: {there}",
+                                hint="use --keep-path or --scoped, which keep more of the source name",
+                            )
                         results.append({"source": image.full, "target": there, "state": move(reader, image, there)})
                     except LaminaError as error:
                         went_wrong(error, image.full, there)
@@ -261,15 +277,17 @@ def _typed(place: str, kind: str | None) -> str:
 
 
 def _sources(
-    session: Session, source: str, progress: Progress
+    session: Session, source: str, progress: Progress, untagged: bool
 ) -> Iterator[tuple[str, Callable[[], Iterator[tuple[Reader, Named]]]]]:
     """Yield a name for messages and a function for the images: of each line of a file or pattern, or of a local
     place."""
     from lamina.transfer.sync import expand
 
     if source.startswith(_LOCAL) and not source.endswith(":"):
-        yield source, partial(_held, session, source)
+        yield source, partial(_held, session, source, untagged)
         return
+    if untagged:
+        raise UsageError("--untagged needs docker-registry:DIR", hint="other sources do not list such manifests")
     for wanted in _wanted(source):
         network = session.network(progress, "src", wanted.access)
 
@@ -282,13 +300,17 @@ def _sources(
         yield wanted.repository, found
 
 
-def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
-    """Yield the images of a layout, an archive, or a directory of image directories. Raises UsageError, NotFound."""
+def _held(session: Session, source: str, untagged: bool) -> Iterator[tuple[Reader, Named]]:
+    """Yield the images of a layout, an archive, a directory of image directories, or the storage of a
+    docker-registry. Raises UsageError, NotFound."""
     from lamina.archive.dir_layout import DirectoryReader
+    from lamina.archive.docker_registry import DockerRegistryReader
     from lamina.places import reader_for
-    from lamina.transfer.sync import image_directories, named_in
+    from lamina.transfer.sync import image_directories, named_below, named_in
 
     place = parse_name(source)
+    if untagged and place.transport != "docker-registry":
+        raise UsageError("--untagged needs docker-registry:DIR", hint="other sources do not list such manifests")
     if place.transport == "dir":
         empty = True
         for path, image in image_directories(place.location):
@@ -305,6 +327,12 @@ def _held(session: Session, source: str) -> Iterator[tuple[Reader, Named]]:
             f"{source!r:.200} is a single image", hint="use `lamina copy`, or leave the name out to copy all images"
         )
     reader: Any = reader_for(place, session.network())
+    if isinstance(reader, DockerRegistryReader):  # by name: a damaged image fails alone
+        for image in named_below(reader.tagged()):
+            yield reader, image
+        for image in named_below(reader.untagged() if untagged else ()):
+            yield reader, image
+        return
     for image in named_in(reader.names(), source):
         yield reader, image
 
@@ -343,15 +371,15 @@ def _same(reader: Reader, name: str, writer: Writer, there: Digest) -> bool:
     return not writer.accepts.sparse and _digest(reader, name) == there
 
 
-def _there(image: Named, target: str, scoped: bool, suffix: str) -> str:
+def _there(image: Named, target: str, scoped: bool, keep_path: bool, suffix: str) -> str:
     """Return the name at the target: below its prefix in a registry or directory, else the full name."""
     if not target:
         return image.full
     place = parse_name(target)
     if place.transport == REGISTRY:
-        return f"docker://{image.below(place.name, scoped=scoped, suffix=suffix)}"
+        return f"docker://{image.below(place.name, scoped=scoped, keep_path=keep_path, suffix=suffix)}"
     if place.transport == "dir":
-        return f"dir:{image.below(place.location, scoped=scoped, suffix=suffix)}"
+        return f"dir:{image.below(place.location, scoped=scoped, keep_path=keep_path, suffix=suffix)}"
     if place.transport != "oci" or place.name:
         raise UsageError(
             f"{target!r:.200} can't hold many images", hint="give docker://HOST[/PATH], oci:DIR or dir:DIR"

@@ -128,7 +128,8 @@ def _place(session: Session, source: str, writable: bool) -> Readable:
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:
             raise UsageError(
-                f"can't serve {source!r:.200}", hint="give oci:DIR or oci-archive:FILE, or nothing for the store"
+                f"can't serve {source!r:.200}",
+                hint="give oci:DIR, oci-archive:FILE or docker-registry:DIR, or nothing for the store",
             )
         return cast("Readable", reader_for(name, session.network()))
     store = session.writable_store if writable else session.store
