@@ -49,6 +49,8 @@ class Api(WriteApi):
         reading = method in ("GET", "HEAD")
         if kind == "base" and reading:
             return Response(200, {"Content-Type": "application/json"}, b"{}")
+        if kind == "token":
+            raise ApiError(404, "UNSUPPORTED", "this registry has no users")
         if kind == "catalog" and reading:
             return self._catalog(request)
         if kind == "tags" and reading:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from lamina.errors import UsageError
+from lamina.serve.permit import EVERYTHING, Permit
 from lamina.serve.routes import ApiError, Route
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asker:
-    """The client: ``address`` of the connection, and ``name`` of the user ("" if it is not known)."""
+    """The client: ``address`` of the connection, and ``name`` of the user ("" if it is not known). Before the gate,
+    ``name`` is the one in the client's verified certificate."""
 
     address: str = ""
     name: str = ""
@@ -29,7 +31,8 @@ class Asker:
 @dataclass
 class Request:
     """A request. ``body`` yields the pieces as they come, once. ``length`` is the Content-Length in bytes,
-    if stated. ``scheme`` ("http" or "https") is how the client has reached the server."""
+    if stated. ``scheme``: how the client reaches the server (``http`` or ``https``). ``permit``: what the client may
+    do; the gate of ``access`` sets it."""
 
     method: str
     route: Route
@@ -38,6 +41,7 @@ class Request:
     length: int | None = None
     asker: Asker = Asker()
     scheme: str = "http"
+    permit: Permit = EVERYTHING
 
     @property
     def target(self) -> str:

@@ -1,4 +1,4 @@
-"""Keeps web pages away from a registry without users, which serves this machine only (pure)."""
+"""Keeps web pages away from what a browser would let them do (pure)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def check_local(headers: Mapping[str, str]) -> None:
             "DENIED",
             "this registry only answers requests to names of this machine that are not from a web page",
         )
+
+
+def check_change(method: str, headers: Mapping[str, str]) -> None:
+    """Refuse changes that a web page asks for: a browser sends the login and the client certificate of its user also
+    for the pages of others. Clients of registries send neither of these headers. Raises ApiError."""
+    if method not in ("GET", "HEAD") and ("Origin" in headers or "Sec-Fetch-Site" in headers):
+        raise ApiError(403, "DENIED", "a web page can't change anything in this registry")
 
 
 def _is_of(origin: str, host: str) -> bool:

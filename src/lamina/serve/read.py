@@ -44,7 +44,8 @@ class ReadApi:
         found = []
         for name in self._place.names():
             reference = Reference.parse(name)
-            if ":" not in reference.domain:  # a path can't contain such a host; it is reached with ?ns=
+            # a path can't contain a host with a port; it is reached with ?ns=
+            if ":" not in reference.domain and request.permit.may_see(name):
                 found.append(reference.familiar)  # as it was pushed: app, not library/app
         found = sorted(name for name in found if name > after)
         shown, link = next_page(found, count, "/v2/_catalog")

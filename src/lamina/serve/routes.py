@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAIL = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<rest>.*)")
+TOKEN_PATH = "/token"
 MAX_NAME = 255
 MAX_PAGE = 10_000
 MAX_BATCH = 100
@@ -30,8 +31,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A parsed request line. ``kind`` is "base", "catalog", "manifest", "blob", "uploads", "upload", "tags" or
-    "referrers"; ``rest`` is the tag, the digest or the id of the upload."""
+    """A parsed request line. ``kind`` is "base", "token", "catalog", "manifest", "blob", "uploads", "upload", "tags"
+    or "referrers"; ``rest`` is the tag, the digest or the id of the upload."""
 
     kind: str
     name: str = ""
@@ -56,6 +57,8 @@ def parse_target(target: str) -> Route:
         query.setdefault(key, []).append(value)
     if path in ("/v2", "/v2/"):
         return Route("base", query=query)
+    if path == TOKEN_PATH:
+        return Route("token", query=query)
     if path == "/v2/_catalog":
         return Route("catalog", query=query)
     found = _TAIL.fullmatch(path)

@@ -22,6 +22,7 @@ from lamina.remote.loopback import is_loopback
 from lamina.serve.api import Api, check_writable, open_api
 from lamina.serve.failures import answered, failed
 from lamina.serve.http_message import Asker, Request, Response
+from lamina.serve.origin import check_change, check_local
 from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
 
@@ -155,7 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             asker = Asker(str(self.client_address[0]))
             request = Request(self.command, route, self.headers, body.pieces(), body.length, asker)  # type: ignore[arg-type]
             body.check()
-            self._check_origin()
+            check_local(self.headers)  # type: ignore[arg-type]
+            check_change(self.command, self.headers)  # type: ignore[arg-type]
             response = answered(self.server.api.answer, request)
         except ApiError as error:
             response = failed(error)
@@ -170,18 +172,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
-
-    def _check_origin(self) -> None:
-        """Refuse web pages whose domain resolves to this machine (DNS rebinding): only this machine may use the
-        registry."""
-        host = self.headers.get("Host", "localhost").strip()
-        name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
-        if not is_loopback(name) or self.headers.get("Origin"):
-            raise ApiError(
-                403,
-                "DENIED",
-                "this registry only answers requests to names of this machine that are not from a web page",
-            )
 
     def _send(self, response: Response) -> None:
         length = response.end - response.start if response.blob is not None else len(response.body)

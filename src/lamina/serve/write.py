@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lamina.errors import BlobNotFound, Conflict, DigestMismatch, InvalidContent, NotFound, Unsupported
 from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import (
@@ -21,7 +23,7 @@ from lamina.serve.routes import ApiError
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import parse
+from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import is_tag
 
 if TYPE_CHECKING:
@@ -43,8 +45,11 @@ class WriteApi(ReadApi):
     def _kept(self, request: Request) -> Response:
         """Answer HEAD of a blob. A client that may push takes a found blob for sent: it is protected from gc."""
         response = self._blob(request)
-        if self._writing is not None and not self._writing.keep(
-            repository_of(request.route), digest_of(request.route.rest)
+        repository, digest = repository_of(request.route), digest_of(request.route.rest)
+        if (
+            self._writing is not None
+            and request.permit.may_push(repository)
+            and not self._writing.keep(repository, digest)
         ):
             raise ApiError(404, "BLOB_UNKNOWN", f"blob {request.route.rest} not found")
         return response
@@ -57,16 +62,29 @@ class WriteApi(ReadApi):
             wanted = digest_of(mount)
             source = request.route.one("from")
             origin = repository_named(source, request.route.one("ns")) if source else repository
-            if place.mount(repository, wanted, origin):
+            if request.permit.may_pull(origin) and self._mounted(request, repository, wanted, origin):
                 return self._created(request, wanted)
         if digest and not mount:
             stated = digest_of(digest)
             ident = place.uploads.create(repository)
             with place.uploads.held(repository, ident):
-                place.uploads.append(repository, ident, request.body)
+                place.uploads.append(repository, ident, self._body(request, repository, 0))
                 return self._finished(request, repository, ident, stated)
         ident = place.uploads.create(repository)
         return Response(202, self._progress(request, ident, 0))
+
+    def _mounted(self, request: Request, repository: str, digest: Digest, source: str) -> bool:
+        """Mount a blob within the quota; False if ``source`` does not have it."""
+        place = self._writable()
+        try:
+            size = place.blob(source, digest).descriptor.size
+        except BlobNotFound:
+            return False
+        request.permit.check_room(repository, size, place)
+        if not place.mount(repository, digest, source):
+            return False
+        request.permit.took(repository, size)
+        return True
 
     def _upload(self, request: Request) -> Response:
         place = self._writable()
@@ -84,10 +102,25 @@ class WriteApi(ReadApi):
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
         with place.uploads.held(repository, ident):
             self._in_order(request, ident, place.uploads.size(repository, ident))
-            size = place.uploads.append(repository, ident, request.body)
+            body = self._body(request, repository, place.uploads.size(repository, ident))
+            size = place.uploads.append(repository, ident, body)
             if stated is not None:
                 return self._finished(request, repository, ident, stated)
         return Response(202, self._progress(request, ident, size))
+
+    def _body(self, request: Request, repository: str, size: int) -> Iterator[bytes]:
+        """The body of a request whose upload has ``size`` bytes, within the quota: checked at once if the length is
+        stated, and as the bytes arrive."""
+        place, permit = self._writable(), request.permit
+        permit.check_room(repository, size + (request.length or 0), place)
+
+        def pieces(size: int) -> Iterator[bytes]:
+            for piece in request.body:
+                size += len(piece)
+                permit.check_room(repository, size, place)
+                yield piece
+
+        return pieces(size)
 
     def _in_order(self, request: Request, ident: str, size: int) -> None:
         try:
@@ -114,9 +147,10 @@ class WriteApi(ReadApi):
 
     def _finished(self, request: Request, repository: str, ident: str, digest: Digest) -> Response:
         try:
-            self._writable().uploads.finish(repository, ident, digest)
+            blob = self._writable().uploads.finish(repository, ident, digest)
         except (InvalidContent, Unsupported) as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
+        request.permit.took(repository, blob.size)
         return self._created(request, digest)
 
     def _created(self, request: Request, digest: Digest) -> Response:
@@ -135,13 +169,16 @@ class WriteApi(ReadApi):
         for tag in tags:
             if not is_tag(tag):
                 raise ApiError(400, "TAG_INVALID", f"{tag[:150]!r} is not a tag")
+        request.permit.check_room(repository, len(raw), place)
+        fixed = [tag for tag in tags if request.permit.is_fixed(repository, tag)]
         announced = mediatype.essence(request.headers.get("Content-Type", "")) or None
         try:
             document = parse(raw, announced, "the manifest")
             digest = stated or Digest.of(raw)
             descriptor = Descriptor(document.media_type, digest, len(raw))
             descriptor.check(raw)
-            place.put_manifest(repository, descriptor, raw, tags)
+            request.permit.check_links(len(document.layers if isinstance(document, Manifest) else document.manifests))
+            place.put_manifest(repository, descriptor, raw, tags, fixed=fixed)
         except BlobNotFound as error:
             raise ApiError(404, "MANIFEST_BLOB_UNKNOWN", error.message) from None
         except Conflict as error:
@@ -167,6 +204,7 @@ class WriteApi(ReadApi):
         repository, name = repository_of(request.route), request.route.rest
         digest = digest_or_none(name)
         try:
+            self._check_removable(request, place, repository, name, digest)
             if digest is None:
                 # remove the tag; the document stays, untagged, until it is deleted or pruned
                 place.untag(repository, name)
@@ -175,6 +213,17 @@ class WriteApi(ReadApi):
         except NotFound:
             raise no_manifest(name) from None
         return Response(202)
+
+    @staticmethod
+    def _check_removable(
+        request: Request, place: WritableRepositories, repository: str, name: str, digest: Digest | None
+    ) -> None:
+        """Check that a deletion removes no tag that the client may not remove. Raises ApiError, NotFound."""
+        for tag in [name] if digest is None else place.tags(repository):
+            if not request.permit.may_remove(repository, tag) and (
+                digest is None or place.find(repository, tag).digest == digest
+            ):
+                raise ApiError(403, "DENIED", f"tag {tag} of {request.route.name} is immutable")
 
     def _delete_blob(self, request: Request) -> Response:
         place = self._writable()

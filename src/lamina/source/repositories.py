@@ -112,6 +112,10 @@ class ListedRepositories:
                 found[top.digest] = known[1]
         return [found[digest] for digest in sorted(found, key=str)]
 
+    def usage(self, repository: str) -> int:
+        tops = self._listing().tops(repository)
+        return sum({one.digest: one.size for top in tops for one in self._content(top).values()}.values())
+
     def _listing(self) -> Listing:
         return Listing.of(self._place.names())
 

@@ -55,6 +55,11 @@ class Repositories(Protocol):
         digest. Empty if there are none, or no such repository."""
         ...
 
+    def usage(self, repository: str) -> int:
+        """The bytes that the repository holds, for quotas: of each manifest and blob once. 0 if there is no such
+        repository."""
+        ...
+
 
 class UploadPlace(Protocol):
     """Blobs that are being uploaded to a repository. An upload outlives a lost connection, and a restart of the

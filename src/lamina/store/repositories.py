@@ -69,6 +69,12 @@ class StoreRepositories(ListedRepositories):
                 return self._blobs.get(Descriptor(ANY_TYPE, digest, size))
         return super().blob(repository, digest)
 
+    def usage(self, repository: str) -> int:
+        with self._guard:
+            waiting = [digest for name, digest in self._protected if name == repository]
+        named = {digest for top in self._listing().tops(repository) for digest in self._content(top)}
+        return super().usage(repository) + sum(self._blobs.size(one) or 0 for one in waiting if one not in named)
+
     def _tops(self, repository: str) -> list[Descriptor]:
         listing = self._listing()
         unnamed = [one for one in listing.unnamed if (repository, one.digest) in self._members]

@@ -1,0 +1,76 @@
+"""What the client of one request may do beyond the request itself: the API asks it, ``access`` answers it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Holdings(Protocol):
+    """What a quota needs of the place (``source.served.Repositories`` has it)."""
+
+    def names(self, after: str = "", limit: int | None = None) -> list[str]: ...
+
+    def usage(self, repository: str) -> int: ...
+
+
+class Permit(Protocol):
+    """Repositories are canonical (``docker.io/library/app``), as in ``source.served``."""
+
+    def may_see(self, repository: str) -> bool:
+        """Whether lists show a repository to the client."""
+        ...
+
+    def may_pull(self, repository: str) -> bool: ...
+
+    def may_push(self, repository: str) -> bool: ...
+
+    def is_fixed(self, repository: str, tag: str) -> bool:
+        """Whether a tag is immutable: made once, never moved."""
+        ...
+
+    def may_remove(self, repository: str, tag: str) -> bool:
+        """Whether the client, who may delete in the repository, may delete this tag too."""
+        ...
+
+    def check_room(self, repository: str, more: int, place: Holdings) -> None:
+        """Check that ``more`` bytes fit into the quota. Raises ApiError (403 DENIED)."""
+        ...
+
+    def took(self, repository: str, more: int) -> None:
+        """Count bytes that were taken in."""
+        ...
+
+    def check_links(self, count: int) -> None:
+        """Check how many layers a manifest, or manifests an index, names. Raises ApiError."""
+        ...
+
+
+class Everything:
+    """A permit without any limit: for servers without access control."""
+
+    def may_see(self, repository: str) -> bool:
+        return True
+
+    def may_pull(self, repository: str) -> bool:
+        return True
+
+    def may_push(self, repository: str) -> bool:
+        return True
+
+    def is_fixed(self, repository: str, tag: str) -> bool:
+        return False
+
+    def may_remove(self, repository: str, tag: str) -> bool:
+        return True
+
+    def check_room(self, repository: str, more: int, place: Holdings) -> None:
+        pass
+
+    def took(self, repository: str, more: int) -> None:
+        pass
+
+    def check_links(self, count: int) -> None:
+        pass
+
+
+EVERYTHING = Everything()
