@@ -68,7 +68,7 @@ class Identifier:
         self._failures = Buckets(FAILURES_RATE, FAILURES_BURST)
 
     def identify(self, header: str | None, asker: Asker) -> Identity:
-        """Find the sender of this Authorization header. ``asker.name`` is the name in the client's certificate. Raises
+        """Find the sender of an Authorization header. ``asker.name`` is the name in the client's certificate. Raises
         Refused, ApiError (429: too many wrong passwords)."""
         try:
             given = parse_authorization(header)
