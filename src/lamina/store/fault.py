@@ -40,6 +40,8 @@ POINTS = (
     "prune.refs-removed",
     "prune.parts-removed",
 )
+NAME_POINTS = ("names.log-made", "names.half-written", "names.written", "names.synced", "names.folded")
+"""Points that a change of names passes while the log is used."""
 KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
 """Points that are passed only if not everything of a layer is kept."""
 MONITOR_POINTS = (

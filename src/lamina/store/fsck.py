@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, StoreDamaged
 from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
 from lamina.layer.index import LayerIndex
 from lamina.source.select import read_config
@@ -47,9 +47,10 @@ def fsck(
     store: Store, *, repair: bool = False, on_blob: Callable[[Digest], None] = lambda digest: None
 ) -> list[Finding]:
     """Hash every blob again, follow every name, and check every layer's derived data. ``on_blob`` is called for each
-    blob that is checked. Raises StoreDamaged if index.json itself can't be read."""
+    blob that is checked. Raises StoreDamaged if index.json itself, or (without ``repair``) its log, can't be read."""
     with reported(store.paths.root):
-        findings = list(_blobs(store, repair, on_blob))
+        findings = list(_names(store, repair))
+        findings += list(_blobs(store, repair, on_blob))
         broken = {finding.blob for finding in findings if finding.blob is not None}
         layers: dict[Digest, Descriptor] = {}
         elsewhere = store.layers.origins()
@@ -66,6 +67,25 @@ def fsck(
         findings += _volumes(store)
         findings += _leftovers(store, repair)
     return findings
+
+
+def _names(store: Store, repair: bool) -> Iterator[Finding]:
+    """Check the log of names. A damaged index.json is an error that nothing repairs."""
+    log = os.path.basename(store.paths.name_log)
+    try:
+        left = store.refs.interrupted()
+    except StoreDamaged as error:
+        if not repair or not os.path.lexists(store.paths.name_log):
+            raise
+        target = os.path.join(store.paths.ingest, LOST_AND_FOUND)
+        make_directory(target)
+        store.refs.repair(os.path.join(target, log))
+        yield Finding("error", f"{error.message}; the names that can be read were kept", True)
+        return
+    if left:
+        yield Finding("leftover", f"{log}: {left} bytes, left by a change of names that was interrupted", repair)
+    if repair:
+        store.refs.fold()
 
 
 def _blobs(store: Store, repair: bool, on_blob: Callable[[Digest], None]) -> Iterator[Finding]:

@@ -1,13 +1,12 @@
 """The layers of each image of the store, read once from manifests and configs, and kept in one derived file.
 
 The content of a digest never changes, so a record stays correct. Missing records are read and added; records that no
-name needs are left out at the next write. While index.json is unchanged, byte for byte, it is not even parsed again.
-A damaged file is ignored.
+name needs are left out at the next write. While index.json and its log are unchanged, byte for byte, they are not
+even parsed again. A damaged file is ignored.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -53,8 +52,8 @@ def layer_map(store: StoreReader, platform: Platform, only: Sequence[Descriptor]
     kept = _load(store.paths.layer_map)
     before = kept["platforms"].get(str(platform), {})
     if only is None:
-        with reported(store.paths.index), open(store.paths.index, "rb") as file:
-            state = hashlib.sha256(file.read()).hexdigest()
+        with reported(store.paths.index):
+            state = store.refs.state()
         if before.get("index") == state:
             return _layer_map_of(kept["layers"], before["images"])
     records = {digest: numbers for _, digest, numbers in before.get("images", ())}

@@ -10,10 +10,13 @@ from lamina.host.files import make_directory, replace_file, reported, write_all
 from lamina.host.temporary import Temporary, is_temporary
 from lamina.spec.digest import Digest
 
-FORMAT = 2
-"""The number of the store's format. In format 1, tars and trees were synced before they got their names. A lamina
-that knows only format 1 trusts them after a crash, without the notes of ``store.derived``: it must not open a store
-whose tars and trees were not synced."""
+FORMAT = 3
+"""The number of the store's format; an older format is raised when the store is opened, without other work.
+
+In format 1, tars and trees were synced before they got their names. A lamina that knows only format 1 trusts them
+after a crash, without the notes of ``store.derived``: it must not open a store whose tars and trees were not synced.
+In format 2, index.json contained all names. A lamina that knows only format 2 would delete the images whose names are
+in the log (decision 0041)."""
 READ_ONLY = 0o444
 """The mode of a blob's file."""
 _TEXT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -27,6 +30,7 @@ class Paths:
     def __init__(self, root: str) -> None:
         self.root = root
         self.index = os.path.join(root, "index.json")
+        self.name_log = os.path.join(root, "index.json.log")
         self.layer_map = os.path.join(root, "members")
         self.lock = os.path.join(root, "lock")
         self.reserve = os.path.join(root, "reserve")
@@ -180,7 +184,7 @@ def _unknown_names(root: str) -> list[str]:
         return []
     except NotADirectoryError:
         return [root]
-    present -= {*_DIRECTORIES, "oci-layout", "index.json", "lock", "reserve", "format"}
+    present -= {*_DIRECTORIES, "oci-layout", "index.json", "index.json.log", "lock", "reserve", "format"}
     return sorted(name for name in present if not is_temporary(name))
 
 

@@ -75,6 +75,7 @@ def open_session(parts: Parts, purpose: str) -> Iterator[StoreSession]:
             session.unfinished.drop(parts=isinstance(error, DiskFull))
         raise
     finally:
+        parts.refs.settle()
         with reported(parts.paths.roots):
             session.end()
 

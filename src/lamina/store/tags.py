@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lamina.errors import BlobNotFound
 from lamina.light import TYPE_CHECKING
 from lamina.store.completeness import fetched_children
+from lamina.store.name_table import name_of
 from lamina.store.refs import Refs, name_for
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from lamina.spec.digest import Digest
     from lamina.store.blobs import Blobs
     from lamina.store.layers import Layers
-    from lamina.store.refs import Entries
+    from lamina.store.name_table import Change, NameTable
 
 
 class Tags:
@@ -54,13 +55,13 @@ class Tags:
     def delete(self, descriptor: Descriptor) -> None:
         """As ``Deleter.delete``."""
 
-        def change(entries: Entries) -> Entries:
-            kept = [entry for entry in entries if entry.digest != descriptor.digest]
-            if len(kept) == len(entries):
+        def change(table: NameTable) -> Change:
+            names = [name_of(entry) for entry in table.of(descriptor.digest)]
+            if not names:
                 raise BlobNotFound(f"no image {descriptor.digest} in the store", hint="see `lamina images`")
-            return kept
+            return table.removing(names, keep_untagged=False, untagged=descriptor.digest)
 
-        self._refs.update(change)
+        self._refs.change(change)
 
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
         return fetched_children(top, known, self._blobs, self._layers)

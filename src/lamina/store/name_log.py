@@ -1,0 +1,124 @@
+"""The log of names: changes that are not in index.json yet (docs/store.md, decision 0041).
+
+The file begins with a line that identifies it. Each record is one line: a checksum, a serial number that grows by
+one, and a change as JSON. A record counts only if its checksum is right, so an append that was interrupted is
+recognized. index.json states how many records of which log it contains already (``Included``), so it does not matter
+when the log is emptied afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from binascii import crc32, hexlify
+
+from lamina.errors import LaminaError, StoreDamaged
+from lamina.light import TYPE_CHECKING, Value
+from lamina.spec.json import dump, read_own
+from lamina.store.name_table import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANNOTATION = "dev.lamina.names"
+"""The annotation of index.json with the records that it contains: the log's ident, and the last serial number."""
+_HEAD = b"lamina names 1 "
+_IDENT = 32
+HEAD_SIZE = len(_HEAD) + _IDENT + 1
+DAMAGED = "run `lamina fsck --repair`: it keeps the names that can be read"
+
+
+class Included(Value):
+    """The log, and its last record, that an index.json contains."""
+
+    ident: str = ""
+    serial: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Included:
+        """The value of the annotation; nothing is included if it is not valid."""
+        ident, _, serial = text.partition(" ")
+        return cls(ident, int(serial)) if len(ident) == _IDENT and serial.isascii() and serial.isdigit() else cls()
+
+    def __str__(self) -> str:
+        return f"{self.ident} {self.serial}"
+
+
+class Tail(Value):
+    """Records that were read: the changes, the serial number of the last one, and the position after it."""
+
+    changes: tuple[Change, ...]
+    serial: int
+    end: int
+
+
+def new_head() -> tuple[str, bytes]:
+    """The ident of a new log, and its first line."""
+    ident = hexlify(os.urandom(_IDENT // 2)).decode()
+    return ident, _HEAD + ident.encode() + b"\n"
+
+
+def ident_of(raw: bytes) -> str:
+    """The ident in the first line of a log; "" if it is not a log."""
+    ident = raw[len(_HEAD) : HEAD_SIZE - 1]
+    whole = raw.startswith(_HEAD) and len(ident) == _IDENT and raw[HEAD_SIZE - 1 : HEAD_SIZE] == b"\n"
+    return ident.decode("ascii", "replace") if whole else ""
+
+
+def record(ident: str, serial: int, change: Change) -> bytes:
+    """The line of a change."""
+    return _line(ident, b"%d %s" % (serial, dump(change.to_json())))
+
+
+def _line(ident: str, body: bytes) -> bytes:
+    return b"%08x %s\n" % (crc32(body, crc32(ident.encode())), body)
+
+
+def read_records(
+    raw: bytes, ident: str, *, at: int, after: int, what: str, included: int = 0, strict: bool = True
+) -> Tail:
+    """The records in ``raw``, the bytes of the log from position ``at`` on; ``after`` is the serial number of the
+    record before them (0: any may follow). Records up to ``included`` are skipped. Reading ends at the first line
+    that is not a record: an append may have been interrupted there.
+
+    Raises StoreDamaged if a whole record follows it, because then the line is damaged. If ``strict`` is False, such a
+    line is skipped instead.
+    """
+    changes: list[Change] = []
+    end, serial = at, after
+    lines = _lines(raw)
+    for line in lines:
+        found = _read(line, ident, what)
+        if found is None or (serial and found[0] != serial + 1):
+            if not strict and (found is None or found[0] <= serial):
+                continue
+            if strict:
+                ahead = found is not None and found[0] > serial
+                if ahead or any(later[0] > serial for one in lines if (later := _read(one, ident, what)) is not None):
+                    raise StoreDamaged(f"{what} is damaged at byte {end}", hint=DAMAGED)
+                break
+        assert found is not None
+        serial = found[0]
+        end += len(line)
+        if serial > included:
+            changes.append(found[1])
+    return Tail(tuple(changes), serial, end)
+
+
+def _lines(raw: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(raw):
+        end = raw.find(b"\n", at) + 1 or len(raw)
+        yield raw[at:end]
+        at = end
+
+
+def _read(line: bytes, ident: str, what: str) -> tuple[int, Change] | None:
+    """The serial number and the change of a record; None if the line is not a whole record."""
+    body = line[9:-1]
+    if line[-1:] != b"\n" or _line(ident, body) != line:
+        return None
+    serial, _, text = body.partition(b" ")
+    try:
+        return int(serial), Change.from_json(read_own(text), what)
+    except (ValueError, TypeError, AttributeError, LaminaError):
+        return None

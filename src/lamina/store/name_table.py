@@ -1,0 +1,243 @@
+"""The names of a store in memory: the entries of index.json, found by name, by digest and by repository (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lamina.errors import UsageError
+from lamina.light import TYPE_CHECKING, Value
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, Reference
+
+if TYPE_CHECKING:
+    from typing import Any
+
+FETCHED = "dev.lamina.fetched"
+"""Which children of an index were fetched: digests, comma-separated. With this, fsck can tell "lost" from "not
+fetched"."""
+_OURS: dict[str, str | None] = {REF_NAME: None, CONTAINERD_NAME: None, FETCHED: None}
+
+Entries = list[Descriptor]
+Fetched = Callable[[Descriptor, frozenset[str]], str]
+
+
+class Change(Value):
+    """A change of the entries. First the entries with these ``names`` go, and the entries without a name of the
+    ``untagged`` documents; then the entries of ``added`` come. Applied twice it has the same result as applied
+    once."""
+
+    names: tuple[str, ...] = ()
+    untagged: tuple[Digest, ...] = ()
+    added: tuple[Descriptor, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.untagged or self.added)
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        if self.names:
+            value["names"] = list(self.names)
+        if self.untagged:
+            value["untagged"] = [str(digest) for digest in self.untagged]
+        if self.added:
+            value["added"] = [entry.to_json() for entry in self.added]
+        return value
+
+    @classmethod
+    def from_json(cls, value: object, what: str) -> Change:
+        """Read what ``to_json`` wrote. Raises ValueError, TypeError, AttributeError, LaminaError."""
+        if not isinstance(value, dict):
+            raise TypeError(what)
+        names = tuple(value.get("names", ()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(what)
+        return cls(
+            names,
+            tuple(Digest.parse(text) for text in value.get("untagged", ())),
+            tuple(Descriptor.from_json(one, what) for one in value.get("added", ())),
+        )
+
+
+class NameTable:
+    """Entries in their order. A name occurs once, and so does a document without a name; but another tool may have
+    written an index.json in which they occur more often. What is found by is built when it is first asked for."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._rows = dict(enumerate(entries))
+        self._next = len(entries)
+        self._by_name: dict[str, dict[int, None]] | None = None
+        self._by_digest: dict[Digest, dict[int, None]] | None = None
+        self._repositories: dict[str, dict[int, str]] | None = None
+        self._sorted: list[str] | None = None
+
+    def copy(self) -> NameTable:
+        return NameTable(self.entries())
+
+    def entries(self) -> Entries:
+        return list(self._rows.values())
+
+    def named(self, name: str) -> Entries:
+        """The entries with this name ("" for none)."""
+        return [self._rows[number] for number in self._names().get(name, ())]
+
+    def of(self, digest: Digest) -> Entries:
+        """The entries of a document."""
+        return [self._rows[number] for number in self._digests().get(digest, ())]
+
+    def repositories(self) -> list[str]:
+        """The repositories (``Reference.repository``) that have a name, sorted."""
+        if self._sorted is None:
+            self._sorted = sorted(self._places())
+        return self._sorted
+
+    def in_repository(self, repository: str) -> list[tuple[str, Descriptor]]:
+        """The entries whose name is in a repository, with their tag ("" for a name with a digest alone)."""
+        return [(tag, self._rows[number]) for number, tag in self._places().get(repository, {}).items()]
+
+    def apply(self, change: Change) -> None:
+        gone = {number: None for name in change.names for number in self._names().get(name, ())}
+        for digest in change.untagged:
+            gone |= {number: None for number in self._digests().get(digest, ()) if not name_of(self._rows[number])}
+        for number in gone:
+            self._remove(number)
+        for entry in change.added:
+            for number in self._same_place(entry):
+                self._remove(number)
+            self._add(entry)
+
+    def setting(self, name: str, descriptor: Descriptor, fetched: Fetched) -> Change:
+        """The change that makes ``name`` ("" for none) point to a document; see ``Refs.set``. Raises what ``fetched``
+        raises."""
+        digest = descriptor.digest
+        same = self.of(digest)
+        known = frozenset(",".join(entry.annotations.get(FETCHED, "") for entry in same).split(","))
+        annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(descriptor, known) or None}
+        if name:
+            annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
+        new = descriptor.with_annotations(annotations)
+        if new in same or (not name and same):
+            return Change()
+        had = self.named(name) if name else []
+        left = [one for one in had if one.digest != digest]
+        return Change(
+            (name,) if had else (),
+            (digest,) if any(not name_of(entry) for entry in same) else (),
+            (*self._untagged_without(left, {name}), new),
+        )
+
+    def removing(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> Change:
+        """The change that removes names, and the entry without a name of ``untagged``. With ``keep_untagged`` a
+        document that loses its last name stays, without a name."""
+        wanted = {name: None for name in names if name}
+        gone = [entry for name in wanted for entry in self.named(name)]
+        bare = [entry for entry in self.of(untagged) if not name_of(entry)] if untagged is not None else []
+        return Change(
+            tuple(dict.fromkeys(name_of(entry) for entry in gone)),
+            (untagged,) if bare and untagged is not None else (),
+            self._untagged_without(gone, wanted) if keep_untagged else (),
+        )
+
+    def _same_place(self, entry: Descriptor) -> list[int]:
+        """The rows that ``entry`` replaces."""
+        name = name_of(entry)
+        if name:
+            return list(self._names().get(name, ()))
+        return [number for number in self._digests().get(entry.digest, ()) if not name_of(self._rows[number])]
+
+    def _untagged_without(self, gone: Entries, names: dict[str, None] | set[str]) -> tuple[Descriptor, ...]:
+        """The documents of ``gone`` that have no entry left without these names, as entries without a name."""
+        left = {}
+        for entry in gone:
+            if all(name_of(other) in names for other in self.of(entry.digest)):
+                left[entry.digest] = without_name(entry)
+        return tuple(left.values())
+
+    def _names(self) -> dict[str, dict[int, None]]:
+        if self._by_name is None:
+            self._by_name = {}
+            for number, entry in self._rows.items():
+                self._by_name.setdefault(name_of(entry), {})[number] = None
+        return self._by_name
+
+    def _digests(self) -> dict[Digest, dict[int, None]]:
+        if self._by_digest is None:
+            self._by_digest = {}
+            for number, entry in self._rows.items():
+                self._by_digest.setdefault(entry.digest, {})[number] = None
+        return self._by_digest
+
+    def _places(self) -> dict[str, dict[int, str]]:
+        if self._repositories is None:
+            self._repositories = {}
+            for number, entry in self._rows.items():
+                self._place(number, entry)
+        return self._repositories
+
+    def _place(self, number: int, entry: Descriptor) -> None:
+        assert self._repositories is not None
+        found = split_name(name_of(entry))
+        if found is not None:
+            there = self._repositories.setdefault(found[0], {})
+            if not there:
+                self._sorted = None
+            there[number] = found[1]
+
+    def _add(self, entry: Descriptor) -> None:
+        number, self._next = self._next, self._next + 1
+        self._rows[number] = entry
+        if self._by_name is not None:
+            self._by_name.setdefault(name_of(entry), {})[number] = None
+        if self._by_digest is not None:
+            self._by_digest.setdefault(entry.digest, {})[number] = None
+        if self._repositories is not None:
+            self._place(number, entry)
+
+    def _remove(self, number: int) -> None:
+        entry = self._rows.pop(number)
+        _drop(self._by_name, name_of(entry), number)
+        _drop(self._by_digest, entry.digest, number)
+        if self._repositories is not None:
+            found = split_name(name_of(entry))
+            if found is not None and _drop(self._repositories, found[0], number):
+                self._sorted = None
+
+
+def _drop(table: dict[Any, Any] | None, key: object, number: int) -> bool:
+    """Remove a row from the group of ``key``. Returns True if the group is empty now, and was removed."""
+    if table is None:
+        return False
+    rows = table[key]
+    del rows[number]
+    if rows:
+        return False
+    del table[key]
+    return True
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """The repository and the tag ("" for a digest alone) of an entry's name; None if it is not a reference."""
+    if not name:
+        return None
+    try:
+        reference = Reference.parse(name)
+    except UsageError:
+        return None
+    if reference.tag is None and reference.digest is None:
+        return reference.repository, "latest"
+    return reference.repository, reference.tag or ""
+
+
+def name_of(entry: Descriptor) -> str:
+    """The canonical name of an entry; "" for none."""
+    return entry.annotations.get(REF_NAME, "")
+
+
+def without_name(entry: Descriptor) -> Descriptor:
+    return entry.with_annotations({REF_NAME: None, CONTAINERD_NAME: None})
+
+
+def untagged_entries(gone: Entries, kept: Entries) -> Entries:
+    """The documents that lost their name and have no other entry, once each, as entries without a name."""
+    there = {entry.digest for entry in kept}
+    return list({entry.digest: without_name(entry) for entry in gone if entry.digest not in there}.values())
