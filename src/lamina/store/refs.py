@@ -289,7 +289,7 @@ class Refs:
     def _change(self, decide: Callable[[NameTable], Change]) -> None:
         with reported(self._paths.index), locked(self._paths.lock):
             point("refs.locked")
-            table = self._files.table()  # only who holds the lock changes it
+            table = self._files.table()  # nobody else changes it while the lock is held
             change = decide(table)
             if not change:
                 return
@@ -301,7 +301,7 @@ class Refs:
             self.replace(changed.entries())
 
     def _appends(self) -> bool:
-        """Whether to append to the log: a server does, and whoever changes many names one after the other."""
+        """Whether to append to the log: a server does, and a process that makes many changes one after the other."""
         if self._files.log_size > MAX_LOG:
             return False
         if self._servers:
