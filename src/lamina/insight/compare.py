@@ -65,14 +65,15 @@ class Diff:
             **json_path(self.path),
             "differ": self.differ,
             "summary": {**counts, "bytes_before": went, "bytes_after": came, "bytes_delta": came - went},
-            "changes": [self._change_json(change, content) for change in self.changes],
+            "changes": [self.change_json(change, content=content) for change in self.changes],
             "config": [
                 {"field": change.field, "before": change.before, "after": change.after} for change in self.config
             ],
             "history": [{"change": change.how, **change.step.to_json()} for change in self.history],
         }
 
-    def _change_json(self, change: Change, content: bool) -> dict[str, Any]:
+    def change_json(self, change: Change, *, content: bool = False) -> dict[str, Any]:
+        """Return one change as in ``to_json``. Raises as ``text``."""
         from lamina.insight.as_json import content_sum, entry_json
 
         value: dict[str, Any] = {"change": change.how, **json_path(change.path), "fields": list(change.fields)}

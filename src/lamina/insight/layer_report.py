@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from lamina.spec.platform import Platform
 from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
+    from lamina.source.protocols import Reader
+    from lamina.spec.descriptor import Descriptor
     from lamina.store.store import Store
 
 
@@ -80,17 +82,26 @@ def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None
 def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
     """Map each diff_id to the names of local images with it, except the image whose manifest is ``leave_out``.
     Unreadable images are skipped."""
+    images = ((name or descriptor.digest.short, store, descriptor) for name, descriptor in store.names())
+    return sharers_among(images, platform, leave_out)
+
+
+def sharers_among(
+    images: Iterable[tuple[str, Reader, Descriptor]], platform: Platform, leave_out: Digest
+) -> dict[Digest, tuple[str, ...]]:
+    """Map each diff_id to the names of the images with it. Each image is a name, the place that has it, and what the
+    name points to there. Left out are unreadable images, and the one whose manifest is ``leave_out``."""
     found: dict[Digest, dict[str, None]] = {}
-    for name, descriptor in store.names():
+    for name, reader, descriptor in images:
         try:
-            manifest = find_manifest(store, descriptor, platform, name)
+            manifest = find_manifest(reader, descriptor, platform, name)
             if manifest.descriptor.digest == leave_out or not manifest.is_image:
                 continue
-            diff_ids = read_config(store, manifest, name).diff_ids
+            diff_ids = read_config(reader, manifest, name).diff_ids
         except LaminaError:
             continue
         for diff_id in diff_ids:
-            found.setdefault(diff_id, {})[name or descriptor.digest.short] = None
+            found.setdefault(diff_id, {})[name] = None
     return {diff_id: tuple(names) for diff_id, names in found.items()}
 
 

@@ -123,7 +123,9 @@ def ls(
         sys.stdout.buffer.flush()
     elif detailed:
         if format == "json":
-            emit_json_list(_ls_json(tree, first, node) for tree, _, node in nodes)
+            from lamina.insight.as_json import node_json
+
+            emit_json_list(node_json(tree, first, node) for tree, _, node in nodes)
             return
         rows = (_ls_row(tree, first, name, node) for tree, name, node in nodes)
         if format in (None, "table"):
@@ -169,13 +171,6 @@ def _all_below(tree: Union, node: int, prefix: bytes) -> Iterator[tuple[Union, b
     for below in tree.walk(node):
         if below != node:
             yield tree, prefix + tree.path(below)[at:], below
-
-
-def _ls_json(tree: Union, first: int, node: int) -> dict[str, Any]:
-    from lamina.insight.as_json import entry_json
-
-    stated = tree.layer(node)
-    return {**entry_json(tree.entry(node)), "layer": None if stated is None else first + stated}
 
 
 def _ls_row(tree: Union, first: int, name: bytes, node: int) -> dict[str, Any]:
@@ -293,7 +288,9 @@ def tree(session: Session, image: str, path: str, depth: int, sizes: bool, forma
     if format not in (None, "table"):
         within = (node for node in union.walk(top) if _level(union, top, node) <= depth)
         if format == "json":
-            emit_json_list(_ls_json(union, first, node) for node in within)
+            from lamina.insight.as_json import node_json
+
+            emit_json_list(node_json(union, first, node) for node in within)
         else:
             emit_template((_ls_row(union, first, union.name(node), node) for node in within), {}, format or "")
         return
@@ -347,6 +344,7 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
     """Show the history of paths: the layer and build step that put each there, the older entries that it replaced,
     and the whiteouts that hide it. * marks the entry that is visible in the image. If no layer has or had a path,
     symlinks on its way are followed, and the path that they lead to is shown."""
+    from lamina.insight.as_json import blame_json
     from lamina.insight.blame import blame as blame_path
     from lamina.insight.blame import blame_under, line_of, lines_under
 
@@ -355,12 +353,12 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
         stack.tree()
     typed = [to_bytes(path) for path in paths]
     if format == "json" and recursive:
-        emit_json_list(_blame_json(item) for path in typed for item in blame_under(stack, path))
+        emit_json_list(blame_json(item) for path in typed for item in blame_under(stack, path))
         return
     if format in (None, "table", "json") and not recursive:
         found = [blame_path(stack, path) for path in typed]
         if format == "json":
-            emit_json([_blame_json(item) for item in found])
+            emit_json([blame_json(item) for item in found])
             return
         for number, item in enumerate(found):
             if number:
@@ -383,29 +381,6 @@ def _blame_row(line: Line) -> dict[str, Any]:
         "Digest": line.digest,
         "Step": line.step or "",
         "Shadows": line.shadows,
-    }
-
-
-def _blame_json(item: Blame) -> dict[str, Any]:
-    from lamina.insight.as_json import entry_json
-
-    return {
-        **json_path(item.path),
-        "hidden": item.hidden,
-        "states": [
-            {
-                "layer": state.layer,
-                "digest": state.digest,
-                "step": state.step,
-                "visible": not item.hidden and number == 0,
-                "entry": entry_json(state.entry),
-                "changed": list(state.changed),
-                "ended": state.ended
-                and {"how": state.ended.how, "layer": state.ended.layer, **json_path(state.ended.path, "by")},
-            }
-            for number, state in enumerate(item.states)
-        ],
-        "whiteouts": [{"layer": layer, **json_path(path)} for layer, path in item.whiteouts],
     }
 
 

@@ -178,22 +178,13 @@ def _place(one: FoundSecret) -> str:
 
 
 def _json(stack: Stack, hidden: list[Ghost], search: SecretSearch) -> dict[str, Any]:
+    from lamina.insight.as_json import ghost_json
+
     return {
         "image": stack.name,
         "digest": str(stack.manifest.descriptor.digest),
         "hidden": {"paths": sum(ghost.paths for ghost in hidden), "size": sum(ghost.size for ghost in hidden)},
-        "ghosts": [
-            {
-                **json_path(ghost.path),
-                "kind": ghost.kind.name.lower(),
-                "size": ghost.size,
-                "paths": ghost.paths,
-                "layers": list(ghost.layers),
-                "hidden_by": ghost.hidden_by,
-                "how": ghost.how,
-            }
-            for ghost in hidden
-        ],
+        "ghosts": [ghost_json(ghost) for ghost in hidden],
         "secrets": [
             {
                 "pattern": one.suspect.pattern,

@@ -22,6 +22,7 @@ from lamina.errors import NotFound
 def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> None:
     """Show the layers of an image, bottom first: sizes, how many entries each layer adds, replaces and hides, its
     build step, and the images that share it."""
+    from lamina.insight.as_json import layer_json
     from lamina.insight.layer_report import layer_sharers, report_layers
 
     opened = session.image(image)
@@ -50,27 +51,7 @@ def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> 
                 "SharedWith": _all_or_some(layer.shared_with, no_trunc) or "-",
             }
         )
-        json_rows.append(
-            {
-                "number": layer.number,
-                "digest": str(layer.digest),
-                "diff_id": str(layer.diff_id),
-                "chain_id": str(layer.chain_id),
-                "media_type": layer.media_type,
-                "size": layer.size,
-                "tar_size": layer.tar_size,
-                "content_size": layer.content_size,
-                "entries": layer.entries,
-                "adds": layer.adds,
-                "replaces": layer.replaces,
-                "restates": layer.restates,
-                "hides": layer.hides,
-                "step": layer.step,
-                "created": layer.created,
-                "shared_with": list(layer.shared_with),
-                "warnings": list(layer.warnings),
-            }
-        )
+        json_rows.append(layer_json(layer))
     columns = [
         ("Number", "#"),
         ("Digest", "DIGEST"),

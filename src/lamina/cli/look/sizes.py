@@ -210,6 +210,8 @@ def _numbers(layers: set[int]) -> str:
 
 
 def _json(stack: Stack, found: Waste) -> dict[str, Any]:
+    from lamina.insight.as_json import cache_json, copies_json, rewrite_json
+
     return {
         "image": stack.name,
         "digest": str(stack.manifest.descriptor.digest),
@@ -219,22 +221,7 @@ def _json(stack: Stack, found: Waste) -> dict[str, Any]:
             "size": sum(found.hidden.values()),
             "layers": {str(layer): size for layer, size in found.hidden.items()},
         },
-        "rewrites": [
-            {
-                **json_path(one.path),
-                "size": one.size,
-                "layer": one.layer,
-                "below": one.below,
-                "changed": list(one.changed),
-            }
-            for one in found.rewrites
-        ],
-        "copies": [
-            {"size": one.size, "wasted": one.wasted, "paths": [json_path(path) for path in one.paths]}
-            for one in found.copies
-        ],
-        "caches": [
-            {"name": one.name, "size": one.size, "files": one.files, "layers": sorted(one.layers)}
-            for one in found.caches
-        ],
+        "rewrites": [rewrite_json(one) for one in found.rewrites],
+        "copies": [copies_json(one) for one in found.copies],
+        "caches": [cache_json(one) for one in found.caches],
     }
