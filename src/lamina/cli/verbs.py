@@ -89,6 +89,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "tags": ("registry.queries", "tags", "List the tags of a repository in its registry."),
     "top": ("containers.top", "top", "Show the processes of a container."),
     "tree": ("look.files", "tree", "Show the files of an image as a tree."),
+    "ui": ("registry.ui", "ui", "Show images in a browser: layers, files, differences, sizes."),
     "umount": ("store.views", "umount", "Unmount images."),
     "unpack": ("change.make", "unpack", "Unpack an image into a new directory."),
     "unpause": ("containers.changing", "unpause", "Let paused containers go on."),

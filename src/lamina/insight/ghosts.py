@@ -28,6 +28,8 @@ class Ghost:
     layers: tuple[int, ...]
     hidden_by: int
     how: str
+    node: int
+    """Its number in the tree."""
 
 
 def ghosts(stack: Stack, *, each: bool = False) -> list[Ghost]:
@@ -56,6 +58,7 @@ def _ghost(stack: Stack, tree: Tree, ending: Ending, top: int, members: list[int
         tuple(sorted({stack.first + tree.origin_layers[node] for node in members})),
         stack.first + ending.layer,
         ending.how.name.lower(),
+        top,
     )
 
 

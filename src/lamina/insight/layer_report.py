@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,6 @@ from lamina.spec.platform import Platform
 from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
-    from lamina.source.protocols import Reader
-    from lamina.spec.descriptor import Descriptor
     from lamina.store.store import Store
 
 
@@ -82,27 +80,31 @@ def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None
 def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
     """Map each diff_id to the names of local images with it, except the image whose manifest is ``leave_out``.
     Unreadable images are skipped."""
-    images = ((name or descriptor.digest.short, store, descriptor) for name, descriptor in store.names())
-    return sharers_among(images, platform, leave_out)
+    return sharers_among(_layers_of_images(store, platform), leave_out)
 
 
 def sharers_among(
-    images: Iterable[tuple[str, Reader, Descriptor]], platform: Platform, leave_out: Digest
+    images: Iterable[tuple[str, Digest, Sequence[Digest]]], leave_out: Digest
 ) -> dict[Digest, tuple[str, ...]]:
-    """Map each diff_id to the names of the images with it. Each image is a name, the place that has it, and what the
-    name points to there. Left out are unreadable images, and the one whose manifest is ``leave_out``."""
+    """Map each diff_id to the names of the images with it. Each image is its name, the digest of its manifest, and
+    its diff_ids. The image whose manifest is ``leave_out`` is left out."""
     found: dict[Digest, dict[str, None]] = {}
-    for name, reader, descriptor in images:
+    for name, digest, diff_ids in images:
+        if digest != leave_out:
+            for diff_id in diff_ids:
+                found.setdefault(diff_id, {})[name] = None
+    return {diff_id: tuple(names) for diff_id, names in found.items()}
+
+
+def _layers_of_images(store: Store, platform: Platform) -> Iterator[tuple[str, Digest, Sequence[Digest]]]:
+    for name, descriptor in store.names():
         try:
-            manifest = find_manifest(reader, descriptor, platform, name)
-            if manifest.descriptor.digest == leave_out or not manifest.is_image:
-                continue
-            diff_ids = read_config(reader, manifest, name).diff_ids
+            manifest = find_manifest(store, descriptor, platform, name)
+            if manifest.is_image:
+                diff_ids = read_config(store, manifest, name).diff_ids
+                yield name or descriptor.digest.short, manifest.descriptor.digest, diff_ids
         except LaminaError:
             continue
-        for diff_id in diff_ids:
-            found.setdefault(diff_id, {})[name] = None
-    return {diff_id: tuple(names) for diff_id, names in found.items()}
 
 
 def _counts(tree: Tree) -> list[tuple[int, int, int, int]]:

@@ -50,7 +50,7 @@ def glob(text: bytes) -> Pattern:
         text = b"/" + text
     # where characters are counted, `*` must not end within one
     anything = _CHARACTER + b"*" if b"?" in text or b"[" in text else b".*"
-    out: list[bytes] = []
+    parts: list[list[bytes]] = [[]]  # what is between the stars
     literals, run, plain, at = [], bytearray(), True, 0
     while at < len(text):
         one = text[at : at + 1]
@@ -62,17 +62,25 @@ def glob(text: bytes) -> Pattern:
                 run, plain = bytearray(), False
                 if found is not None:
                     piece, at = found
-                    out.append(piece)
+                    parts[-1].append(piece)
+                elif one == b"*":
+                    parts.append([])
                 else:
-                    out.append(anything if one == b"*" else _CHARACTER)
+                    parts[-1].append(_CHARACTER)
                 continue
         elif one == b"\\" and at < len(text):
             one = text[at : at + 1]
             at += 1
-        out.append(re.escape(one))
+        parts[-1].append(re.escape(one))
         run += one
     literals.append(bytes(run))
-    regex = re.compile(rb"\A" + b"".join(out) + rb"\Z", re.DOTALL)
+    out, *rest = (b"".join(part) for part in parts)
+    for part in rest[:-1]:
+        if part:  # the first place is as good as any: no name can make the search backtrack
+            out += b"(?>" + anything + b"?" + part + b")"
+    if rest:
+        out += anything + rest[-1]
+    regex = re.compile(rb"\A" + out + rb"\Z", re.DOTALL)
     return Pattern(regex, whole, _longest(literals), plain and not whole)
 
 

@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
 from lamina.layer.attribute_filter import Filter, parse_kinds, parse_owner, parse_perm, parse_size
@@ -123,6 +124,8 @@ class Search:
 
     found: Sequence[Found]
     unread: tuple[tuple[str, str], ...]
+    cut: bool = False
+    """There may be more hits: there were too many."""
 
     def __iter__(self) -> Iterator[Found]:
         return iter(self.found)
@@ -139,9 +142,27 @@ def find(store: StoreReader, query: Query, platform: Platform, images: Sequence[
     known = layer_map(store, platform, chosen if images else None)
     for name, descriptor in zip(images, chosen, strict=True):
         _check_searched(store, known, platform, name, descriptor)
-    search = _Search(store, query, platform, known)
+    return find_in(known, query, _StoredIndexes(store, platform, known))
+
+
+class Indexes(Protocol):
+    """The indexes of the layers of a ``LayerMap``, by their numbers there."""
+
+    def open(self, number: int) -> LayerIndex:
+        """Raises NotFound, InvalidContent: the images with this layer are then not searched."""
+        ...
+
+    def digests(self, number: int, index: LayerIndex) -> LayerDigests:
+        """The digests of the layer's files, for a query by content."""
+        ...
+
+
+def find_in(known: LayerMap, query: Query, indexes: Indexes, *, most: int | None = None) -> Search:
+    """Search the images of a map. ``most``: the approximate number of hits after which no further layer is
+    searched."""
+    search = _Search(query, known, indexes, most)
     found = search.run()
-    return Search(found, (*known.unread, *search.unread))
+    return Search(found, (*known.unread, *search.unread), search.cut)
 
 
 def _check_searched(
@@ -218,10 +239,11 @@ class _PathsAndParents:
 
 
 class _Search:
-    def __init__(self, store: StoreReader, query: Query, platform: Platform, known: LayerMap) -> None:
-        self._store = store
+    def __init__(self, query: Query, known: LayerMap, source: Indexes, most: int | None) -> None:
         self._query = query
-        self._platform = platform
+        self._source = source
+        self._most = most
+        self.cut = False
         self._layers = known.layers
         self._stacks = known.stacks
         self._indexes: dict[int, LayerIndex] = {}
@@ -252,8 +274,11 @@ class _Search:
 
     def _hits(self) -> tuple[dict[int, LayerHits], dict[int, str]]:
         """The hits in each distinct layer, before images are considered; and the layers that can't be read."""
-        hits, broken = {}, {}
+        hits, broken, count = {}, {}, 0
         for number in sorted(set().union(*self._stacks)):
+            if self._most is not None and count >= self._most:
+                self.cut = True
+                break
             try:
                 found = self._hits_of(number, self._open(number))
             except (NotFound, InvalidContent) as error:
@@ -261,13 +286,14 @@ class _Search:
                 continue
             if found:
                 hits[number] = found
+                count += len(found)
         return hits, broken
 
     def _hits_of(self, number: int, index: LayerIndex) -> LayerHits:
         from lamina.layer.name_search import rows_that_fit
 
         query, kinds = self._query, index.kind
-        named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
+        named = None if query.pattern is None else list(islice(rows_that_fit(index, query.pattern), self._most))
         rows: Sequence[int] = query.filter.rows(index, named) if named is None or named else []
         if query.digest is not None and rows:
             same = set(self._digests(number, index).rows(query.digest.encoded))
@@ -276,7 +302,7 @@ class _Search:
         paths = list(map(index.path if len(rows) < _MANY_ROWS else _paths_of(index), rows))
         implied = []
         if query.digest is None and query.filter.takes_implied:
-            implied = _directories(index, query.pattern)
+            implied = _directories(index, query.pattern)[: self._most]
         stays = len(rows) >= _MANY_ROWS and self._at_hand < _MANY_OPEN
         self._at_hand += stays
         return LayerHits(rows, paths + implied, targets, len(implied), index if stays else None)
@@ -380,19 +406,37 @@ class _Search:
     def _open(self, number: int, *, keep: bool = False) -> LayerIndex:
         index = self._indexes.get(number)
         if index is None:
-            index = self._store.layers.kept_index(self._layers[number])
-            if index is None:
-                index = self._store.layers.index(self._descriptor(number), self._layers[number])
+            index = self._source.open(number)
             if keep:
                 self._indexes[number] = index
         return index
 
     def _digests(self, number: int, index: LayerIndex) -> LayerDigests:
-        return self._store.layers.digests(partial(self._descriptor, number), self._layers[number], index)
+        return self._source.digests(number, index)
+
+
+class _StoredIndexes:
+    """The indexes of layers in the store."""
+
+    def __init__(self, store: StoreReader, platform: Platform, known: LayerMap) -> None:
+        self._store = store
+        self._platform = platform
+        self._known = known
+
+    def open(self, number: int) -> LayerIndex:
+        index = self._store.layers.kept_index(self._known.layers[number])
+        if index is None:
+            index = self._store.layers.index(self._descriptor(number), self._known.layers[number])
+        return index
+
+    def digests(self, number: int, index: LayerIndex) -> LayerDigests:
+        return self._store.layers.digests(partial(self._descriptor, number), self._known.layers[number], index)
 
     def _descriptor(self, number: int) -> Descriptor:
         """The descriptor of a layer's blob, from the first image that has the layer."""
-        stack, (name, digest) = next((stack, names[0]) for stack, names in self._stacks.items() if number in stack)
+        stack, (name, digest) = next(
+            (stack, names[0]) for stack, names in self._known.stacks.items() if number in stack
+        )
         descriptor = next(entry for entry in self._store.refs.entries() if str(entry.digest) == digest)
         return find_manifest(self._store, descriptor, self._platform, name or digest).layers[stack.index(number)]
 

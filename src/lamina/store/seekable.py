@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lamina.errors import InvalidLayer
 from lamina.host.files import FileRange, reported
@@ -15,6 +15,8 @@ from lamina.store.blobs import DAMAGED
 if TYPE_CHECKING:
     from typing import Self
 
+    from lamina.source.protocols import Stream
+
 _FEED = 1 << 16  # bytes of the blob read at a time: a small file needs little
 _IDLE = 2  # idle readers kept per layer, for a read that continues there
 
@@ -23,11 +25,13 @@ class SeekableTar:
     """The tar of one layer. A read that continues where another one stopped costs nothing extra, so reading from
     front to back takes one pass."""
 
-    def __init__(self, index: SeekIndex, blob: str) -> None:
-        """``blob``: the path of the blob."""
+    def __init__(self, index: SeekIndex, blob: str, open_blob: Callable[[int], Stream] | None = None) -> None:
+        """``blob``: the path of the blob; with ``open_blob``, which opens it from an offset on, its name in
+        errors."""
         self.tar_size = index.tar_size
         self._index = index
         self._blob = blob
+        self._open_blob = open_blob or (lambda place: FileRange(blob, place))
         self._idle: list[_Decoding] = []
         self._guard = threading.Lock()
 
@@ -44,7 +48,7 @@ class SeekableTar:
                 best = max(fit, key=lambda one: one.at)
                 self._idle.remove(best)
                 return best
-        return _Decoding(self._index, self._blob, nearest)
+        return _Decoding(self._index, self._blob, nearest, self._open_blob)
 
     def give_back(self, decoding: _Decoding) -> None:
         with self._guard:
@@ -92,10 +96,10 @@ class SeekableStream:
 class _Decoding:
     """A decoder in use; ``at`` is the offset in the tar of the next byte."""
 
-    def __init__(self, index: SeekIndex, blob: str, nearest: int) -> None:
+    def __init__(self, index: SeekIndex, blob: str, nearest: int, open_blob: Callable[[int], Stream]) -> None:
         checkpoint = index.checkpoint(nearest)
         self._decoder, place = resumed(index.compression, checkpoint)
-        self._file = FileRange(blob, place)
+        self._file = open_blob(place)
         self.path = blob
         self._pieces: Iterator[bytes] = iter(())
         self._piece = memoryview(b"")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.format.output import emit, emit_json, emit_json_list, emit_template, table, write
-from lamina.cli.format.text import clean, human_size, json_path, mode_text
+from lamina.cli.format.text import clean, human_size, mode_text
 from lamina.cli.options import format_option, image_argument, platform_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command

@@ -1,0 +1,185 @@
+"""Where the explorer finds images: in the repositories of a registry, or a few that were named on the command line.
+
+An image is named by a text that the explorer itself gave out. A text is only ever looked up: nothing in it is taken
+for a path, a URL or a transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound, NotFound, UsageError
+from lamina.serve.http_message import Asker
+from lamina.source.abilities import lists_referrers
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.source.protocols import Blob, LayerHandle, Reader
+    from lamina.source.served import Repositories
+    from lamina.store.store import Store
+
+    MayPull = Callable[[Asker, str], bool]
+    LocalLayer = Callable[[Descriptor, Digest], LayerHandle | None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """An image that was found: what its name points to, and the place that has it. ``key`` tells places with separate
+    contents apart. ``low`` and ``high``: the range of its layers, from 1; ``high`` None is the top."""
+
+    image: str
+    key: str
+    reader: Reader
+    descriptor: Descriptor
+    repository: str = ""
+    tag: str = ""
+    low: int = 1
+    high: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.low == 1 and self.high is None
+
+
+class RepositoryReader:
+    """A ``Reader`` of one repository: it finds nothing that is only in another one."""
+
+    def __init__(self, repositories: Repositories, repository: str) -> None:
+        self._repositories = repositories
+        self._repository = repository
+        self.location = f"{repositories.location}: {repository}"
+
+    def resolve(self, name: str) -> Descriptor:
+        return self._repositories.find(self._repository, Digest.parse(name) if ":" in name else name)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        try:
+            found = self._repositories.find(self._repository, descriptor.digest)
+        except NotFound as error:
+            raise BlobNotFound(error.message, hint=error.hint) from None
+        return self._repositories.manifest(found)
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        return _Typed(self._repositories.blob(self._repository, descriptor.digest), descriptor)
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        return self._repositories.referrers(self._repository, subject)
+
+
+class _Typed:
+    """A blob with the descriptor by which it was asked for."""
+
+    def __init__(self, blob: Blob, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self.origin = blob.origin
+        self.open = blob.open
+
+
+class Gallery:
+    """Images in repositories, those that ``may_pull`` allows, and images with other names in ``named``.
+
+    ``local_layer`` may return a layer that is unpacked already; give it only if everybody may see everything, because
+    it finds layers by what configs state.
+    """
+
+    def __init__(
+        self,
+        repositories: Repositories | None = None,
+        named: Mapping[str, Callable[[], Place]] | None = None,
+        *,
+        may_pull: MayPull = lambda asker, repository: True,
+        local_layer: LocalLayer = lambda descriptor, diff_id: None,
+        first: Sequence[str] = (),
+    ) -> None:
+        self.repositories_of_place = repositories
+        self.named = dict(named or {})
+        self.may_pull = may_pull
+        self.local_layer = local_layer
+        self.first = [*self.named, *first]
+        """The images to show first."""
+
+    @property
+    def location(self) -> str:
+        return "" if self.repositories_of_place is None else self.repositories_of_place.location
+
+    def repositories(self, asker: Asker, contained: str, after: str, limit: int) -> tuple[list[str], bool]:
+        """Return repositories after ``after`` whose name contains a text, and whether there are more."""
+        found: list[str] = []
+        place = self.repositories_of_place
+        while place is not None:
+            page = place.names(after, 1000)
+            for name in page:
+                if contained in name.lower() and self.may_pull(asker, name):
+                    if len(found) == limit:
+                        return found, True
+                    found.append(name)
+            if len(page) < 1000:
+                break
+            after = page[-1]
+        return found, False
+
+    def tags(self, asker: Asker, repository: str) -> list[str]:
+        """Return the tags of a repository. Raises NotFound, also for what the asker may not see."""
+        if self.repositories_of_place is None or not self.may_pull(asker, repository):
+            raise self._absent(repository)
+        return self.repositories_of_place.tags(repository)
+
+    def find(self, image: str, asker: Asker) -> Place:
+        """Find an image by the text that names it. Raises NotFound, also for what the asker may not see."""
+        named = self.named.get(image)
+        if named is not None:
+            return named()
+        if self.repositories_of_place is None:
+            raise self._absent(image)
+        try:
+            reference = Reference.parse(image).with_default_tag()
+        except UsageError as error:
+            raise NotFound(error.message, hint=error.hint) from None
+        repository = reference.repository
+        if not self.may_pull(asker, repository):
+            raise self._absent(image)
+        found = self.repositories_of_place.find(repository, reference.digest or reference.tag or "")
+        return Place(
+            str(reference),
+            repository,
+            RepositoryReader(self.repositories_of_place, repository),
+            found,
+            repository,
+            "" if reference.digest else reference.tag or "",
+        )
+
+    def in_repository(self, repository: str, tag: str) -> Place:
+        """Find an image that the asker may see. Raises NotFound."""
+        assert self.repositories_of_place is not None
+        reader = RepositoryReader(self.repositories_of_place, repository)
+        return Place(f"{repository}:{tag}", repository, reader, reader.resolve(tag), repository, tag)
+
+    @staticmethod
+    def _absent(name: str) -> NotFound:
+        return NotFound(f"no image {name[:300]!r} here", hint="check the name")
+
+
+def unpacked(store: Store) -> LocalLayer:
+    """Return a function that finds layers that a store has unpacked."""
+
+    def find(descriptor: Descriptor, diff_id: Digest) -> LayerHandle | None:
+        layers = store.layers
+        if not layers.has_tar(diff_id) or layers.kept_index(diff_id) is None:
+            return None
+        return layers.get(descriptor, diff_id)
+
+    return find
+
+
+def referrers_of(reader: Reader, subjects: Sequence[Digest]) -> list[Descriptor]:
+    """Return the manifests that refer to any of these, each once; none if the place does not know them."""
+    found: dict[Digest, Descriptor] = {}
+    if lists_referrers(reader):
+        for subject in subjects:
+            for one in reader.referrers(subject):
+                found.setdefault(one.digest, one)
+    return list(found.values())

@@ -1,0 +1,185 @@
+"""Images that are open: the stack, its tree, and what is computed once for it. Opening one may read whole layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound, InvalidDocument, NotFound
+from lamina.serve.explorer.facts import TreeFacts
+from lamina.serve.explorer.gallery import Gallery, Place
+from lamina.serve.explorer.layer_cache import CachedLayer, LayerCache
+from lamina.source.select import find_manifest, read_config
+from lamina.source.stack import Stack
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Index, Manifest, is_selectable, parse
+from lamina.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.serve.explorer.work import Progress, Work
+    from lamina.source.protocols import Blob, LayerHandle, Reader
+    from lamina.spec.image_config import ImageConfig
+
+MAX_PLATFORMS = 100
+_NODE = 500  # estimated bytes of memory for each node of a tree
+
+
+class Chosen:
+    """The manifest of one platform of an image, with its config."""
+
+    def __init__(self, place: Place, manifest: Manifest) -> None:
+        self.place = place
+        self.manifest = manifest
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What the contents depend on."""
+        place = self.place
+        return place.key, self.manifest.descriptor.digest, place.low, place.high
+
+    @cached_property
+    def config(self) -> ImageConfig:
+        """Raises Unsupported (an artifact), BlobNotFound, InvalidContent."""
+        return read_config(self.place.reader, self.manifest, self.place.image)
+
+
+class OpenImage:
+    """An image whose files can be shown."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.tree = stack.tree()
+        self.facts = TreeFacts(self.tree)
+
+    @property
+    def first(self) -> int:
+        return self.stack.first
+
+    @property
+    def size_in_memory(self) -> int:
+        return _NODE * len(self.tree.names) + 100_000
+
+
+def choose(place: Place, wanted: Platform | None, usual: Platform) -> Chosen:
+    """Choose the manifest of a platform: ``wanted``; else ``usual``, else the first that is there.
+
+    Raises NotFound, InvalidContent, Unsupported.
+    """
+    reader, image = place.reader, place.image
+    if wanted is not None:
+        return Chosen(place, find_manifest(reader, place.descriptor, wanted, image))
+    try:
+        return Chosen(place, find_manifest(reader, place.descriptor, usual, image))
+    except NotFound:
+        others = children(reader, place.descriptor, image)
+        for entry in others[:MAX_PLATFORMS]:
+            try:
+                return Chosen(place, find_manifest(reader, entry, usual, image))
+            except (NotFound, InvalidDocument):
+                continue
+        raise
+
+
+def children(reader: Reader, descriptor: Descriptor, what: str) -> list[Descriptor]:
+    """Return the images in an index; none if it is a manifest."""
+    document = parse(reader.manifest(descriptor), descriptor.media_type, what)
+    if not isinstance(document, Index):
+        return []
+    return [entry for entry in document.manifests if is_selectable(entry)]
+
+
+def attestations(reader: Reader, descriptor: Descriptor, of: Digest, what: str) -> list[Descriptor]:
+    """Return the entries of an index with attestations of one of its manifests, as BuildKit writes them."""
+    document = parse(reader.manifest(descriptor), descriptor.media_type, what)
+    if not isinstance(document, Index):
+        return []
+    return [
+        entry
+        for entry in document.manifests
+        if (entry.annotations or {}).get("vnd.docker.reference.digest") == str(of)
+    ]
+
+
+class Images:
+    """Opens images, each once, with the indexes of their layers from ``cache``."""
+
+    def __init__(self, gallery: Gallery, cache: LayerCache, work: Work) -> None:
+        self._gallery = gallery
+        self._cache = cache
+        self._work = work
+
+    def opened(self, chosen: Chosen) -> OpenImage:
+        """Return the open image. Raises Working, Busy, NotFound, InvalidContent, Unsupported."""
+        return self._work.get(("image", *chosen.key), self._opening(chosen), weigh=lambda one: one.size_in_memory)
+
+    def opened_within(self, chosen: Chosen, progress: Progress) -> OpenImage:
+        """The same, in another computation."""
+        return self._work.within(
+            ("image", *chosen.key), self._opening(chosen), progress, weigh=lambda one: one.size_in_memory
+        )
+
+    def layers(self, place: Place, manifest: Manifest, config: ImageConfig) -> tuple[LayerHandle, ...]:
+        """The layers of an image. Nothing is read."""
+        return tuple(
+            self.layer(place.reader, descriptor, diff_id)
+            for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        )
+
+    def layer(self, reader: Reader, descriptor: Descriptor, diff_id: Digest) -> LayerHandle:
+        local = self._gallery.local_layer(descriptor, diff_id)
+        if local is not None:
+            return local
+
+        def find_blob() -> Blob:
+            return reader.blob(descriptor)
+
+        return CachedLayer(self._cache, descriptor, diff_id, find_blob)
+
+    def _opening(self, chosen: Chosen) -> Callable[[Progress], OpenImage]:
+        def opening(progress: Progress) -> OpenImage:
+            place, config = chosen.place, chosen.config
+            stack = Stack(
+                place.image,
+                chosen.manifest,
+                config,
+                self.layers(place, chosen.manifest, config),
+                config.steps(),
+            )
+            if not place.whole:
+                stack = stack.slice(place.low, place.high)
+            read_indexes(stack.layers, progress)
+            progress.begin("merging the layers")
+            return OpenImage(stack)
+
+        return opening
+
+
+def read_indexes(layers: tuple[LayerHandle, ...], progress: Progress) -> None:
+    """Make the indexes that are missing. Raises NotFound, InvalidContent, Cancelled."""
+    missing = [layer for layer in layers if not (isinstance(layer, CachedLayer) and layer.is_ready())]
+    total = sum(layer.descriptor.size for layer in missing)
+    before = 0
+    for number, layer in enumerate(missing):
+        progress.cancel.check()
+        progress.begin(f"reading layer {number + 1} of {len(missing)}", total)
+        progress.done = before
+        if isinstance(layer, CachedLayer):
+            layer.cancel = progress.cancel
+
+            def told(done: int, start: int = before) -> None:
+                progress.done = start + done
+
+            layer.on_bytes = told
+        layer.index()
+        before += layer.descriptor.size
+
+
+def here(reader: Reader, descriptor: Descriptor) -> bool:
+    """Whether the document is in the place."""
+    try:
+        reader.manifest(descriptor)
+    except BlobNotFound:
+        return False
+    return True
