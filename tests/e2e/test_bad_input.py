@@ -205,6 +205,8 @@ NO_IMAGE = {
     *("commit", "cp", "exec", "explore", "import", "kill", "load", "pause", "rename", "rm", "stop", "unpause"),
     *("stats", "top", "update", "attach", "healthcheck", "logs", "port", "restart", "start", "wait"),
     *("events", "generate", "network", "volume"),
+    # runs until Ctrl-C: tests/integration/serve/test_explorer.py
+    "ui",
 }
 GRID = [*LOOK, *EDIT, *WHOLE, *PLACE, *CONTAINER]
 

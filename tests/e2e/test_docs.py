@@ -213,7 +213,7 @@ def test_the_console_lines_of_readme_run(
     for line in lines:
         _, _, words = line.partition("lamina ")
         assert words, line
-        if words.startswith(("serve", "boot", "vm-disk")) or "kernel" in words:
+        if words.startswith(("serve", "boot", "ui", "vm-disk")) or "kernel" in words:
             continue  # until Ctrl-C; with a kernel: tests/integration/run/test_machine_stack.py
         with subtests.test(line):
             if words.startswith(NEEDS_RUN) and not world["can_run"]:

@@ -150,6 +150,7 @@ ELSEWHERE = {
         "serve",
         "sync",
         "tags",
+        "ui",
     ),
     "validate",
     "vm-disk",

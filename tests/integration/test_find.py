@@ -18,11 +18,10 @@ from generated import build, numbered, stacks
 from lamina.errors import InvalidLayer, UsageError
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.index import LayerIndex
+from lamina.source.search import LayerMap, Query, find_in
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
-from lamina.store.find import Query, _Search
 from lamina.store.fsck import fsck
-from lamina.store.layer_map import LayerMap
 from lamina.store.store import Store
 from lamina.store.usage import usage
 from lamina.union.merge import merge
@@ -118,7 +117,7 @@ def test_the_library_gives_values(root: Path) -> None:
 
 
 def test_hits_become_values_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.store.find._MANY_ROWS", 10)
+    monkeypatch.setattr("lamina.source.search._MANY_ROWS", 10)
     write_layout(tmp_path / "l", "app", [[(f"f{number:03}", b"%d" % number) for number in range(300)]])
     assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "s").returncode == 0
     made: list[int] = []
@@ -259,8 +258,8 @@ def test_images_that_can_not_be_read_are_listed(root: Path) -> None:
 @pytest.mark.parametrize(("many", "at_hand"), [(1000, 500), (1, 500), (2, 1)])
 def test_places_agree_with_the_whole_merge(many: int, at_hand: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where entries are made when they are asked for: ``many`` rows of a layer, ``at_hand`` such layers."""
-    monkeypatch.setattr("lamina.store.find._MANY_ROWS", many)
-    monkeypatch.setattr("lamina.store.find._MANY_OPEN", at_hand)
+    monkeypatch.setattr("lamina.source.search._MANY_ROWS", many)
+    monkeypatch.setattr("lamina.source.search._MANY_OPEN", at_hand)
     places_are_those_of_the_whole_merge()
 
 
@@ -275,12 +274,11 @@ def places_are_those_of_the_whole_merge(stack: Any) -> None:
         return
     ids = [Digest.of(b"%d" % number) for number in range(len(layers))]
     known = LayerMap(ids, {tuple(range(top + 1)): [(f"i{top}", str(ids[0]))] for top in range(len(layers))})
-    by_id = dict(zip(ids, layers, strict=True))
-    store: Any = SimpleNamespace(layers=SimpleNamespace(kept_index=by_id.__getitem__))
+    indexes: Any = SimpleNamespace(open=layers.__getitem__)
     # where all names are asked for, all layers matter; where one is, most don't
     asked = [(False, "*", ""), (True, "*", ""), (True, "a", ""), (True, "a", "f"), (True, "b", "f")]
     for ghosts, name, type_ in asked:
-        every = _Search(store, Query.of(name, ghosts=ghosts, type=type_), Platform.host(), known).run()
+        every = find_in(known, Query.of(name, ghosts=ghosts, type=type_), indexes).found
         told = sorted(
             (place.name, one.entry.path, place.layer, place.state, place.by or 0, one.entry.kind, one.entry.size)
             for one in every

@@ -14,7 +14,7 @@ from lamina.spec.platform import Platform
 from lamina.union.tree import HiddenBy, Tree
 
 if TYPE_CHECKING:
-    from lamina.store.store import Store
+    from lamina.source.served import Readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def report_layers(stack: Stack, sharers: Mapping[Digest, tuple[str, ...]] | None
     return reports
 
 
-def layer_sharers(store: Store, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
+def layer_sharers(store: Readable, platform: Platform, leave_out: Digest) -> dict[Digest, tuple[str, ...]]:
     """Map each diff_id to the names of local images with it, except the image whose manifest is ``leave_out``.
     Unreadable images are skipped."""
     return sharers_among(_layers_of_images(store, platform), leave_out)
@@ -96,7 +96,7 @@ def sharers_among(
     return {diff_id: tuple(names) for diff_id, names in found.items()}
 
 
-def _layers_of_images(store: Store, platform: Platform) -> Iterator[tuple[str, Digest, Sequence[Digest]]]:
+def _layers_of_images(store: Readable, platform: Platform) -> Iterator[tuple[str, Digest, Sequence[Digest]]]:
     for name, descriptor in store.names():
         try:
             manifest = find_manifest(store, descriptor, platform, name)

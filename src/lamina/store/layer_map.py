@@ -12,11 +12,11 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError, NotFound, SystemFailure, Unsupported
 from lamina.host.files import replace_file, reported
+from lamina.source.search import LayerMap
 from lamina.source.select import find_manifest, read_config
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
 _HEAD = b"lamina members 1 "
 _MAX_FILE = 1 << 30
 _log = logging.getLogger("lamina.store")
-
-Name = tuple[str, str]
-"""A canonical name ("" for an untagged image), and the digest that it points to (of the index, if it is one)."""
-
-
-@dataclass
-class LayerMap:
-    """``layers``: distinct diff_ids. ``stacks``: for each stack of layers (their numbers, bottom first) the names of
-    the images that have it. ``unread``: images that can't be read, as (name or digest, reason). Artifacts, and images
-    of which nothing was fetched for the platform, are in neither."""
-
-    layers: list[Digest] = field(default_factory=list)
-    stacks: dict[tuple[int, ...], list[Name]] = field(default_factory=dict)
-    unread: list[tuple[str, str]] = field(default_factory=list)
 
 
 def layer_map(store: StoreReader, platform: Platform, only: Sequence[Descriptor] | None = None) -> LayerMap:

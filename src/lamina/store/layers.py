@@ -31,10 +31,10 @@ from lamina.store.fault import pieces, point
 from lamina.store.paths import Paths
 
 if TYPE_CHECKING:
+    from lamina.layer.checkpoints.seekable import SeekableTar
     from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.source.protocols import Stream
-    from lamina.store.seekable import SeekableTar
 
 
 def blob_stays(form: Descriptor, diff_id: Digest) -> bool:
@@ -124,6 +124,12 @@ class Layers:
 
     def get(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer:
         return StoredLayer(self, descriptor, diff_id)
+
+    def unpacked(self, descriptor: Descriptor, diff_id: Digest) -> StoredLayer | None:
+        """The layer, if its index and its tar are here; nothing is made."""
+        if not self.has_tar(diff_id) or self.kept_index(diff_id) is None:
+            return None
+        return self.get(descriptor, diff_id)
 
     def index(self, descriptor: Descriptor, diff_id: Digest) -> LayerIndex:
         """The index of a layer; made if it is missing. Raises BlobNotFound, InvalidContent (the blob is damaged),
@@ -239,7 +245,7 @@ class Layers:
         """The tar, read through a blob that is here. Makes the checkpoints if they are missing or (``anew``) were
         found to be wrong. Raises what ``index`` raises."""
         from lamina.layer.checkpoints.file import SeekIndex
-        from lamina.store.seekable import SeekableTar
+        from lamina.layer.checkpoints.seekable import SeekableTar
 
         path = self._paths.seek(diff_id)
         if not anew:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from lamina.settings import Settings
     from lamina.source.protocols import Blob, Deleter, Session, Writer
+    from lamina.source.search import Search, Words
     from lamina.source.served import Served, WritableRepositories
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
-    from lamina.store.find import Search, Words
     from lamina.store.push_journal import PushJournal
     from lamina.store.session import StoreSession
     from lamina.store.tags import Tags
@@ -168,10 +168,11 @@ class Store:
     ) -> Search:
         """Find files in all images, or in ``images``, by name, attributes or content: ``for one in
         store.find("*.pem", perm="/077", ghosts=True)``. Yields ``Found`` values: an entry of a layer, and each
-        ``Occurrence`` where an image has it. ``words``: see ``store.find.Words``; they are the options of the
+        ``Occurrence`` where an image has it. ``words``: see ``source.search.Words``; they are the options of the
         command. Raises what ``Query.of`` and ``store.find.find`` raise."""
+        from lamina.source.search import Query
         from lamina.spec.platform import Platform
-        from lamina.store.find import Query, find
+        from lamina.store.find import find
 
         return find(self.reader, Query.of(pattern, **words), platform or Platform.host(), images)
 

@@ -19,9 +19,9 @@ from lamina.insight.as_json import entry_json
 
 if TYPE_CHECKING:
     from lamina.layer.entry import Entry, Kind
+    from lamina.source.search import Words
+    from lamina.source.search_hits import Found, Occurrence
     from lamina.spec.digest import Digest
-    from lamina.store.find import Words
-    from lamina.store.search_hits import Found, Occurrence
 
 _REMEMBERED = 1000
 
@@ -77,8 +77,8 @@ def find(
 ) -> None:
     """Find files in all images in the store, and show in which layers of which images they are. PATTERN is a glob for
     the base name; with a slash in it, for the whole path ('*' also matches slashes, as in find -path)."""
+    from lamina.source.search import Query, Search
     from lamina.spec.name import parse_stored
-    from lamina.store.find import Query, Search
 
     if pattern is None and not (digest or type_ or size or perm or owner):
         raise UsageError(

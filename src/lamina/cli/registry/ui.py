@@ -92,9 +92,7 @@ def _gallery(session: Session, images: tuple[str, ...]) -> Gallery:
     store = session.store_if_any if wants_store else None
     if store is None:
         return Gallery(listed, named, first=first)
-    from lamina.serve.explorer.gallery import unpacked
-
-    return Gallery(listed, named, first=first, local_layer=unpacked(store))
+    return Gallery(listed, named, first=first, local_layer=store.layers.unpacked)
 
 
 def _in_listing(session: Session, name: ImageName) -> str:

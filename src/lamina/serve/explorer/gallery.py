@@ -20,7 +20,6 @@ from lamina.spec.reference import Reference
 if TYPE_CHECKING:
     from lamina.source.protocols import Blob, LayerHandle, Reader
     from lamina.source.served import Repositories
-    from lamina.store.store import Store
 
     MayPull = Callable[[Asker, str], bool]
     LocalLayer = Callable[[Descriptor, Digest], LayerHandle | None]
@@ -161,18 +160,6 @@ class Gallery:
     @staticmethod
     def _absent(name: str) -> NotFound:
         return NotFound(f"no image {name[:300]!r} here", hint="check the name")
-
-
-def unpacked(store: Store) -> LocalLayer:
-    """Return a function that finds layers that a store has unpacked."""
-
-    def find(descriptor: Descriptor, diff_id: Digest) -> LayerHandle | None:
-        layers = store.layers
-        if not layers.has_tar(diff_id) or layers.kept_index(diff_id) is None:
-            return None
-        return layers.get(descriptor, diff_id)
-
-    return find
 
 
 def referrers_of(reader: Reader, subjects: Sequence[Digest]) -> list[Descriptor]:

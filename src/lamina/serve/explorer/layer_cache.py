@@ -22,11 +22,11 @@ from lamina.source.verify import is_plain, prove_diff_id, verified
 from lamina.spec import mediatype
 
 if TYPE_CHECKING:
+    from lamina.layer.checkpoints.seekable import SeekableTar
     from lamina.layer.index import LayerIndex
     from lamina.source.protocols import Blob, Stream
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
-    from lamina.store.seekable import SeekableTar
 
     OnBytes = Callable[[int], None]
 
@@ -45,7 +45,7 @@ def default_directory(environ: Mapping[str, str] = os.environ) -> str:
 
 class LayerCache:
     """A directory of derived files, each written atomically. What was not used for the longest time is removed when
-    ``room`` bytes are exceeded; whoever reads such a file keeps it open."""
+    ``room`` bytes are exceeded; those who read such a file keep it open."""
 
     def __init__(self, directory: str, *, room: int = ROOM, max_layer: int = MAX_LAYER) -> None:
         self.directory = directory
@@ -132,7 +132,7 @@ class CachedLayer:
 
     def _open_seekable(self) -> SeekableTar:
         from lamina.layer.checkpoints.file import SeekIndex
-        from lamina.store.seekable import SeekableTar
+        from lamina.layer.checkpoints.seekable import SeekableTar
 
         path = self._cache.path(self.descriptor.digest, "seek")
         try:

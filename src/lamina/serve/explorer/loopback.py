@@ -4,7 +4,6 @@ machine only."""
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import threading
 from contextlib import suppress
@@ -20,6 +19,8 @@ from lamina.remote.loopback import is_loopback
 from lamina.serve.explorer.asked import Answer, Asked, Refused
 from lamina.serve.explorer.explorer import HEADERS, Explorer
 from lamina.serve.http_message import Asker
+from lamina.serve.origin import check_local
+from lamina.serve.routes import ApiError
 from lamina.version import __version__
 
 if TYPE_CHECKING:
@@ -179,9 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
 def check_origin(headers: Mapping[str, str]) -> None:
     """Refuse web pages from elsewhere, and names that resolve to this machine (DNS rebinding). ``headers``: names in
     lower case. Raises Refused."""
-    host = headers.get("host", "").strip()
-    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
-    origin = headers.get("origin", "")
-    foreign = origin and origin not in (f"http://{host}", f"https://{host}")
-    if not is_loopback(name) or foreign or headers.get("sec-fetch-site", "") in ("cross-site", "same-site"):
-        raise Refused(403, "denied", "only this machine may look, by a name of this machine, from this page")
+    try:
+        check_local({key.title(): headers[key] for key in ("host", "origin") if key in headers})
+    except ApiError as error:
+        raise Refused(403, "denied", str(error)) from None
+    if headers.get("sec-fetch-site", "") in ("cross-site", "same-site"):
+        raise Refused(403, "denied", "another web page may not look at the images here")

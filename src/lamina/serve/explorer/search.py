@@ -13,8 +13,7 @@ from lamina.serve.explorer.asked import Asked, Refused
 from lamina.serve.explorer.catalog import Listed
 from lamina.serve.explorer.layer_cache import CachedLayer
 from lamina.serve.explorer.opened import Images
-from lamina.store.find import Query, Search, find_in
-from lamina.store.layer_map import LayerMap
+from lamina.source.search import LayerMap, Query, Search, find_in
 from lamina.text import json_text
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from lamina.layer.index import LayerIndex
     from lamina.serve.explorer.work import Progress
     from lamina.source.protocols import LayerHandle
-    from lamina.store.search_hits import Found
+    from lamina.source.search_hits import Found
 
 MAX_QUERY = 300
 MAX_HITS = 10_000

@@ -184,7 +184,7 @@ class Work:
             weight = job.weigh(job.value)
         except LaminaError as error:
             job.error = error
-        except Exception as error:  # noqa: BLE001  (whoever waits gets it)
+        except Exception as error:  # noqa: BLE001  (those who wait get it)
             _log.exception("the explorer failed")
             job.error = error
         with self._guard:

@@ -10,13 +10,17 @@ from lamina.host.files import FileRange, reported
 from lamina.layer.checkpoints.file import SeekIndex
 from lamina.layer.checkpoints.resume import resumed
 from lamina.light import TYPE_CHECKING
-from lamina.store.blobs import DAMAGED
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Protocol, Self
 
-    from lamina.source.protocols import Stream
+    class Stream(Protocol):
+        def read(self, size: int = -1, /) -> bytes: ...
 
+        def close(self) -> None: ...
+
+
+_DAMAGED = "run `lamina fsck --repair`, then load or pull the image again"
 _FEED = 1 << 16  # bytes of the blob read at a time: a small file needs little
 _IDLE = 2  # idle readers kept per layer, for a read that continues there
 
@@ -76,7 +80,7 @@ class SeekableStream:
         try:
             data = decoding.read(self._at, size)
         except InvalidLayer as error:
-            raise InvalidLayer(f"{decoding.path}: {error.message}", hint=DAMAGED) from None
+            raise InvalidLayer(f"{decoding.path}: {error.message}", hint=_DAMAGED) from None
         self._decoding = decoding
         self._at += len(data)
         return data
