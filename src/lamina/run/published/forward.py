@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl  # now: as nobody, this process may not be able to read the directory of Python's modules
 import os
 import select
 import struct
@@ -98,8 +99,6 @@ class Pipes:
             return self._spare.pop()
         made = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            import fcntl
-
             fcntl.fcntl(made[1], _SET_PIPE_SIZE, _CHUNK)
         except OSError:
             pass  # this user has many large pipes: a small one does
