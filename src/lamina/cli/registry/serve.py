@@ -74,6 +74,17 @@ if TYPE_CHECKING:
     metavar="NETWORK",
     help="Who may read /metrics besides this machine (repeatable).",
 )
+@click.option(
+    "--explorer/--no-explorer",
+    default=True,
+    show_default=True,
+    help="Show the images in a browser, at / of the same address.",
+)
+@click.option(
+    "--explorer-cache",
+    metavar="DIR",
+    help="Keep indexes of layers here, at most 2 GiB (default: lamina/explorer in the cache directory of the user).",
+)
 @click.pass_obj
 def serve(
     session: Session,
@@ -91,6 +102,8 @@ def serve(
     access_log: str | None,
     log_format: str,
     metrics_from: tuple[str, ...],
+    explorer: bool,
+    explorer_cache: str | None,
 ) -> None:
     """Serve the store (or a layout or archive) as an OCI registry. Clients pull `app` as HOST:PORT/app, and
     ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
@@ -113,6 +126,8 @@ def serve(
         access_log=access_log,
         log_format=log_format,
         metrics_from=metrics_from,
+        explorer=explorer,
+        explorer_cache=explorer_cache,
     )
     if service_is_installed():
         run_service(place, settings)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from starlette.routing import BaseRoute
+
     from lamina.serve.asgi.application import Site
     from lamina.serve.asgi.listen import Address
     from lamina.serve.asgi.processes import Shared
@@ -47,6 +49,8 @@ class Settings:
     access_log: str | None
     log_format: str
     metrics_from: Sequence[str]
+    explorer: bool
+    explorer_cache: str | None
 
     def needing_service(self) -> list[str]:
         """The options that only the server of the extra has."""
@@ -58,6 +62,7 @@ class Settings:
             "--workers": self.workers > 1,
             "--access-log": self.access_log,
             "--metrics-from": self.metrics_from,
+            "--explorer-cache": self.explorer_cache,
         }
         return [name for name, value in given.items() if value]
 
@@ -204,10 +209,11 @@ def _site(place: Readable, settings: Settings, local: bool, shared: Shared | Non
 
     log = AccessLog(settings.access_log, settings.log_format) if settings.access_log else None
     try:
-        with open_api(place, writable=settings.writable) as api:
+        with open_api(place, writable=settings.writable) as api, _explorer(place, api.place, settings) as routes:
             site = Site(
                 api.answer,
                 Limits(body=settings.max_blob, grace=settings.grace),
+                routes=routes,
                 local=local,
                 trusted=parse_networks(settings.trusted),
                 trust_unix="unix" in settings.trusted,
@@ -220,6 +226,26 @@ def _site(place: Readable, settings: Settings, local: bool, shared: Shared | Non
     finally:
         if log is not None:
             log.close()
+
+
+@contextmanager
+def _explorer(place: Readable, repositories: Repositories, settings: Settings) -> Iterator[Sequence[BaseRoute]]:
+    """The pages of the explorer, as long as the block runs."""
+    if not settings.explorer:
+        yield ()
+        return
+    from lamina.serve.asgi.explorer import explorer_routes
+    from lamina.serve.explorer.explorer import Explorer
+    from lamina.serve.explorer.gallery import Gallery
+    from lamina.serve.explorer.layer_cache import LayerCache, default_directory
+    from lamina.store.store import Store
+
+    gallery = Gallery(repositories)
+    if isinstance(place, Store):  # everybody may see everything, so layers may be found by what configs state
+        gallery = Gallery(repositories, local_layer=place.layers.unpacked)
+    cache = LayerCache(settings.explorer_cache or default_directory())
+    with Explorer(gallery, cache, writable=settings.writable) as explorer:
+        yield explorer_routes(explorer)
 
 
 def _check_readable(place: Repositories) -> None:

@@ -127,7 +127,8 @@ class Application:
             return
         client = exchange.client
         port = scope["client"][1] if scope.get("client") else 0
-        scope = {**scope, "client": (client.address, port) if client.address else None, "scheme": client.scheme}
+        peer = (client.address, port) if client.address else None
+        scope = {**scope, "client": peer, "scheme": client.scheme, "lamina": exchange}
         exchange.kind = "explore" if path == "/" or path.startswith("/explore") else path.strip("/")
         if exchange.kind not in _KINDS:
             exchange.kind = "other"

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lamina.serve.http_message import Asker
+from lamina.serve.permit import EVERYTHING
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from lamina.serve.permit import Permit
     from lamina.source.protocols import Stream
 
 MAX_FIELDS = 40
@@ -59,16 +61,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request to the explorer: ``path`` decoded, ``query`` with the first value of each parameter."""
+    """A request to the explorer: ``path`` decoded, ``query`` with the first value of each parameter;
+    ``permit`` says what the asker may see."""
 
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str] = field(default_factory=dict)
     asker: Asker = field(default_factory=Asker)
     method: str = "GET"
+    permit: Permit = EVERYTHING
 
     @classmethod
-    def parse(cls, method: str, target: str, headers: Mapping[str, str], asker: Asker) -> Asked:
+    def parse(
+        cls,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        asker: Asker,
+        permit: Permit = EVERYTHING,
+    ) -> Asked:
         """Parse the target of a request. ``headers``: names in lower case. Raises Refused."""
         if len(target) > MAX_TARGET:
             raise Refused(414, "bad_request", "the URL is too long")
@@ -81,7 +92,7 @@ class Asked:
         query: dict[str, str] = {}
         for key, value in pairs:
             query.setdefault(key, value)
-        return cls(path, query, headers, asker, method)
+        return cls(path, query, headers, asker, method, permit)
 
     def text(self, key: str, most: int = 2000) -> str:
         """Return a parameter; "" if it is missing. Raises Refused."""

@@ -13,7 +13,7 @@ from lamina.errors import LaminaError
 from lamina.insight.layer_report import sharers_among
 from lamina.serve.explorer.gallery import Gallery, Place
 from lamina.serve.explorer.opened import Chosen, choose
-from lamina.serve.http_message import Asker
+from lamina.serve.permit import Permit
 from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 
@@ -78,7 +78,7 @@ class Catalogs:
         complete = True
         progress.begin("listing the images")
         for image in gallery.named:
-            found.append(self._listed(partial(gallery.find, image, Asker()), known))
+            found.append(self._listed(gallery.named[image], known))
         place = gallery.repositories_of_place
         for repository in place.names() if place is not None else ():
             progress.cancel.check()
@@ -122,21 +122,21 @@ class Catalogs:
         return one
 
 
-def visible(catalog: Catalog, gallery: Gallery, asker: Asker) -> list[Listed]:
-    """Return the images that the asker may see."""
+def visible(catalog: Catalog, permit: Permit) -> list[Listed]:
+    """Return the images that a permit allows."""
     allowed: dict[str, bool] = {"": True}
     found = []
     for one in catalog.images:
         if one.repository not in allowed:
-            allowed[one.repository] = gallery.may_pull(asker, one.repository)
+            allowed[one.repository] = permit.may_pull(one.repository)
         if allowed[one.repository]:
             found.append(one)
     return found
 
 
-def sharing(catalog: Catalog, chosen: Chosen, gallery: Gallery, asker: Asker) -> dict[str, Any]:
-    """Return for each layer of an image the other images that have it, as far as the asker may see them."""
-    images = visible(catalog, gallery, asker)
+def sharing(catalog: Catalog, chosen: Chosen, permit: Permit) -> dict[str, Any]:
+    """Return for each layer of an image the other images that have it, as far as the permit allows them."""
+    images = visible(catalog, permit)
     sharers = sharers_among(
         ((one.image, one.digest, [diff_id for _, diff_id in one.layers]) for one in images),
         chosen.manifest.descriptor.digest,

@@ -168,7 +168,7 @@ class Explorer:
         return self._get(("stack", *chosen.key), lambda progress: stack_report(image))
 
     def _sharing(self, asked: Asked) -> dict[str, Any]:
-        return sharing(self._catalogs.all(), self._chosen(asked), self.gallery, asked.asker)
+        return sharing(self._catalogs.all(), self._chosen(asked), asked.permit)
 
     def _blame(self, asked: Asked) -> dict[str, Any]:
         chosen, image = self._both(asked)
@@ -223,7 +223,7 @@ class Explorer:
                 return search_images([one], query, self._images, progress, first=stack.first)
         else:
             catalog = self._catalogs.all()
-            images = visible(catalog, self.gallery, asked.asker)
+            images = visible(catalog, asked.permit)
             key = ("search", *key, tuple((one.image, one.digest) for one in images))
 
             def search(progress: Progress) -> Result:
@@ -282,7 +282,7 @@ class Explorer:
                 wanted = Platform.parse(platform)
             except UsageError as error:
                 raise Refused(400, "bad_request", error.message, error.hint) from None
-        return choose(self.gallery.find(asked.needed(name), asked.asker), wanted, self._usual)
+        return choose(self.gallery.find(asked.needed(name), asked.permit), wanted, self._usual)
 
     def _both(self, asked: Asked) -> tuple[Chosen, OpenImage]:
         chosen = self._chosen(asked)

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, NotFound, UsageError
-from lamina.serve.http_message import Asker
 from lamina.source.abilities import lists_referrers
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
+    from lamina.serve.permit import Permit
     from lamina.source.protocols import Blob, LayerHandle, Reader
     from lamina.source.served import Repositories
 
-    MayPull = Callable[[Asker, str], bool]
     LocalLayer = Callable[[Descriptor, Digest], LayerHandle | None]
 
 
@@ -79,7 +78,8 @@ class _Typed:
 
 
 class Gallery:
-    """Images in repositories, those that ``may_pull`` allows, and images with other names in ``named``.
+    """Images in repositories, of which each asker sees those that his permit allows, and images with other names in
+    ``named``, which everybody sees.
 
     ``local_layer`` may return a layer that is unpacked already; give it only if everybody may see everything, because
     it finds layers by what configs state.
@@ -90,13 +90,11 @@ class Gallery:
         repositories: Repositories | None = None,
         named: Mapping[str, Callable[[], Place]] | None = None,
         *,
-        may_pull: MayPull = lambda asker, repository: True,
         local_layer: LocalLayer = lambda descriptor, diff_id: None,
         first: Sequence[str] = (),
     ) -> None:
         self.repositories_of_place = repositories
         self.named = dict(named or {})
-        self.may_pull = may_pull
         self.local_layer = local_layer
         self.first = [*self.named, *first]
         """The images to show first."""
@@ -105,14 +103,14 @@ class Gallery:
     def location(self) -> str:
         return "" if self.repositories_of_place is None else self.repositories_of_place.location
 
-    def repositories(self, asker: Asker, contained: str, after: str, limit: int) -> tuple[list[str], bool]:
+    def repositories(self, permit: Permit, contained: str, after: str, limit: int) -> tuple[list[str], bool]:
         """Return repositories after ``after`` whose name contains a text, and whether there are more."""
         found: list[str] = []
         place = self.repositories_of_place
         while place is not None:
             page = place.names(after, 1000)
             for name in page:
-                if contained in name.lower() and self.may_pull(asker, name):
+                if contained in name.lower() and permit.may_see(name) and permit.may_pull(name):
                     if len(found) == limit:
                         return found, True
                     found.append(name)
@@ -121,14 +119,14 @@ class Gallery:
             after = page[-1]
         return found, False
 
-    def tags(self, asker: Asker, repository: str) -> list[str]:
-        """Return the tags of a repository. Raises NotFound, also for what the asker may not see."""
-        if self.repositories_of_place is None or not self.may_pull(asker, repository):
+    def tags(self, permit: Permit, repository: str) -> list[str]:
+        """Return the tags of a repository. Raises NotFound, also for what the permit does not allow."""
+        if self.repositories_of_place is None or not permit.may_pull(repository):
             raise self._absent(repository)
         return self.repositories_of_place.tags(repository)
 
-    def find(self, image: str, asker: Asker) -> Place:
-        """Find an image by the text that names it. Raises NotFound, also for what the asker may not see."""
+    def find(self, image: str, permit: Permit) -> Place:
+        """Find an image by the text that names it. Raises NotFound, also for what the permit does not allow."""
         named = self.named.get(image)
         if named is not None:
             return named()
@@ -139,7 +137,7 @@ class Gallery:
         except UsageError as error:
             raise NotFound(error.message, hint=error.hint) from None
         repository = reference.repository
-        if not self.may_pull(asker, repository):
+        if not permit.may_pull(repository):
             raise self._absent(image)
         found = self.repositories_of_place.find(repository, reference.digest or reference.tag or "")
         return Place(
@@ -152,7 +150,7 @@ class Gallery:
         )
 
     def in_repository(self, repository: str, tag: str) -> Place:
-        """Find an image that the asker may see. Raises NotFound."""
+        """Find an image, without a permit. Raises NotFound."""
         assert self.repositories_of_place is not None
         reader = RepositoryReader(self.repositories_of_place, repository)
         return Place(f"{repository}:{tag}", repository, reader, reader.resolve(tag), repository, tag)

@@ -29,11 +29,11 @@ _PREDICATE = "in-toto.io/predicate-type"
 def repositories_page(gallery: Gallery, asked: Asked) -> dict[str, Any]:
     """Return a page of repositories. Raises Refused."""
     limit = asked.number("limit", PAGE, MAX_PAGE, 1)
-    found, more = gallery.repositories(asked.asker, asked.text("filter", 300).lower(), asked.text("after"), limit)
+    found, more = gallery.repositories(asked.permit, asked.text("filter", 300).lower(), asked.text("after"), limit)
     rows = []
     for name in found:
         try:
-            tags: int | None = len(gallery.tags(asked.asker, name))
+            tags: int | None = len(gallery.tags(asked.permit, name))
         except LaminaError:
             tags = None
         rows.append({"repository": name, "name": pull_name(name), "tags": tags})
@@ -45,7 +45,7 @@ def tags_page(gallery: Gallery, usual: Platform, asked: Asked) -> dict[str, Any]
     repository = asked.needed("repository")
     limit = asked.number("limit", PAGE, MAX_PAGE, 1)
     contained, after = asked.text("filter", 300).lower(), asked.text("after")
-    tags = [tag for tag in gallery.tags(asked.asker, repository) if contained in tag.lower()]
+    tags = [tag for tag in gallery.tags(asked.permit, repository) if contained in tag.lower()]
     left = [tag for tag in tags if tag > after] if after else tags
     shown = left[:limit]
     return {
