@@ -93,13 +93,14 @@ def test_index_json_is_current_soon_after_the_last_change(tmp_path: Path, monkey
     monkeypatch.setattr(refs, "SOON", 0.05)
     store = opened(tmp_path)
     folded = threading.Event()
-    before = refs.Refs.replace
+    before = refs.Refs.fold
 
-    def written(self: refs.Refs, entries: refs.Entries) -> None:
-        before(self, entries)
+    def written(self: refs.Refs) -> bool:
+        done = before(self)
         folded.set()
+        return done
 
-    monkeypatch.setattr(refs.Refs, "replace", written)
+    monkeypatch.setattr(refs.Refs, "fold", written)
     with store.refs.logging():
         store.tag("a:1", bring(store, 1))
         assert folded.wait(60)

@@ -16,7 +16,7 @@ from lamina.errors import LaminaError, StoreDamaged
 from lamina.light import TYPE_CHECKING
 from lamina.spec import mediatype
 from lamina.spec.manifest import Index, parse
-from lamina.store.name_log import ANNOTATION, DAMAGED, HEAD_SIZE, Included, Tail, ident_of, read_records
+from lamina.store.name_log import ANNOTATION, DAMAGED, HEAD_SIZE, Included, Tail, ident_of, read_records, sealed_as
 from lamina.store.name_table import NameTable
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class NameFiles:
         self._log: Stamp | None = None
         self._ident = ""
         self._serial = 0
+        self.version = 0
+        """A number that grows whenever the table changes."""
         self._last = b""  # the line of the last record, or the first line of the log
         self._included = Included()
         self.log_end = 0
@@ -147,15 +149,18 @@ class NameFiles:
             self._table = self._index = self._log = None
             self._ident, self._serial, self.log_end, self._last = "", 0, 0, b""
 
-    def replaced(self, table: NameTable, size: int) -> None:
+    def replaced(self, table: NameTable, size: int, included: Included) -> None:
         """Note that the caller has written index.json, which contains this table and the whole log now."""
         with self._guard:
             self._table = None
             seen = _Seen(self._paths.index, keep=self.keep_open)
             seen.done()
+            self.version += 1
             if seen.stamp[2] == size:
                 self._table, self._index = table, seen
-                self._included = Included(self._ident, self._serial) if self._log is not None else Included()
+                self._included = included
+                if self._log is not None:
+                    self._serial = included.serial
 
     def empty_log(self) -> None:
         """Cut the log after its first line: index.json contains all of it. Nothing waits for the disk: a record that
@@ -227,6 +232,7 @@ class NameFiles:
         assert self._table is not None
         for change in tail.changes:
             self._table.apply(change)
+        self.version += len(tail.changes)
         self._log = stamp
         self._note_end(raw, start, tail)
         return True
@@ -240,7 +246,7 @@ class NameFiles:
     def _load(self) -> None:
         """Read both files. A fold first replaces index.json, and only then empties the log: if index.json is still
         the same after the log was read, they belong together."""
-        self._table = None
+        before, self._table = self._table, None
         while True:
             index = _Seen(self._paths.index, keep=self.keep_open)
             raw = index.read()
@@ -248,9 +254,15 @@ class NameFiles:
             if _stamp(os.stat(self._paths.index)) == index.stamp:
                 break
         index.done()
-        document = self._parsed(raw)
-        self._included = Included.parse(document.annotations.get(ANNOTATION, ""))
-        table = NameTable(list(document.manifests))
+        sealed = sealed_as(raw)
+        if before is not None and sealed is not None and sealed == Included(self._ident, self._serial):
+            table = before  # another process has folded the log, and nothing else
+            self._included = sealed
+        else:
+            document = self._parsed(raw)
+            self._included = Included.parse(document.annotations.get(ANNOTATION, ""))
+            table = NameTable(list(document.manifests))
+            self.version += 1
         self._serial, self.log_end, self._ident, self._last = 0, 0, "", b""
         if log is not None:
             self._read_log(table, records)
@@ -271,6 +283,7 @@ class NameFiles:
         )
         for change in tail.changes:
             table.apply(change)
+        self.version += len(tail.changes)
         self._serial = included
         self._note_end(records, 0, tail)
 

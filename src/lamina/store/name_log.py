@@ -1,7 +1,7 @@
 """The log of names: changes that are not in index.json yet (docs/store.md, decision 0041).
 
-The file begins with a line that identifies it. Each record is one line: a checksum, a serial number that grows by
-one, and a change as JSON. A record counts only if its checksum is right, so an append that was interrupted is
+The file begins with a line that identifies it. Each record is one line: a checksum, a serial number that
+grows, and a change as JSON. A record counts only if its checksum is right, so an append that was interrupted is
 recognized. index.json states how many records of which log it contains already (``Included``), so it does not matter
 when the log is emptied afterwards.
 """
@@ -23,12 +23,14 @@ ANNOTATION = "dev.lamina.names"
 """The annotation of index.json with the records that it contains: the log's ident, and the last serial number."""
 _HEAD = b"lamina names 1 "
 _IDENT = 32
+_ANNOTATIONS = b',"annotations":{"%s":"' % ANNOTATION.encode()
+_END = b'"}}'
 HEAD_SIZE = len(_HEAD) + _IDENT + 1
 DAMAGED = "run `lamina fsck --repair`: it keeps the names that can be read"
 
 
 class Included(Value):
-    """The log, and its last record, that an index.json contains."""
+    """What an index.json contains: the records of a log, and how many changes were made in all."""
 
     ident: str = ""
     serial: int = 0
@@ -36,11 +38,28 @@ class Included(Value):
     @classmethod
     def parse(cls, text: str) -> Included:
         """The value of the annotation; nothing is included if it is not valid."""
-        ident, _, serial = text.partition(" ")
+        ident, _, rest = text.partition(" ")
+        serial = rest.partition(" ")[0]
         return cls(ident, int(serial)) if len(ident) == _IDENT and serial.isascii() and serial.isdigit() else cls()
 
     def __str__(self) -> str:
         return f"{self.ident} {self.serial}"
+
+
+def sealed(document: bytes, included: Included) -> bytes:
+    """index.json with the annotation, which also has a checksum of all bytes before it: so a reader that has made the
+    same changes need not parse it. ``document``: a JSON object that is not empty."""
+    start = document[:-1] + _ANNOTATIONS
+    return start + b"%s %08x" % (str(included).encode(), crc32(document[:-1])) + _END
+
+
+def sealed_as(raw: bytes) -> Included | None:
+    """What an index.json contains, if it is as ``sealed`` has written it, byte for byte; else None."""
+    at = raw.rfind(_ANNOTATIONS)
+    if at < 0 or not raw.endswith(_END):
+        return None
+    text, _, checksum = raw[at + len(_ANNOTATIONS) : -len(_END)].decode("ascii", "replace").rpartition(" ")
+    return Included.parse(text) if checksum == f"{crc32(raw[:at]):08x}" else None
 
 
 class Tail(Value):
@@ -88,15 +107,12 @@ def read_records(
     lines = _lines(raw)
     for line in lines:
         found = _read(line, ident, what)
-        if found is None or (serial and found[0] != serial + 1):
-            if not strict and (found is None or found[0] <= serial):
+        if found is None or found[0] <= serial:
+            if not strict:
                 continue
-            if strict:
-                ahead = found is not None and found[0] > serial
-                if ahead or any(later[0] > serial for one in lines if (later := _read(one, ident, what)) is not None):
-                    raise StoreDamaged(f"{what} is damaged at byte {end}", hint=DAMAGED)
-                break
-        assert found is not None
+            if any(later[0] > serial for one in lines if (later := _read(one, ident, what)) is not None):
+                raise StoreDamaged(f"{what} is damaged at byte {end}", hint=DAMAGED)
+            break
         serial = found[0]
         end += len(line)
         if serial > included:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lamina.errors import UsageError
 from lamina.light import TYPE_CHECKING, Value
@@ -68,7 +68,7 @@ class NameTable:
         self._next = len(entries)
         self._by_name: dict[str, dict[int, None]] | None = None
         self._by_digest: dict[Digest, dict[int, None]] | None = None
-        self._repositories: dict[str, dict[int, str]] | None = None
+        self._repositories: dict[str, dict[str, dict[int, None]]] | None = None
         self._sorted: list[str] | None = None
 
     def copy(self) -> NameTable:
@@ -93,7 +93,19 @@ class NameTable:
 
     def in_repository(self, repository: str) -> list[tuple[str, Descriptor]]:
         """The entries whose name is in a repository, with their tag ("" for a name with a digest alone)."""
-        return [(tag, self._rows[number]) for number, tag in self._places().get(repository, {}).items()]
+        there = self._places().get(repository, {})
+        return [(tag, self._rows[number]) for tag, numbers in there.items() for number in numbers]
+
+    def tags(self, repository: str) -> list[str]:
+        return list(self._places().get(repository, {}))
+
+    def tagged(self, repository: str, tag: str) -> Entries:
+        """The entries with a tag of a repository ("": with a digest alone)."""
+        return [self._rows[number] for number in self._places().get(repository, {}).get(tag, ())]
+
+    def named_in(self, repository: str, digest: Digest) -> Entries:
+        """The entries of a document whose name is in a repository."""
+        return [one for one in self.of(digest) if (split_name(name_of(one)) or ("", ""))[0] == repository]
 
     def apply(self, change: Change) -> None:
         gone = {number: None for name in change.names for number in self._names().get(name, ())}
@@ -109,21 +121,28 @@ class NameTable:
     def setting(self, name: str, descriptor: Descriptor, fetched: Fetched) -> Change:
         """The change that makes ``name`` ("" for none) point to a document; see ``Refs.set``. Raises what ``fetched``
         raises."""
+        return self.setting_all([name], descriptor, fetched)
+
+    def setting_all(self, names: Sequence[str], descriptor: Descriptor, fetched: Fetched) -> Change:
+        """As ``setting``, for several names of one document."""
         digest = descriptor.digest
         same = self.of(digest)
         known = frozenset(",".join(entry.annotations.get(FETCHED, "") for entry in same).split(","))
         annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(descriptor, known) or None}
-        if name:
-            annotations |= {REF_NAME: name, CONTAINERD_NAME: name}
-        new = descriptor.with_annotations(annotations)
-        if new in same or (not name and same):
+        new = []
+        for name in dict.fromkeys(names):
+            own = {REF_NAME: name, CONTAINERD_NAME: name} if name else {}
+            entry = descriptor.with_annotations({**annotations, **own})
+            if entry not in same and (name or not same):
+                new.append(entry)
+        if not new:
             return Change()
-        had = self.named(name) if name else []
-        left = [one for one in had if one.digest != digest]
+        had = [entry for one in new if name_of(one) for entry in self.named(name_of(one))]
+        gone = {name_of(entry): None for entry in had}
         return Change(
-            (name,) if had else (),
+            tuple(gone),
             (digest,) if any(not name_of(entry) for entry in same) else (),
-            (*self._untagged_without(left, {name}), new),
+            (*self._untagged_without([one for one in had if one.digest != digest], gone), *new),
         )
 
     def removing(self, names: list[str], *, keep_untagged: bool, untagged: Digest | None = None) -> Change:
@@ -167,7 +186,7 @@ class NameTable:
                 self._by_digest.setdefault(entry.digest, {})[number] = None
         return self._by_digest
 
-    def _places(self) -> dict[str, dict[int, str]]:
+    def _places(self) -> dict[str, dict[str, dict[int, None]]]:
         if self._repositories is None:
             self._repositories = {}
             for number, entry in self._rows.items():
@@ -178,10 +197,9 @@ class NameTable:
         assert self._repositories is not None
         found = split_name(name_of(entry))
         if found is not None:
-            there = self._repositories.setdefault(found[0], {})
-            if not there:
+            if found[0] not in self._repositories:
                 self._sorted = None
-            there[number] = found[1]
+            self._repositories.setdefault(found[0], {}).setdefault(found[1], {})[number] = None
 
     def _add(self, entry: Descriptor) -> None:
         number, self._next = self._next, self._next + 1
@@ -199,20 +217,19 @@ class NameTable:
         _drop(self._by_digest, entry.digest, number)
         if self._repositories is not None:
             found = split_name(name_of(entry))
-            if found is not None and _drop(self._repositories, found[0], number):
-                self._sorted = None
+            if found is not None:
+                _drop(self._repositories[found[0]], found[1], number)
+                if not self._repositories[found[0]]:
+                    del self._repositories[found[0]]
+                    self._sorted = None
 
 
-def _drop(table: dict[Any, Any] | None, key: object, number: int) -> bool:
-    """Remove a row from the group of ``key``. Returns True if the group is empty now, and was removed."""
-    if table is None:
-        return False
-    rows = table[key]
-    del rows[number]
-    if rows:
-        return False
-    del table[key]
-    return True
+def _drop(table: dict[Any, Any] | None, key: object, number: int) -> None:
+    """Remove a row from the group of ``key``, and the group with its last row."""
+    if table is not None:
+        del table[key][number]
+        if not table[key]:
+            del table[key]
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -23,7 +23,7 @@ from lamina.spec.json import dump
 from lamina.spec.reference import Reference
 from lamina.store.fault import point
 from lamina.store.name_files import MAX_INDEX, NameFiles, sync
-from lamina.store.name_log import ANNOTATION, HEAD_SIZE, new_head, record
+from lamina.store.name_log import HEAD_SIZE, Included, new_head, record, sealed
 from lamina.store.name_table import (
     FETCHED,
     Change,
@@ -154,6 +154,22 @@ class Refs:
         its last name stays, without a name."""
         self._change(lambda table: table.removing(names, keep_untagged=keep_untagged, untagged=untagged))
 
+    def named_in(self, repository: str, digest: Digest) -> Entries:
+        """The entries of a document whose name is in a repository."""
+        return self._read(lambda table: table.named_in(repository, digest))
+
+    def tagged(self, repository: str, tag: str) -> Entries:
+        """The entries with a tag of a repository."""
+        return self._read(lambda table: table.tagged(repository, tag))
+
+    def tags(self, repository: str) -> list[str]:
+        """The tags of a repository, unsorted; [""] if it has only names with a digest."""
+        return self._read(lambda table: table.tags(repository))
+
+    def version(self) -> int:
+        """A number that grows whenever a name changes, as this object sees it."""
+        return self._read(lambda table: self._files.version)
+
     def change(self, decide: Callable[[NameTable], Change]) -> None:
         """Make the change that ``decide`` returns; it is called under the store's lock, and must not change the
         table. Raises what ``decide`` raises."""
@@ -172,18 +188,23 @@ class Refs:
     def replace(self, entries: Entries) -> None:
         """Write index.json, with everything that the log contains. The caller holds the lock. If the disk is full,
         the space of the reserve is used."""
+        self._replace(NameTable(entries), is_fold=False)
+
+    def _replace(self, table: NameTable, *, is_fold: bool) -> None:
         from lamina.store import reserve
 
         began = time.monotonic()
         included = self._files.position()
+        if included is not None and not is_fold:
+            included = Included(included.ident, included.serial + 1)
         value = {
             "schemaVersion": 2,
             "mediaType": mediatype.OCI_INDEX,
-            "manifests": [entry.to_json() for entry in entries],
+            "manifests": [entry.to_json() for entry in table.entries()],
         }
-        if included is not None:
-            value["annotations"] = {ANNOTATION: str(included)}
         data = dump(value)
+        if included is not None:
+            data = sealed(data, included)
         if len(data) > MAX_INDEX:
             raise Conflict("the store has too many names", hint="remove some with `lamina rmi`")
         point("refs.written")
@@ -192,7 +213,7 @@ class Refs:
         except OSError as error:
             reserve.again(self._paths, error, lambda: self._write(data))
         point("refs.renamed")
-        self._files.replaced(NameTable(entries), len(data))
+        self._files.replaced(table, len(data), included or Included())
         if included is not None:
             self._files.empty_log()
         reserve.fill(self._paths, len(data))
@@ -208,19 +229,24 @@ class Refs:
         if not self._files.log_grew():
             return False
         with reported(self._paths.index), locked(self._paths.lock):
-            entries = self.entries()
+            table = self._files.table()
             if self._files.is_log_empty():
                 self._files.empty_log()  # an append that was interrupted
                 return False
-            self.replace(entries)
+            self._replace(table, is_fold=True)
         point("names.folded")
         return True
 
     def interrupted(self) -> int:
         """The number of bytes that an interrupted append has left in the log. Raises StoreDamaged, SystemFailure."""
-        with reported(self._paths.index), locked(self._paths.lock):
+        if not self._read(lambda table: self._left()):
+            return 0
+        with reported(self._paths.index), locked(self._paths.lock):  # not if a process appends at this moment
             self._files.table()
-            return max(0, self._files.log_size - self._files.log_end)
+            return self._left()
+
+    def _left(self) -> int:
+        return max(0, self._files.log_size - self._files.log_end)
 
     def repair(self, aside: str) -> None:
         """Write what can be read of a damaged log into index.json, and move the log to the path ``aside``. Raises
@@ -298,7 +324,7 @@ class Refs:
                 return
             changed = table.copy()
             changed.apply(change)
-            self.replace(changed.entries())
+            self._replace(changed, is_fold=False)
 
     def _appends(self) -> bool:
         """Whether to append to the log: a server does, and a process that makes many changes one after the other."""
