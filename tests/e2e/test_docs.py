@@ -230,7 +230,7 @@ def test_readme_names_every_verb_and_only_extras_that_are_there() -> None:
     tables = "\n".join(line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`([a-z-]+)`", tables)) == set(VERBS) - {"help"}
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name for names in re.findall(r"lamina\[([a-z,]+)\]", text) for name in names.split(",")}
+    extras = {name for names in re.findall(r"lamina\[([a-z0-9,]+)\]", text) for name in names.split(",")}
     assert extras == set(project["optional-dependencies"]) - {"dev"}
 
 

@@ -26,5 +26,8 @@ def failed(error: ApiError | LaminaError) -> Response:
     if isinstance(error, ApiError):
         return Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
     _log.warning("%s", error)
+    wait = getattr(error, "retry_after", None)
+    if wait is not None:  # the place says that it is not for long
+        return failed(ApiError(503, "UNAVAILABLE", error.message, Retry_After=str(wait)))
     status = 507 if isinstance(error, DiskFull) else 500
     return failed(ApiError(status, "UNKNOWN", error.message))

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="Listen here instead: HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable).",
 )
+@click.option(
+    "--storage",
+    metavar="URL",
+    default="",
+    help="Serve object storage instead of the store: s3://BUCKET/PREFIX, gs://... or az://... .",
+)
 @click.option("--writable", is_flag=True, help="Allow clients to push and delete.")
 @click.option(
     "--plain-http", is_flag=True, help="Listen without TLS on an address that other machines reach (behind a proxy)."
@@ -92,6 +98,7 @@ def serve(
     host: str,
     port: int,
     listen: tuple[str, ...],
+    storage: str,
     writable: bool,
     plain_http: bool,
     anonymous_push: bool,
@@ -111,7 +118,7 @@ def serve(
     Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
     from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
 
-    place = _place(session, source, writable)
+    place = _place(session, source, storage, writable)
     settings = Settings(
         host=host,
         port=port,
@@ -135,10 +142,16 @@ def serve(
         run_small(place, settings)
 
 
-def _place(session: Session, source: str, writable: bool) -> Readable:
+def _place(session: Session, source: str, storage: str, writable: bool) -> Readable:
     """Open what is to be served."""
     from lamina.places import reader_for
 
+    if storage:
+        from lamina.objects.place import open_place
+
+        if source:
+            raise UsageError("SOURCE and --storage exclude each other", hint="give one of them")
+        return open_place(storage)
     if source:
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:

@@ -1,0 +1,159 @@
+"""A blob in object storage: its parts are read one after the other, with little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Self
+
+from lamina.errors import BlobNotFound, RemoteFailure, SystemFailure
+from lamina.objects import keys
+from lamina.objects.documents import Record, slices
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from lamina.objects.bucket import Bucket
+
+_TRIES = 3
+ANY_TYPE = "application/octet-stream"
+
+
+class ObjectBlob:
+    """``Blob`` of a record. ``again`` reads the record once more, if the blob was removed and pushed anew since."""
+
+    origin = ""
+
+    def __init__(
+        self, bucket: Bucket, digest: Digest, record: Record, again: Callable[[], Record | None] = lambda: None
+    ) -> None:
+        self.descriptor = Descriptor(ANY_TYPE, digest, record.size)
+        self._bucket = bucket
+        self._record = record
+        self._again = again
+
+    def open(self, start: int = 0, end: int | None = None) -> PartStream:
+        """Raises BlobNotFound."""
+        size = self._record.size
+        stop = size if end is None else min(end, size)
+        try:
+            return PartStream(self._bucket, self._record, start, stop)
+        except SystemFailure:
+            record = self._again()
+            if record is None or record.ident == self._record.ident:
+                raise BlobNotFound(f"blob {self.descriptor.digest} is gone", hint="push it again") from None
+        self._record = record
+        return PartStream(self._bucket, record, start, stop)
+
+    def url(self, seconds: int) -> str:
+        """A URL of the storage itself for the whole blob; "" if it is in several parts, or the storage has none."""
+        runs = self._record.runs
+        if len(runs) != 1 or runs[0].count != 1:
+            return ""
+        return self._bucket.url(keys.part(self._record.ident, runs[0].epoch, runs[0].first), seconds)
+
+
+class PartStream:
+    """``Stream`` over a range of a blob. While one part is read, the next one is asked for: nobody waits at each part
+    for the time that storage takes to answer. The first part is asked for at once, so that a missing blob is known
+    before anything is sent. A broken connection to the storage is made again. Raises SystemFailure, RemoteFailure."""
+
+    def __init__(self, bucket: Bucket, record: Record, start: int, end: int) -> None:
+        self._bucket, self._ident = bucket, record.ident
+        self._parts = slices(record.runs, start, end)
+        self._at = 0  # the part that is read
+        self._done = 0  # bytes of it
+        self._left = b""
+        self._aborted = False
+        self._next: Future[Iterator[bytes]] | None = None
+        self._pieces = self._opened(0) if self._parts else iter(())
+        self._left = self._piece()
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            found = [self._left]
+            while piece := self._piece():
+                found.append(piece)
+            self._left = b""
+            return b"".join(found)
+        if not self._left:
+            self._left = self._piece()
+        if len(self._left) <= size:
+            data, self._left = self._left, b""
+        else:
+            data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    def abort(self) -> None:
+        self._aborted = True
+
+    def close(self) -> None:
+        self._parts, self._left = [], b""
+        self._pieces, self._next = iter(()), None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _piece(self) -> bytes:
+        tries = 0
+        while self._at < len(self._parts):
+            if self._aborted:
+                raise SystemFailure("reading the blob was stopped")
+            try:
+                piece = next(self._pieces, b"")
+            except RemoteFailure:
+                tries += 1
+                if tries > _TRIES:
+                    raise
+                self._pieces = self._opened(self._done)
+                continue
+            if piece:
+                self._done += len(piece)
+                return piece
+            _, _, start, end = self._parts[self._at]
+            if self._done != end - start:
+                raise SystemFailure(
+                    f"a part of an upload ends after {self._done} of {end - start} bytes in {self._bucket.location}",
+                    hint="run `lamina fsck --storage URL`",
+                )
+            self._at, self._done = self._at + 1, 0
+            if self._at < len(self._parts):
+                self._pieces = self._taken()
+        return b""
+
+    def _taken(self) -> Iterator[bytes]:
+        """The part that was asked for ahead; then ask for the one after it."""
+        ahead = self._next
+        if self._at + 1 < len(self._parts):
+            following = self._parts[self._at + 1]
+            self._next = ahead_of_need().submit(self._stream, following, 0)
+        else:
+            self._next = None
+        if ahead is None:
+            return self._opened(0)
+        try:
+            return ahead.result()
+        except RemoteFailure:
+            return self._opened(0)
+
+    def _opened(self, done: int) -> Iterator[bytes]:
+        if self._next is None and self._at + 1 < len(self._parts):
+            self._next = ahead_of_need().submit(self._stream, self._parts[self._at + 1], 0)
+        return self._stream(self._parts[self._at], done)
+
+    def _stream(self, part: tuple[int, int, int, int], done: int) -> Iterator[bytes]:
+        epoch, number, start, end = part
+        return self._bucket.stream(keys.part(self._ident, epoch, number), start + done, end)
+
+
+@cache
+def ahead_of_need() -> ThreadPoolExecutor:
+    """Threads that ask for parts before they are read."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(16, "lamina-ahead")

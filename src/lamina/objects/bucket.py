@@ -1,0 +1,198 @@
+"""The bucket: the few operations that object storage is used for. The only module that talks to it (by obstore)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lamina.errors import SystemFailure
+from lamina.objects.failures import failure, is_race, reported
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+    from obstore.store import ObjectStore
+
+Version = Mapping[str, str]
+"""What the storage compares at a conditional put."""
+
+PIECE = 256 << 10
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object: its bytes, its version, and when it was written (seconds, by the clock of the storage)."""
+
+    data: bytes
+    version: Version
+    modified: float
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object in a list."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Bucket(Protocol):
+    """Objects by their keys. Each method raises LaminaError if the storage fails. A put is durable, and seen by all,
+    when it returns."""
+
+    @property
+    def location(self) -> str:
+        """The URL, for messages."""
+        ...
+
+    def get(self, key: str) -> Found | None: ...
+
+    def head(self, key: str) -> Listed | None: ...
+
+    def put(self, key: str, data: bytes) -> Version: ...
+
+    def create(self, key: str, data: bytes) -> Version | None:
+        """Put a new object; None if another one has this key."""
+        ...
+
+    def swap(self, key: str, data: bytes, version: Version) -> Version | None:
+        """Put if the object still has this version; None if another one. ``data`` must differ from all that the
+        object ever was."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete the object if it exists."""
+        ...
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete these objects, those that exist, with few requests."""
+        ...
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """The objects below ``prefix/`` whose keys are greater than ``after``, sorted by key."""
+        ...
+
+    def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from ``start`` to ``end``; the request is sent at once. Raises SystemFailure if there is no such
+        object."""
+        ...
+
+    def url(self, key: str, seconds: int) -> str:
+        """A URL with which everybody can read the object for some time; "" if the storage has none."""
+        ...
+
+
+class ObstoreBucket:
+    """``Bucket`` by obstore. ``small`` has short timeouts, ``large`` is for the bytes of blobs."""
+
+    def __init__(self, small: ObjectStore, large: ObjectStore, location: str) -> None:
+        self._small = small
+        self._large = large
+        self.location = location
+
+    def get(self, key: str) -> Found | None:
+        try:
+            with reported(self.location, f"reading {key}"):
+                found = self._small.get(key)
+                data = bytes(found.bytes())
+        except FileNotFoundError:
+            return None
+        return Found(data, _version(found.meta), found.meta["last_modified"].timestamp())
+
+    def head(self, key: str) -> Listed | None:
+        try:
+            with reported(self.location, f"looking for {key}"):
+                found = self._small.head(key)
+        except FileNotFoundError:
+            return None
+        return Listed(key, found["size"], found["last_modified"].timestamp())
+
+    def put(self, key: str, data: bytes) -> Version:
+        store = self._small if len(data) <= PIECE else self._large
+        with reported(self.location, f"writing {key}"):
+            return _version(store.put(key, data, use_multipart=False))
+
+    def create(self, key: str, data: bytes) -> Version | None:
+        return self._put_if(key, data, "create")
+
+    def swap(self, key: str, data: bytes, version: Version) -> Version | None:
+        return self._put_if(key, data, dict(version))
+
+    def _put_if(self, key: str, data: bytes, mode: Any) -> Version | None:
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        try:
+            with reported(self.location, f"writing {key}"):
+                try:
+                    return _version(self._small.put(key, data, mode=mode, use_multipart=False))
+                except FileNotFoundError:
+                    return None
+                except Exception as error:
+                    if is_race(error):
+                        return None
+                    raise
+        except (AlreadyExistsError, PreconditionError):
+            # obstore tries again after a lost answer: what it finds may be our own
+            now = self.get(key)
+            return now.version if now is not None and now.data == data else None
+
+    def delete(self, key: str) -> None:
+        try:
+            with reported(self.location, f"deleting {key}"):
+                self._small.delete(key)
+        except FileNotFoundError:
+            pass
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        try:
+            with reported(self.location, f"deleting {len(keys)} objects"):
+                if keys:
+                    self._small.delete(list(keys))
+        except FileNotFoundError:
+            for key in keys:
+                self.delete(key)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        try:
+            with reported(self.location, f"listing {prefix}"):
+                for page in self._small.list(prefix, offset=after or None, chunk_size=_PAGE):
+                    for one in page:
+                        yield Listed(one["path"], one["size"], one["last_modified"].timestamp())
+        except FileNotFoundError:
+            return
+
+    def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        if start >= end:
+            return iter(())
+        try:
+            with reported(self.location, f"reading {key}"):
+                found = self._large.get(key, options={"range": (start, end)})
+        except FileNotFoundError:
+            raise SystemFailure(
+                f"{key} is not in {self.location}", hint="run `lamina fsck --storage URL` to see what is damaged"
+            ) from None
+        return self._pieces(key, found)
+
+    def _pieces(self, key: str, found: GetResult) -> Iterator[bytes]:
+        with reported(self.location, f"reading {key}"):
+            for piece in found.stream(min_chunk_size=PIECE):
+                yield bytes(piece)
+
+    def url(self, key: str, seconds: int) -> str:
+        from datetime import timedelta
+
+        import obstore
+
+        try:
+            signed: str = obstore.sign(cast("Any", self._large), "GET", key, timedelta(seconds=seconds))
+            return signed
+        except (TypeError, ValueError):  # memory
+            return ""
+        except obstore.exceptions.BaseError as error:
+            raise failure(error, self.location, f"signing {key}") from None
+
+
+def _version(meta: Any) -> Version:
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}

@@ -1,0 +1,182 @@
+"""fsck of object storage: whether everything that a manifest names is there, and whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.errors import LaminaError
+from lamina.objects import keys
+from lamina.objects.blob import PartStream
+from lamina.objects.documents import REMOVING, TOMBSTONE_SIZE, Record, Tag, slices, unpack_manifest
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, parse
+from lamina.spec.mediatype import is_foreign
+
+if TYPE_CHECKING:
+    from lamina.objects.bucket import Bucket, Listed
+
+
+@dataclass
+class Report:
+    """``damage``: what is wrong, one line each; ``notes``: what gc will clean up. The numbers: what was checked."""
+
+    blobs: int = 0
+    size: int = 0
+    manifests: int = 0
+    tags: int = 0
+    uploads: int = 0
+    damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Checker:
+    """Checks a bucket. ``deep``: read all bytes, and compare them with their digests; else only the sizes of objects
+    are compared."""
+
+    def __init__(self, bucket: Bucket, *, deep: bool = False, pool: Executor | None = None) -> None:
+        self._bucket, self._deep = bucket, deep
+        self._pool = pool or ThreadPoolExecutor(8, "lamina-fsck")
+        self._report = Report()
+
+    def run(self) -> Report:
+        # Manifests first, what they need afterwards: a push that goes on meanwhile writes in the opposite order.
+        listed = list(self._bucket.list(keys.REPOSITORIES))
+        manifests: dict[tuple[str, Digest], dict[Digest, bool]] = {}
+        links: dict[tuple[str, Digest], set[str]] = {}
+        tags: list[tuple[str, Listed]] = []
+        documents: list[tuple[str, Digest, Listed]] = []
+        for one in listed:
+            found = keys.split(one.key)
+            if found is None:
+                self._report.notes.append(f"{one.key}: not an object of lamina")
+                continue
+            repository, kind, rest = found
+            if kind == "_manifests":
+                digest = keys.digest_of_manifest(rest)
+                if digest is not None:
+                    documents.append((repository, digest, one))
+            elif kind == "_tags" and one.size > TOMBSTONE_SIZE:
+                tags.append((repository, one))
+        for repository, digest, needs in self._pool.map(lambda one: self._manifest(*one), documents):
+            if needs is not None:
+                manifests[repository, digest] = needs
+        for repository, one in tags:
+            self._tag(repository, one, manifests)
+        for one in self._bucket.list(keys.REPOSITORIES):
+            found = keys.split(one.key)
+            link = keys.digest_of_link(found[2]) if found is not None and found[1] == "_blobs" else None
+            if found is not None and link is not None:
+                links.setdefault((found[0], link[0]), set()).add(link[1])
+        records = self._records()
+        self._needed(manifests, links, records)
+        self._report.uploads = sum(1 for _ in self._bucket.list(keys.UPLOADS))
+        return self._report
+
+    def _manifest(
+        self, repository: str, digest: Digest, one: Listed
+    ) -> tuple[str, Digest, dict[Digest, bool] | None]:
+        """What a manifest needs; False: it may be missing."""
+        self._report.manifests += 1
+        found = self._bucket.get(one.key)
+        if found is None:
+            return repository, digest, None  # deleted meanwhile
+        try:
+            media_type, raw = unpack_manifest(found.data, one.key)
+            document = parse(raw, media_type, one.key)
+        except LaminaError as error:
+            self._report.damage.append(f"{repository}: manifest {digest}: {error.message}")
+            return repository, digest, None
+        if Digest.of(raw, digest.algorithm) != digest:
+            self._report.damage.append(f"{repository}: manifest {digest} does not match its digest")
+        needs: dict[Digest, bool] = {}
+        if isinstance(document, Manifest):
+            for blob in (document.config, *document.layers):
+                needs[blob.digest] = not is_foreign(blob.media_type)
+        return repository, digest, needs
+
+    def _tag(self, repository: str, one: Listed, manifests: dict[tuple[str, Digest], dict[Digest, bool]]) -> None:
+        self._report.tags += 1
+        name = one.key.rpartition("/")[2]
+        found = self._bucket.get(one.key)
+        if found is None:
+            return
+        try:
+            descriptor = Tag.from_bytes(found.data, one.key).descriptor
+        except LaminaError as error:
+            self._report.damage.append(error.message)
+            return
+        if descriptor is None or (repository, descriptor.digest) in manifests:
+            return
+        if self._bucket.head(keys.manifest(repository, descriptor.digest)) is None:
+            self._report.notes.append(
+                f"{repository}:{name} points to manifest {descriptor.digest}, which was deleted: delete the tag"
+            )
+
+    def _records(self) -> dict[Digest, Record]:
+        found: dict[Digest, Record] = {}
+        for digest, record in self._pool.map(self._record, self._bucket.list(keys.BLOBS)):
+            if digest is not None and record is not None:
+                found[digest] = record
+                self._report.blobs += 1
+                self._report.size += record.size
+        return found
+
+    def _record(self, one: Listed) -> tuple[Digest | None, Record | None]:
+        digest = keys.digest_of_record(one.key)
+        found = self._bucket.get(one.key)
+        if digest is None or found is None:
+            return digest, None
+        try:
+            record = Record.from_bytes(found.data, one.key)
+        except LaminaError as error:
+            self._report.damage.append(error.message)
+            return digest, None
+        if record.state == REMOVING:
+            return digest, None
+        problem = self._bytes(digest, record)
+        if problem and self._bucket.get(one.key) is not None:
+            self._report.damage.append(f"blob {digest}: {problem}")
+        return digest, record
+
+    def _bytes(self, digest: Digest, record: Record) -> str:
+        """Say what is wrong with the bytes of a blob; "" if nothing is."""
+        there = {one.key: one.size for one in self._bucket.list(keys.generation(record.ident))}
+        for epoch, number, start, end in slices(record.runs, 0, record.size):
+            key = keys.part(record.ident, epoch, number)
+            if key not in there:
+                return f"{key} is missing"
+            if there[key] != end - start:
+                return f"{key} has {there[key]} instead of {end - start} bytes"
+        if self._deep:
+            hasher = digest.hasher()
+            try:
+                with PartStream(self._bucket, record, 0, record.size) as stream:
+                    while piece := stream.read(1 << 20):
+                        hasher.update(piece)
+            except LaminaError as error:
+                return error.message
+            if hasher.hexdigest() != digest.encoded:
+                return "its bytes do not match its digest"
+        return ""
+
+    def _needed(
+        self,
+        manifests: dict[tuple[str, Digest], dict[Digest, bool]],
+        links: dict[tuple[str, Digest], set[str]],
+        records: dict[Digest, Record],
+    ) -> None:
+        for (repository, manifest), needs in manifests.items():
+            for digest, must in needs.items():
+                record = records.get(digest)
+                there = record is not None and record.ident in links.get((repository, digest), ())
+                if must and not there and self._bucket.head(keys.manifest(repository, manifest)) is not None:
+                    self._report.damage.append(f"{repository}: manifest {manifest} needs blob {digest}, not there")
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report in lines: damage, then notes."""
+    yield from report.damage
+    yield from report.notes

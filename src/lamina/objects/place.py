@@ -1,0 +1,69 @@
+"""Object storage as a place of images: what verbs and the explorer read, and what a server opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound
+from lamina.objects.address import open_bucket
+from lamina.objects.blob import ObjectBlob
+from lamina.objects.repositories import ObjectRepositories
+from lamina.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from lamina.objects.bucket import Bucket
+    from lamina.source.protocols import Blob
+    from lamina.source.served import Repositories, WritableRepositories
+    from lamina.spec.descriptor import Descriptor
+
+
+def open_place(url: str) -> ObjectPlace:
+    """Open object storage. Nothing is sent. Raises UsageError, Unsupported."""
+    return ObjectPlace(open_bucket(url))
+
+
+class ObjectPlace:
+    """``Served`` over a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.location = bucket.location
+        self._open: ObjectRepositories | None = None
+
+    @property
+    def _repositories(self) -> ObjectRepositories:
+        if self._open is None:
+            self._open = ObjectRepositories(self.bucket)
+        return self._open
+
+    def reading(self) -> Repositories:
+        return self._repositories
+
+    @contextmanager
+    def repositories(self) -> Iterator[WritableRepositories]:
+        yield self._repositories
+        self._repositories.close()
+        self._open = None
+
+    def names(self) -> Iterator[tuple[str, Descriptor]]:
+        return self._repositories.tagged()
+
+    def resolve(self, name: str) -> Descriptor:
+        reference = Reference.parse(name).with_default_tag()
+        try:
+            return self._repositories.find(reference.repository, reference.digest or reference.tag or "latest")
+        except NotFound:
+            raise ReferenceNotFound(
+                f"no image {reference} in {self.location}", hint="check the repository and the tag"
+            ) from None
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self._repositories.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor) -> Blob:
+        record = self._repositories.records.known(descriptor.digest)
+        if record is None:
+            raise BlobNotFound(f"no blob {descriptor.digest} in {self.location}", hint="check the digest")
+        return ObjectBlob(self.bucket, descriptor.digest, record)

@@ -1,0 +1,302 @@
+"""Uploads: bytes are kept as parts, objects of their own, until a record names them. Any server can go on with an
+upload: its state is an object, changed by comparison.
+
+The server that writes to an upload has its ``epoch``; another server that takes over raises it. What the first one
+still writes is then named by nobody, and its next change of the state fails.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure
+from lamina.objects import keys
+from lamina.objects.blob import ANY_TYPE, PartStream
+from lamina.objects.documents import Record, Upload, with_part, without_last
+from lamina.objects.memory import Memory
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import CANONICAL, Digest, new_hasher
+
+if TYPE_CHECKING:
+    from lamina.objects.bucket import Bucket, Version
+    from lamina.objects.records import Records
+    from lamina.spec.digest import Hasher
+
+LARGEST_PART = 8 << 20
+SMALLEST_PART = 512 << 10
+BUDGET = 64 << 20
+"""Bytes that all uploads of a server hold in memory together, roughly."""
+
+CHECKPOINT = 32 << 20
+"""Bytes after which the state is written: what a killed server loses at most of an upload, beyond a part."""
+
+MAX_WRITERS = 1000
+
+
+@dataclass
+class Writer:
+    """An upload that this server writes to: its state as this server wrote it last; the number of the next part; the
+    hash of all bytes, if this server has seen all."""
+
+    state: Upload
+    version: Version
+    number: int = 0
+    hasher: Hasher | None = None
+
+
+class ObjectUploads:
+    """``UploadPlace`` of a bucket. ``linked`` puts a blob into a repository."""
+
+    def __init__(
+        self, bucket: Bucket, records: Records, linked: Callable[[str, Digest, Record], bool], pool: Executor
+    ) -> None:
+        self._bucket, self._records, self._linked = bucket, records, linked
+        self._writers: Memory[str, Writer] = Memory(MAX_WRITERS)
+        self._held: set[str] = set()
+        self._active = 0
+        self._guard = threading.Lock()
+        self._pool = pool
+
+    def create(self, repository: str) -> str:
+        ident = secrets.token_hex(16)
+        state = Upload(repository, epoch=1)
+        version = self._bucket.put(keys.upload(ident), state.to_bytes())
+        self._writers.put(ident, Writer(state, version, hasher=new_hasher()))
+        return ident
+
+    def size(self, repository: str, ident: str) -> int:
+        if ident in self._held:
+            return self._writer(repository, ident).state.size
+        state, version = self._read(repository, ident)
+        known = self._writers.get(ident)
+        if known is not None and known.version != version:  # another server has taken over
+            self._writers.drop(ident)
+        return state.size
+
+    @contextmanager
+    def held(self, repository: str, ident: str) -> Iterator[None]:
+        with self._guard:
+            if ident in self._held:
+                raise Conflict(f"upload {ident} is being written to", hint="wait for the other request")
+            self._held.add(ident)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._held.discard(ident)
+
+    def append(self, repository: str, ident: str, pieces: Iterable[bytes]) -> int:
+        writer = self._writer(repository, ident)
+        with self._counted():
+            try:
+                _Appending(self._bucket, self._pool, writer, ident, self._part_size).run(pieces)
+            except Conflict:
+                self._writers.drop(ident)
+                raise
+        return writer.state.size
+
+    def finish(self, repository: str, ident: str, digest: Digest) -> Descriptor:
+        hasher = digest.hasher()  # raises Unsupported
+        writer = self._writer(repository, ident)
+        state = writer.state
+        if state.finishing not in ("", str(digest)):
+            raise Conflict(f"upload {ident} is being finished with another digest", hint="start a new upload")
+        # from here on no other server appends, nor removes the bytes
+        self._write(ident, writer, replace(state, finishing=str(digest)))
+        if digest.algorithm == CANONICAL and writer.hasher is not None:
+            hasher = writer.hasher
+        else:
+            self._hash(ident, state, hasher)
+        actual = Digest(digest.algorithm, hasher.hexdigest())
+        if actual != digest:
+            self._remove(ident)
+            raise DigestMismatch(f"the upload has the digest {actual}, not {digest}", hint="send the blob again")
+        new = Record(state.size, ident, state.runs)
+        while True:
+            record = self._records.publish(digest, new)
+            if self._linked(repository, digest, record):
+                break
+            if record.ident == ident:  # gc has taken the blob before it was in a repository: this took hours
+                self._remove(ident)
+                raise RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
+        if record.ident == ident:
+            self._forget(ident)
+        else:
+            self._remove(ident)
+        return Descriptor(ANY_TYPE, digest, record.size)
+
+    def cancel(self, repository: str, ident: str) -> None:
+        writer = self._writer(repository, ident)
+        if writer.state.finishing:
+            raise Conflict(f"upload {ident} is being finished", hint="wait for the other request")
+        self._write(ident, writer, replace(writer.state, removing=True))
+        self._remove(ident)
+
+    def _read(self, repository: str, ident: str) -> tuple[Upload, Version]:
+        found = None
+        if len(ident) == 32 and not ident.strip("0123456789abcdef"):
+            found = self._bucket.get(keys.upload(ident))
+        if found is not None:
+            state = Upload.from_bytes(found.data, keys.upload(ident))
+            if state.repository == repository and not state.removing:
+                return state, found.version
+        raise NotFound(f"no upload {ident[:64]!r} in {repository}", hint="start a new upload")
+
+    def _writer(self, repository: str, ident: str) -> Writer:
+        """The upload as this server's own. Another server that writes to it fails from now on."""
+        known = self._writers.get(ident)
+        if known is not None and known.state.repository == repository:
+            return known
+        state, version = self._read(repository, ident)
+        writer = Writer(state, version)
+        self._write(ident, writer, replace(state, epoch=state.epoch + 1))
+        if not state.size:
+            writer.hasher = new_hasher()
+        self._writers.put(ident, writer)
+        return writer
+
+    def _write(self, ident: str, writer: Writer, state: Upload) -> None:
+        try:
+            write_state(self._bucket, ident, writer, state)
+        except Conflict:
+            self._writers.drop(ident)
+            raise
+
+    def _hash(self, ident: str, state: Upload, hasher: Hasher) -> None:
+        with PartStream(self._bucket, Record(state.size, ident, state.runs), 0, state.size) as stream:
+            while piece := stream.read(1 << 20):
+                hasher.update(piece)
+
+    def _remove(self, ident: str) -> None:
+        """Delete the bytes, then the state."""
+        self._records.discard(ident)
+        self._forget(ident)
+
+    def _forget(self, ident: str) -> None:
+        self._writers.drop(ident)
+        self._bucket.delete(keys.upload(ident))
+
+    def _part_size(self) -> int:
+        """The fewer uploads there are, the larger are their parts: together they keep to ``BUDGET``."""
+        return max(SMALLEST_PART, min(LARGEST_PART, BUDGET // (3 * max(1, self._active)) >> 16 << 16))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._guard:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._active -= 1
+
+
+class _Appending:
+    """One call of ``append``: pieces become parts, of which one is on its way while the next one fills."""
+
+    def __init__(
+        self, bucket: Bucket, pool: Executor, writer: Writer, ident: str, part_size: Callable[[], int]
+    ) -> None:
+        self._bucket, self._pool, self._writer, self._ident = bucket, pool, writer, ident
+        self._part_size = part_size
+        self._state = writer.state
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._under_way: Future[object] | None = None
+        self._stale: list[str] = []
+        self._broken = False
+
+    def run(self, pieces: Iterable[bytes]) -> None:
+        try:
+            for piece in pieces:
+                if piece:
+                    self._take(piece)
+        finally:
+            # also if the client has gone: what it has sent is kept
+            kept = False
+            try:
+                if not self._broken:
+                    self._flush()
+                    kept = True
+            finally:
+                if not kept:
+                    self._writer.hasher = None  # it has seen bytes that are not kept
+
+    def _take(self, piece: bytes) -> None:
+        if self._state.finishing:
+            raise Conflict(f"upload {self._ident} is being finished", hint="start a new upload")
+        if self._writer.hasher is not None:
+            self._writer.hasher.update(piece)
+        self._pieces.append(bytes(piece))
+        self._size += len(piece)
+        size = self._part_size()
+        while self._size >= size:
+            data = b"".join(self._pieces)
+            self._pieces = [data[size:]] if len(data) > size else []
+            self._size = len(data) - size if len(data) > size else 0
+            self._send(data[:size] if len(data) > size else data)
+            if self._state.size - self._writer.state.size >= CHECKPOINT:
+                self._checkpoint()
+
+    def _send(self, data: bytes) -> None:
+        self._arrived()
+        writer = self._writer
+        key = keys.part(self._ident, self._state.epoch, writer.number)
+        self._state = replace(
+            self._state, runs=with_part(self._state.runs, self._state.epoch, writer.number, len(data))
+        )
+        writer.number += 1
+        self._under_way = self._pool.submit(self._bucket.put, key, data)
+
+    def _arrived(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return
+        try:
+            under_way.result()
+        except BaseException:
+            self._broken = True  # the state of this call names a part that is not there: it must not be written
+            raise
+
+    def _flush(self) -> None:
+        tail = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        if tail:
+            self._arrived()
+            tail = self._joined(tail)
+            self._send(tail)
+        self._checkpoint()
+
+    def _joined(self, tail: bytes) -> bytes:
+        """Join the last bytes with parts before them that are as small: many small requests do not make many small
+        parts, and each byte is written again only a few times."""
+        while self._state.runs:
+            last = self._state.runs[-1]
+            if last.size > len(tail) or last.size + len(tail) > LARGEST_PART:
+                break
+            key = keys.part(self._ident, last.epoch, last.first + last.count - 1)
+            tail = b"".join(self._bucket.stream(key, 0, last.size)) + tail
+            self._state = replace(self._state, runs=without_last(self._state.runs))
+            self._stale.append(key)
+        return tail
+
+    def _checkpoint(self) -> None:
+        self._arrived()
+        if self._state != self._writer.state:
+            write_state(self._bucket, self._ident, self._writer, self._state)
+        stale, self._stale = self._stale, []
+        self._bucket.delete_all(stale)
+
+
+def write_state(bucket: Bucket, ident: str, writer: Writer, state: Upload) -> None:
+    """Raises Conflict if another server has taken over."""
+    version = bucket.swap(keys.upload(ident), state.to_bytes(), writer.version)
+    if version is None:
+        raise Conflict(f"upload {ident} was taken over or removed by another request", hint="ask for its status")
+    writer.state, writer.version = state, version
