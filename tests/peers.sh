@@ -8,7 +8,7 @@
 # the others are built all the same, and the exit code is 1.
 set -euo pipefail
 
-ALL=(conformance crane regctl oras registry buildkitd buildctl oracle)
+ALL=(conformance crane regctl oras registry buildkitd buildctl oracle versitygw minio)
 conformance=github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111
 crane=github.com/google/go-containerregistry@v0.22.1
 regctl=github.com/regclient/regclient@v0.11.7
@@ -19,7 +19,10 @@ buildkitd=$buildkit
 buildctl=$buildkit
 # our own program over BuildKit's packages: how it reads Dockerfiles (tests/oracle/main.go)
 oracle=$buildkit
-declare -A package=([conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry
+# two S3 servers
+versitygw=github.com/versity/versitygw@v1.8.0
+minio=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+declare -A package=([versitygw]=./cmd/versitygw [minio]=. [conformance]=. [crane]=./cmd/crane [regctl]=./cmd/regctl [oras]=./cmd/oras [registry]=./cmd/registry
   [buildkitd]=./cmd/buildkitd [buildctl]=./cmd/buildctl [oracle]=./cmd/oracle)
 version="-X github.com/moby/buildkit/version.Version=${buildkit#*@}"
 declare -A link=([buildkitd]=$version [buildctl]=$version)
