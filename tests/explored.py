@@ -1,4 +1,5 @@
-"""Images that the explorer's page shows: two versions of a shop, hostile names, and 50,000 entries in a directory."""
+"""Images that the explorer's page shows (two versions of a shop, hostile names, 50,000 entries in a directory), and
+somebody who looks at it in a browser."""
 
 from __future__ import annotations
 
@@ -256,3 +257,68 @@ def write_many(directory: Path, count: int = 50_000) -> Descriptor:
         ("many/zebra", b"last\n"),
     ]
     return write_layout(directory, "many:1", [layer], config=_config([("COPY many/ /many # buildkit", False)]))
+
+
+VIOLATIONS = (
+    "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))"
+)
+
+
+class Visitor:
+    """Somebody who looks at the page. What the page must never do is noted: errors, dialogs, requests elsewhere."""
+
+    def __init__(self, context: Any, address: str) -> None:
+        self.address = address
+        self.wrong: list[str] = []
+        self.requests: list[str] = []
+        context.add_init_script(VIOLATIONS)
+        self.page = context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        self.page.on("dialog", self._dialog)
+        self.page.on("request", self._request)
+        self.page.on("popup", lambda popup: self.wrong.append(f"popup: {popup.url}"))
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"console: {message.text}")
+
+    def _dialog(self, dialog: Any) -> None:
+        self.wrong.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _request(self, request: Any) -> None:
+        self.requests.append(request.url.removeprefix(self.address))
+        if not request.url.startswith(self.address + "/"):
+            self.wrong.append(f"request: {request.url}")
+
+    def see(self, query: str = "") -> Any:
+        """Go to an address of the page, and wait until all is there."""
+        self.page.goto(f"{self.address}/{query}")
+        self.settled()
+        return self.page
+
+    def settled(self) -> None:
+        from playwright.sync_api import expect
+
+        # not wait_for_function: it evaluates text, which the page's CSP refuses
+        self.page.wait_for_load_state("networkidle")
+        expect(self.page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=20_000)
+        self.page.wait_for_load_state("networkidle")
+
+    def image(self, image: str = "docker.io/shop/web:1.4", **state: str) -> Any:
+        more = "".join(f"&{key}={value}" for key, value in state.items())
+        return self.see(f"?image={image}{more}")
+
+    def focus_tree(self) -> Any:
+        self.page.locator("[role=tree]").focus()
+        return self.page.locator("[role=tree]")
+
+    @property
+    def at(self) -> str:
+        """The row that the keys move, as text."""
+        tree = self.page.locator("[role=tree]")
+        row = tree.get_attribute("aria-activedescendant")
+        text: str = self.page.locator(f"#{row} .what").inner_text()
+        return text

@@ -145,7 +145,6 @@ ELSEWHERE = {
         "help",
         "login",
         "logout",
-        "passwd",
         "plan",
         "search",
         "serve",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from lamina.cli.registry.serve_access import Protection, protection_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -17,11 +15,7 @@ if TYPE_CHECKING:
     from lamina.source.served import Readable
 
 
-@command(
-    "serve",
-    "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout\n"
-    "lamina serve --host 0.0.0.0 --writable --htpasswd users --tls-self-signed registry.lan",
-)
+@command("serve", "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout")
 @click.argument("source", required=False, default="")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -97,7 +91,6 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Keep indexes of layers here, at most 2 GiB (default: lamina/explorer in the cache directory of the user).",
 )
-@protection_options
 @click.pass_obj
 def serve(
     session: Session,
@@ -118,7 +111,6 @@ def serve(
     metrics_from: tuple[str, ...],
     explorer: bool,
     explorer_cache: str | None,
-    protection: Protection,
 ) -> None:
     """Serve the store (or a layout or archive) as an OCI registry. Clients pull `app` as HOST:PORT/app, and
     ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
@@ -143,8 +135,6 @@ def serve(
         metrics_from=metrics_from,
         explorer=explorer,
         explorer_cache=explorer_cache,
-        protection=protection,
-        state=protection.state_dir or ("" if source else os.path.join(session.settings.root, "serve")),
     )
     if service_is_installed():
         run_service(place, settings)

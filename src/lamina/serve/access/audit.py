@@ -52,8 +52,9 @@ class AuditLog:
                 self._lost = 0
 
     def reopen(self) -> None:
-        """Have the file opened by its name again for the next record. Takes no lock: a signal handler may call it."""
-        self._next = 0.0
+        """Open the file by its name again."""
+        with self._guard:
+            self._next = 0.0
 
     def close(self) -> None:
         with self._guard:

@@ -9,6 +9,7 @@ import { Tree } from "./tree.js";
 import { go, place, state as current, to } from "./url.js";
 import { empty, fillWith } from "./waiting.js";
 
+const MOST_OPENED = 40;
 const SIGNS = { added: "+", removed: "−", changed: "±", renamed: "→" };
 
 const signed = (size) => (size > 0 ? `+${humanSize(size)}` : size < 0 ? `−${humanSize(-size)}` : "");
@@ -335,6 +336,7 @@ export function compareView(box, state, { image, signal }) {
         h("div", { class: `count ${how}` }, h("span", { class: "figure" }, number(summary[how])), h("span", {}, how));
       const made = tree;
       await made.start();
+      await made.openSome(MOST_OPENED);
       queueMicrotask(() => {
         made.flatten();
         show(current());

@@ -88,9 +88,7 @@ function heading(image, about) {
         image.sbom && h("span", { class: "badge" }, "SBOM"),
       ),
     ),
-    about.kind === "registry" &&
-      image.name &&
-      pullLine(image.tag ? `${image.name}:${image.tag}` : `${image.name}@${image.digest}`),
+    about.pulls && image.name && pullLine(image.tag ? `${image.name}:${image.tag}` : `${image.name}@${image.digest}`),
   );
 }
 

@@ -67,10 +67,12 @@ export function repositoriesPage(box, _state, { about, signal }) {
         ? empty(`No repository's name contains “${plain(filter)}”.`, "Check the spelling, or clear the filter.")
         : empty(
             "There are no images yet.",
-            h("span", {}, "Push one: ", h("code", {}, `lamina push IMAGE ${location.host}/NAME:TAG`), "."),
-            about.writable
-              ? null
-              : "This server is read-only: pull or load images into its store, or start it with --writable.",
+            about.writable && ["Push one: ", h("code", {}, `lamina push IMAGE ${location.host}/NAME:TAG`), "."],
+            !about.writable && [
+              "Pull one into the store: ",
+              h("code", {}, "lamina pull IMAGE"),
+              ", or load an archive.",
+            ],
           ),
   });
   put(

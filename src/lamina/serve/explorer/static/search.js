@@ -45,25 +45,23 @@ function results(box, { image, signal }) {
         : h(
             "td",
             {},
-            one.images
-              .slice(0, 3)
-              .map((each) =>
-                h(
-                  "a",
-                  {
-                    class: "pill",
-                    title: plain(each.image),
-                    ...to({
-                      image: each.image,
-                      platform: each.platform,
-                      ...place(one),
-                      hidden: each.state === "hidden" ? "1" : undefined,
-                    }),
-                  },
-                  chip(each.layer),
-                  h("span", {}, plain(each.image.split("/").at(-1))),
-                ),
+            one.images.slice(0, 3).map((each) =>
+              h(
+                "a",
+                {
+                  class: "pill",
+                  title: plain(each.image),
+                  ...to({
+                    image: each.image,
+                    platform: each.platform,
+                    ...place(one),
+                    hidden: each.state === "hidden" ? "1" : undefined,
+                  }),
+                },
+                chip(each.layer),
+                h("span", {}, plain(each.image.split("/").at(-1))),
               ),
+            ),
             one.count > 3 && h("span", { class: "dim" }, ` and ${number(one.count - 3)} more`),
           ),
     );

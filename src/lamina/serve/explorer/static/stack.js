@@ -65,7 +65,7 @@ export function drawStack(image, { pick, signal }) {
         { class: `slab ${layerClass(layer.number)}` },
         s("polygon", { class: "left", points: face.left }),
         s("polygon", { class: "right", points: face.right }),
-        s("polygon", { class: "top", points: face.top }),
+        s("polygon", { class: "upper", points: face.top }),
       );
       slab.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && look(layer.number));
       slab.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && look(null));

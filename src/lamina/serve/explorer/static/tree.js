@@ -345,6 +345,7 @@ export class Tree {
       moves[event.key] ?? (event.key.length === 1 ? () => this.typeAhead(event.key, event.timeStamp) : null);
     if (!act) return;
     event.preventDefault();
+    if (event.key.length > 1) this.typed = "";
     act();
   }
 

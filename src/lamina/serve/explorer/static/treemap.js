@@ -278,11 +278,11 @@ export function treemapView(box, state, { image, signal }) {
     stop?.abort();
     stop = new AbortController();
     const mine = stop.signal;
+    const hadFocus = box.contains(document.activeElement);
     put(
       drawing,
       h("div", { class: "waiting" }, h("p", {}, "Adding up sizes…"), h("progress", { "aria-label": "Progress" })),
     );
-    const hadFocus = box.contains(document.activeElement);
     try {
       const answer = await ask("treemap", { ...base, ...asked(now), depth: DEPTH, limit: LIMIT }, { signal: mine });
       shown = answer;

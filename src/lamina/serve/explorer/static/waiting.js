@@ -38,7 +38,7 @@ export const empty = (title, ...more) =>
     "div",
     { class: "notice empty" },
     h("p", { class: "strong" }, title),
-    more.map((one) => h("p", {}, one)),
+    more.filter(Boolean).map((one) => h("p", {}, one)),
   );
 
 /**

@@ -1,0 +1,276 @@
+"""The page in both themes and on a phone: it fits, can be read, hostile images stay text, long lists scroll."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import lamina.serve
+from explored import HOSTILE_NAMES
+
+if TYPE_CHECKING:
+    from explored import Visitor
+
+WEB = "docker.io/shop/web:1.4"
+HOSTILE = "docker.io/library/hostile:1"
+VIEWS = (
+    "",
+    "?repository=docker.io/shop/web",
+    f"?image={WEB}",
+    f"?image={WEB}&layer=6&hidden=1",
+    f"?image={WEB}&path=/etc/passwd",
+    f"?image={WEB}&view=sizes",
+    f"?image={WEB}&view=waste",
+    f"?image={WEB}&view=compare",
+    f"?image={WEB}&view=compare&other=docker.io/shop/web:1.5&path=/srv/app/main.py",
+    f"?image={WEB}&view=details",
+    f"?image={WEB}&view=search&q=py",
+    "?view=search&q=py",
+)
+
+# texts whose contrast with what is behind them is below 4.5, or 3 if they are large
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgb = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].map((one) => one / 255);
+  };
+  const linear = (one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const over = (top, below) => top.slice(0, 3).map((one, at) => one * top[3] + below[at] * (1 - top[3]));
+  const behind = (element) => {
+    const chain = [];
+    for (let one = element; one; one = one.parentElement) chain.unshift(rgb(getComputedStyle(one).backgroundColor));
+    return chain.reduce((below, top) => over(top, below), [1, 1, 1]);
+  };
+  const bad = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || element.closest('svg, noscript, option, script')) continue;
+    if (!element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+    const style = getComputedStyle(element);
+    let opacity = 1;
+    for (let one = element; one; one = one.parentElement) opacity *= Number(getComputedStyle(one).opacity);
+    const back = behind(element);
+    const ink = rgb(style.color);
+    const shown = luminance(over([...ink.slice(0, 3), ink[3] * opacity], back));
+    const [low, high] = [shown, luminance(back)].sort((a, b) => a - b);
+    const ratio = (high + 0.05) / (low + 0.05);
+    const size = parseFloat(style.fontSize);
+    const isLarge = size >= 24 || (size >= 18.6 && style.fontWeight >= 700);
+    const text = walker.currentNode.data.trim().slice(0, 30);
+    if (ratio < (isLarge ? 3 : 4.5)) bad.push(`${text} ${ratio.toFixed(2)} ${element.className}`);
+  }
+  return [...new Set(bad)];
+}"""
+
+
+@pytest.mark.parametrize("query", VIEWS)
+def test_every_view_fits_and_can_be_read(everywhere: Visitor, query: str) -> None:
+    page = everywhere.see(query)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
+    assert page.evaluate(CONTRAST) == []
+    unnamed = page.eval_on_selector_all(
+        "button, a, input, select, [role=tree], nav, aside",
+        """all => all.filter(e => e.checkVisibility())
+          .filter(e => !(e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length))
+          .map(e => e.outerHTML.slice(0, 80))""",
+    )
+    assert unnamed == []
+    assert page.locator("main").count() == 1
+    assert page.locator("header").count() == 1
+    assert page.eval_on_selector_all("[id]", "all => all.length === new Set(all.map(e => e.id)).size"), (
+        "ids are unique"
+    )
+
+
+def test_touch(visitors: Callable[..., Visitor]) -> None:
+    visitor = visitors(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = visitor.image()
+    page.locator(".layers .pick").nth(1).tap()
+    page.locator("#chosen-layer").get_by_text("COPY models/").wait_for()
+    visitor.settled()
+    page.locator("[role=treeitem]").filter(has_text="README.md").tap()
+    page.locator(".side.open").get_by_text("Trained on").wait_for()
+    page.locator(".side").get_by_role("button", name="Close").tap()
+    page.locator(".side.open").wait_for(state="detached")
+    small = page.eval_on_selector_all(
+        ".layers .pick, .tree .row, .side button, .top button",
+        "all => all.filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 36).length",
+    )
+    assert small == 0, "fingers find it"
+
+
+def test_the_theme_follows_the_system_and_a_choice_is_remembered(visitors: Callable[..., Visitor]) -> None:
+    background = "getComputedStyle(document.documentElement).backgroundColor"
+    visitor = visitors(color_scheme="dark")
+    page = visitor.see()
+    dark = page.evaluate(background)
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(background)
+    assert dark != light
+    page.get_by_role("button", name="Use the dark theme").click()
+    assert page.evaluate(background) == dark
+    page.reload()
+    visitor.settled()
+    assert page.evaluate(background) == dark
+    page.get_by_role("button", name="Use the light theme").click()
+    assert page.evaluate(background) == light
+
+
+def test_nothing_moves_for_those_who_want_that(visitors: Callable[..., Visitor]) -> None:
+    page = visitors(reduced_motion="reduce").image()
+    assert page.locator(".slab").first.evaluate("one => getComputedStyle(one).transitionDuration") == "0s"
+
+
+def test_the_page_can_be_printed(visitor: Visitor) -> None:
+    page = visitor.image(path="/etc/passwd")
+    page.emulate_media(media="print")
+    assert not page.locator("header").is_visible()
+    assert page.locator(".slab").first.is_visible()
+    assert page.pdf()[:4] == b"%PDF"
+
+
+def test_hostile_names_stay_text(everywhere: Visitor) -> None:
+    page = everywhere.image(HOSTILE, path="/names", hidden="1")
+    names = page.locator("[role=treeitem][aria-level='2'] .what .name").all_text_contents()
+    assert "<img src=x onerror=alert(1)>" in names
+    assert "new\\x0aline" in names
+    assert "bell\\x07\\x1b[31mred" in names
+    assert "\\u202egnp.exe" in names
+    assert "zero\\u200bwidth" in names
+    assert "non\\xa0breaking" in names
+    assert any(name.startswith("not utf-8 \\xff") for name in names)
+    assert len(names) == len(HOSTILE_NAMES)
+    assert all(name.isprintable() for name in names)
+    for at in range(len(HOSTILE_NAMES)):
+        row = page.locator("[role=treeitem][aria-level='2']").nth(at)
+        row.scroll_into_view_if_needed()
+        page.evaluate("at => document.querySelectorAll(\"[role=treeitem][aria-level='2']\")[at].click()", at)
+        everywhere.settled()
+        page.locator(".side .text").wait_for()
+        assert "content of" in page.locator(".side .text").inner_text()
+        assert page.locator(".moment").count() >= 1
+    assert page.locator("main img, main script, main iframe, main object").count() == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "&view=details",
+        "&view=sizes",
+        "&view=waste",
+        "&view=search&q=*",
+        "&view=compare&other=docker.io/library/debian:13",
+        "&path=/content.html",
+        "&path=/picture.svg",
+        "&path=/liar.png",
+        "&path=/links/html",
+        "&path=/program",
+        "&path=/empty",
+        "&path=/" + "/".join(f"deep{at}" for at in range(60)) + "/end",
+        "&path=%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "&view=search&q=%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "&view=%3Cimg%3E&layer=%3Cimg%3E&platform=&node=%3Cimg%3E&hidden=%3Cimg%3E&kind=%3Cimg%3E&path_b64=%3Cimg%3E",
+    ],
+)
+def test_hostile_content_stays_text(visitor: Visitor, more: str) -> None:
+    page = visitor.see(f"?image={HOSTILE}{more}")
+    assert page.locator("main script, main iframe, main object, main embed, main img:not(.picture)").count() == 0
+    assert page.evaluate(
+        "[...document.querySelectorAll('*')].every(e => ![...e.attributes].some(a => a.name.startsWith('on')))"
+    )
+    visitor.wrong = [one for one in visitor.wrong if "Failed to load resource" not in one]
+
+
+@pytest.mark.parametrize("width", [1440, 360])
+def test_fifty_thousand_entries_scroll(visitors: Callable[..., Visitor], width: int) -> None:
+    visitor = visitors(viewport={"width": width, "height": 800})
+    page = visitor.image("docker.io/library/many:1")
+    visitor.focus_tree()
+    page.keyboard.press("ArrowRight")
+    page.locator("[role=treeitem]").filter(has_text="entry-00000").wait_for()
+    visitor.requests.clear()
+    page.keyboard.press("End")
+    page.locator("[role=treeitem]").filter(has_text="zebra").wait_for()
+    assert visitor.at == "zebra"
+    assert page.locator("[role=treeitem]").count() < 120, "only what is seen has elements"
+    for share in (0.25, 0.5, 0.75):
+        page.evaluate(
+            "share => { const t = document.querySelector('.tree'); t.scrollTop = t.scrollHeight * share; }", share
+        )
+        page.locator("[role=treeitem]").filter(has_text=f"entry-{int(50_001 * share) // 10:04d}").first.wait_for()
+        visitor.settled()
+        assert page.locator("[role=treeitem]").count() < 120
+    assert len(visitor.requests) <= 12, "and only that is asked for"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.type("entry-3217")
+    page.locator("[role=treeitem].at").filter(has_text="entry-32170").wait_for()
+    assert len(visitor.requests) <= 25, "a name is found by halving"
+    visitor.image("docker.io/library/many:1", path="/many/entry-43210")
+    assert page.locator("[role=treeitem][aria-selected=true] .what").inner_text() == "entry-43210"
+
+
+# the files of the page
+
+
+def test_no_file_of_the_page_parses_text_as_html_or_asks_elsewhere() -> None:
+    files = sorted((Path(lamina.serve.__file__).parent / "explorer/static").iterdir())
+    assert {file.suffix for file in files} <= {".html", ".css", ".js", ".svg", ".ico", ".png"}
+    forbidden = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setAttribute\(\"style\"|srcdoc"
+        r"|https?://(?!www\.w3\.org/2000/svg)|@import|url\(",
+    )
+    for file in files:
+        if file.suffix in (".html", ".css", ".js", ".svg"):
+            text = file.read_text(encoding="utf-8")
+            assert not forbidden.search(text), file.name
+            if file.suffix == ".html":
+                assert not re.search(r"<style|<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", text)
+    assert sum(file.stat().st_size for file in files) < 250_000
+
+
+def test_layouts_are_true(visitor: Visitor) -> None:
+    page = visitor.see()
+    wrong = page.evaluate(
+        """async () => {
+          const { squarify } = await import('/explore/static/squarify.js');
+          const { thicknesses } = await import('/explore/static/slabs.js');
+          const wrong = [];
+          let seed = 7;
+          const chance = () => (seed = (seed * 48271) % 2147483647) / 2147483647;
+          for (let round = 0; round < 300; round += 1) {
+            const size = () => ({ size: Math.floor(chance() ** 6 * 1e9) - 3 });
+            const items = Array.from({ length: Math.floor(chance() * 60) }, size);
+            const box = { x: 5, y: 7, width: chance() * 900 + 1, height: chance() * 600 + 1 };
+            const placed = squarify(items, box);
+            const total = items.reduce((sum, one) => sum + Math.max(0, one.size), 0);
+            if (placed.length !== (total ? items.filter((one) => one.size > 0).length : 0)) wrong.push('count');
+            for (const one of placed) {
+              const share = (one.width * one.height) / (box.width * box.height);
+              if (Math.abs(share - one.item.size / total) > 1e-6) wrong.push('area');
+              if (one.x < box.x - 1e-6 || one.x + one.width > box.x + box.width + 1e-6) wrong.push('x');
+              if (one.y < box.y - 1e-6 || one.y + one.height > box.y + box.height + 1e-6) wrong.push('y');
+            }
+            const area = placed.reduce((sum, one) => sum + one.width * one.height, 0);
+            if (total && Math.abs(area / (box.width * box.height) - 1) > 1e-6) wrong.push('gap');
+            const sizes = items.map((one) => Math.max(0, one.size));
+            const thick = thicknesses(sizes, 300, 5);
+            if (thick.some((one) => one < 5 - 1e-9)) wrong.push('thin');
+            const height = thick.reduce((a, b) => a + b, 0);
+            if (total && Math.abs(height - Math.max(300, sizes.length * 5)) > 1e-6) wrong.push('height');
+            for (const [a, one] of sizes.entries()) for (const [b, other] of sizes.entries())
+              if (one > other && thick[a] < thick[b] - 1e-9) wrong.push('order');
+          }
+          return wrong;
+        }"""
+    )
+    assert wrong == []
