@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lamina.errors import NotFound
 from lamina.light import TYPE_CHECKING
+from lamina.serve.conditions import is_known, range_of
 from lamina.serve.http_message import (
     Request,
     Response,
@@ -69,7 +70,7 @@ class ReadApi:
             "Docker-Content-Digest": str(descriptor.digest),
             "ETag": f'"{descriptor.digest}"',
         }
-        if request.headers.get("If-None-Match") in (headers["ETag"], str(descriptor.digest)):
+        if is_known(request.headers, headers["ETag"]):
             return Response(304, headers)
         try:
             raw = self._place.manifest(descriptor)
@@ -102,8 +103,10 @@ class ReadApi:
             "ETag": f'"{digest}"',
             "Accept-Ranges": "bytes",
         }
+        if is_known(request.headers, headers["ETag"]):
+            return Response(304, headers)
         try:
-            wanted = parse_range(request.headers.get("Range"), size)
+            wanted = parse_range(range_of(request.headers, headers["ETag"]), size)
         except Unsatisfiable:
             raise ApiError(
                 416, "SIZE_INVALID", "the range is outside of the blob", Content_Range=f"bytes */{size}"

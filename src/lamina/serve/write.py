@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from lamina.errors import BlobNotFound, Conflict, DigestMismatch, InvalidContent, NotFound, Unsupported
+from lamina.errors import (
+    BlobNotFound,
+    Conflict,
+    DigestMismatch,
+    DiskFull,
+    InvalidContent,
+    LaminaError,
+    NotFound,
+    Unsupported,
+)
 from lamina.light import TYPE_CHECKING
 from lamina.serve.http_message import (
     Request,
@@ -67,11 +77,22 @@ class WriteApi(ReadApi):
         if digest and not mount:
             stated = digest_of(digest)
             ident = place.uploads.create(repository)
-            with place.uploads.held(repository, ident):
+            # whatever fails, the client does not know the upload
+            with self._dropped_at(BaseException, repository, ident), place.uploads.held(repository, ident):
                 place.uploads.append(repository, ident, self._body(request, repository, 0))
                 return self._finished(request, repository, ident, stated)
         ident = place.uploads.create(repository)
         return Response(202, self._progress(request, ident, 0))
+
+    @contextmanager
+    def _dropped_at(self, kind: type[BaseException], repository: str, ident: str) -> Iterator[None]:
+        """Remove the upload if the block fails with this kind of error."""
+        try:
+            yield
+        except kind:
+            with suppress(LaminaError):  # it may be gone already
+                self._writable().uploads.cancel(repository, ident)
+            raise
 
     def _mounted(self, request: Request, repository: str, digest: Digest, source: str) -> bool:
         """Mount a blob within the quota; False if ``source`` does not have it."""
@@ -100,7 +121,8 @@ class WriteApi(ReadApi):
                 405, "UNSUPPORTED", f"{request.method} is not supported here", Allow="GET, PATCH, PUT, DELETE"
             )
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
-        with place.uploads.held(repository, ident):
+        # a full disk has no room for a part that may never be completed
+        with self._dropped_at(DiskFull, repository, ident), place.uploads.held(repository, ident):
             self._in_order(request, ident, place.uploads.size(repository, ident))
             body = self._body(request, repository, place.uploads.size(repository, ident))
             size = place.uploads.append(repository, ident, body)

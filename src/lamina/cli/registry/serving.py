@@ -98,7 +98,7 @@ def run_service(place: Readable, settings: Settings) -> None:
     """Run the server of the extra `serve` until a signal. Raises UsageError, SystemFailure."""
     from lamina.serve.api import check_writable
     from lamina.serve.asgi.forwarded import parse_networks
-    from lamina.serve.asgi.listen import address_of, given_by_systemd, listen, notify
+    from lamina.serve.asgi.listen import address_of, given_by_systemd, listen, notify, notify_alive
     from lamina.serve.asgi.processes import supervise
 
     if settings.writable:
@@ -125,7 +125,7 @@ def run_service(place: Readable, settings: Settings) -> None:
         if settings.workers == 1:
             code = work(0, None, announce)
         else:
-            code = supervise(settings.workers, work, announce)
+            code = supervise(settings.workers, work, announce, notify_alive)
     finally:
         for address in bound:
             if address.path:
@@ -168,17 +168,16 @@ def _work(
     """Serve in this process. ``number``: of this process; ``shared``: where the figures of the others are, if there
     are others. Returns an exit code."""
     from lamina.serve.asgi.application import Application
-    from lamina.serve.asgi.listen import notify, watchdog_interval
+    from lamina.serve.asgi.listen import notify_alive
     from lamina.serve.asgi.running import Server, run, stopped_by_signals
 
-    watched = watchdog_interval() is not None and number == 0
     with _site(place, settings, local, shared) as site:
 
         def tick() -> None:
             if shared is not None:
                 shared.write(site.metrics.series())
-            if watched:
-                notify("WATCHDOG=1")
+            else:
+                notify_alive()
 
         def reload() -> None:
             if site.log is not None:
@@ -186,12 +185,7 @@ def _work(
 
         server = Server(lambda: Application(site), site.limits, ready=ready, tick=tick)
 
-        def stop() -> None:
-            if number == 0:
-                notify("STOPPING=1")
-            server.stop()
-
-        with stopped_by_signals(stop, reload):
+        with stopped_by_signals(server.stop, reload):
             run(server, sockets)
         if server.force_exit:
             os._exit(1)  # requests still run in threads: they end with the process, as they would with kill -9

@@ -3,6 +3,7 @@ logged."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -81,12 +82,13 @@ class Application:
         exchange = self._exchange(scope)
         try:
             await self._answer(exchange, scope, receive, send)
+        except asyncio.CancelledError:  # the grace period is over
+            exchange.status = 0
+            _cut(scope)
         except Exception:  # a place failed in mid-blob, or a fault of the server: nothing else can be told
             _log.exception("the response to %s %r was cut off", exchange.method, exchange.target[:200])
-            abort = scope.get("extensions", {}).get(ABORT)
-            if abort is None:
+            if not _cut(scope):
                 raise
-            abort()
         finally:
             seconds = time.perf_counter() - started
             self._site.metrics.note(
@@ -113,7 +115,7 @@ class Application:
         )
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._site.local:
+        if self._site.local and scope.get("client"):  # no web page reaches a Unix socket
             try:
                 check_local(exchange.headers)
             except ApiError as error:
@@ -145,6 +147,14 @@ class Application:
     def close(self) -> None:
         """Let no more work begin."""
         self._registry.close()
+
+
+def _cut(scope: Scope) -> bool:
+    """Cut the connection of a request, if the server can."""
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()
+    return abort is not None
 
 
 _KINDS = frozenset({"explore", "token", "healthz", "readyz", "metrics"})

@@ -63,9 +63,14 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client may close its half after a whole request, and still wait for the answer."""
+        """A client may close its half after a whole request, and still wait for the answers."""
         waits = self._busy and self._running is not None and not self._running.more_body
-        return waits and self.scheme == "http"
+        if not waits or self.scheme != "http":  # TLS can't be closed by half
+            return False
+        last = self.pipeline[0][0] if self.pipeline else self._running
+        if last is not None:
+            last.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._deadline, self._stalled):

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,7 +165,14 @@ def notify(state: str) -> None:
         one.sendall(state.encode())
 
 
-def watchdog_interval() -> float | None:
-    """Return in which intervals systemd wants to hear WATCHDOG=1, halved, in seconds; None if it does not."""
+_told = 0.0
+
+
+def notify_alive() -> None:
+    """Tell systemd that the service is alive, if its watchdog wants to know and it is time."""
+    global _told
     text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 2e6 if text.isdigit() and int(text) else None
+    now = time.monotonic()
+    if text.isdigit() and now - _told > int(text) / 3e6:
+        _told = now
+        notify("WATCHDOG=1")

@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 
 from lamina.host.files import replace_file
 from lamina.host.libc import die_with
+from lamina.serve.asgi.listen import notify
 from lamina.serve.asgi.metrics import Series
 from lamina.serve.asgi.running import stopped_by_signals
 
+_TICK = 0.2
 _CALM = 1.0  # seconds before a process that has ended is replaced
 _FRESH = 10.0  # seconds that the figures of another process count
 _log = logging.getLogger("lamina.serve")
@@ -47,13 +49,14 @@ class Shared:
 Work = Callable[[int, Shared, Callable[[], None]], int]
 
 
-def supervise(count: int, work: Work, announce: Callable[[], None]) -> int:
+def supervise(count: int, work: Work, announce: Callable[[], None], tick: Callable[[], None]) -> int:
     """Fork ``count`` processes that call ``work(number, shared, ready)``, and wait until all have ended after a
     signal. ``work`` returns an exit code; it calls ``ready`` once it accepts connections. ``announce`` is called when
-    all do. A process that ends by itself is replaced; if one of the first can't begin, all end. SIGINT, SIGTERM and
-    SIGHUP are passed on. Must be called before there are threads. Returns the exit code."""
+    all do, ``tick`` several times a second from then on. A process that ends by itself is replaced; if one of the
+    first can't begin, all end. SIGINT, SIGTERM and SIGHUP are passed on. Must be called before there are threads.
+    Returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="lamina-serve-") as directory:
-        return _Parent(count, work, directory).run(announce)
+        return _Parent(count, work, directory).run(announce, tick)
 
 
 class _Parent:
@@ -64,14 +67,14 @@ class _Parent:
         self._ready_read, self._ready_write = os.pipe()
         self._pid = os.getpid()
 
-    def run(self, announce: Callable[[], None]) -> int:
+    def run(self, announce: Callable[[], None], tick: Callable[[], None]) -> int:
         with stopped_by_signals(self._stop, self._reload):
             for number in range(self._count):
                 self._start(number)
             code = self._until_ready()
             if code == 0:
                 announce()
-                code = self._watch()
+                code = self._watch(tick)
             return code
 
     def _start(self, number: int) -> None:
@@ -118,11 +121,13 @@ class _Parent:
             time.sleep(0.02)
         return 0
 
-    def _watch(self) -> int:
+    def _watch(self, tick: Callable[[], None]) -> int:
         code = 0
         while self._running:
-            ended = self._reaped(wait=True)
+            tick()
+            ended = self._reaped(wait=False)
             if ended is None:
+                time.sleep(_TICK)
                 continue
             number, code = ended
             if not self._stopping:
@@ -147,6 +152,8 @@ class _Parent:
         return None if number is None else (number, os.waitstatus_to_exitcode(status))
 
     def _stop(self) -> None:
+        if not self._stopping:
+            notify("STOPPING=1")
         self._stopping = True
         self._signal(signal.SIGTERM)
 

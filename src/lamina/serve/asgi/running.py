@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 
 from lamina.serve.asgi.connection import Connection
-from lamina.serve.asgi.listen import BACKLOG
+from lamina.serve.asgi.listen import BACKLOG, notify
 
 if TYPE_CHECKING:
     import ssl
@@ -87,6 +87,8 @@ class Server(uvicorn.Server):
         """Begin to stop; called again, stop at once. Safe from any thread."""
         if self.should_exit:
             self.force_exit = True
+        else:
+            notify("STOPPING=1")
         self.should_exit = True
 
     @contextmanager
