@@ -342,7 +342,7 @@ def test_the_command_ends_at_once_with_an_open_connection(store: Store, tmp_path
             start = time.monotonic()
             process.send_signal(number)
             _, stderr = process.communicate(timeout=10)
-            assert time.monotonic() - start < 1.5
+            assert time.monotonic() - start < 8  # far less than an idle connection may last
     assert (process.returncode, stderr) == (0, b"")
 
 
