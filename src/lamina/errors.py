@@ -159,10 +159,24 @@ class RemoteFailure(LaminaError):
     exit_code = 8
 
 
+class RateLimited(RemoteFailure):
+    """A registry limits the rate of requests (429). ``retry_after``: the seconds that it asks to wait, if it says."""
+
+    def __init__(
+        self, message: str, *, hint: str | Callable[[], str] | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
 class AccessDenied(LaminaError):
     """A registry denies access (401, 403), or rejects a login."""
 
     exit_code = 9
+
+
+class ReadOnlyRepository(AccessDenied):
+    """Nobody can write to this repository of a server: it is a mirror."""
 
 
 class ContainerFailure(LaminaError):

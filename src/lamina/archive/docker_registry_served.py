@@ -63,6 +63,13 @@ class DockerRegistryRepositories:
         found = [self._referrer(path, digest) for digest in self._storage.revisions_of(path)]
         return [one[1] for one in found if one is not None and one[0] == subject]
 
+    def usage(self, repository: str) -> int:
+        try:
+            path = self._path(repository)
+        except NotFound:
+            return 0
+        return sum(self._storage.size_in(path, digest) or 0 for digest in self._storage.contents_of(path))
+
     def _referrer(self, path: str, digest: Digest) -> tuple[Digest, Descriptor] | None:
         if digest not in self._referrers:
             try:

@@ -58,15 +58,23 @@ class Storage:
 
     def revisions_of(self, repository: str) -> list[Digest]:
         """The digests of all manifests of a repository that were not deleted, sorted."""
+        return self._digests(repository, "_manifests", "revisions")
+
+    def contents_of(self, repository: str) -> set[Digest]:
+        """The digests of all manifests and blobs of a repository."""
+        return {*self.revisions_of(repository), *self._digests(repository, "_layers")}
+
+    def _digests(self, repository: str, *parts: str) -> list[Digest]:
+        """The digests that have a link in a directory, sorted."""
         found = []
-        top = self._path(repository, "_manifests", "revisions")
+        top = self._path(repository, *parts)
         for algorithm in _directories(top):
             for encoded in _directories(os.path.join(top, algorithm)):
                 try:
                     digest = Digest.parse(f"{algorithm}:{encoded}")
                 except UsageError:
                     continue
-                if self._has_link(repository, "_manifests", "revisions", digest.algorithm, digest.encoded):
+                if self._has_link(repository, *parts, digest.algorithm, digest.encoded):
                     found.append(digest)
         return found
 

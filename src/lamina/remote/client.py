@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
-from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RemoteFailure, Unsupported
+from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RateLimited, RemoteFailure, Unsupported
 from lamina.events import Cancel, Event, OnEvent, Warned, ignore
 from lamina.light import Value, field, pattern
 from lamina.remote.auth import Authorizer
@@ -28,7 +28,7 @@ from lamina.spec.json import load
 from lamina.spec.mediatype import essence
 
 ATTEMPTS = 5
-MAX_WAIT = 60.0  # seconds; a longer Retry-After is an error
+MAX_WAIT = 60.0  # seconds
 MAX_REDIRECTS = 10
 TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of errors that may pass: the request is worth repeating."""
@@ -46,6 +46,7 @@ class Access(Value):
     (registry, host) pairs on other sites that may get the login of a registry: token servers and redirect targets.
     ``tls_verify``: None means true, but plain http is allowed for loopback hosts. ``attempts`` limits tries after
     temporary errors; ``every_wait`` is the pause between them in seconds, instead of growing pauses.
+    A pause has at most ``max_wait`` seconds; a longer Retry-After is an error.
     """
 
     credential: Callable[[str, str], Credential | None] = lambda host, path: None
@@ -58,6 +59,7 @@ class Access(Value):
     attempts: int = ATTEMPTS
     first_wait: float = 0.5
     every_wait: float | None = None
+    max_wait: float = MAX_WAIT
     on_event: OnEvent = ignore
     cancel: Cancel = field(default_factory=Cancel)
 
@@ -197,9 +199,10 @@ class Client:
             )
         if status == 429:
             again = f"try again in {wait:.0f} s" if wait else "try again later"
-            return RemoteFailure(
+            return RateLimited(
                 f"{what}: {self.host} limits the rate of requests{said}",
                 hint=f"{again}, or log in for a higher limit",
+                retry_after=wait,
             )
         if status in (405, 501) or "UNSUPPORTED" in codes:
             return Unsupported(
@@ -253,7 +256,7 @@ class Client:
             if answer.status not in TEMPORARY or number >= attempts:
                 return answer
             wait = retry_after(answer.headers)
-            if wait is not None and wait > MAX_WAIT:
+            if wait is not None and wait > self._access.max_wait:
                 return answer
             answer.release()
             self.pause(number, wait, cancel)
@@ -263,7 +266,7 @@ class Client:
         """Wait before attempt ``number`` + 1: ``wait`` seconds, or twice as long as the last time, with jitter."""
         wait = self._access.every_wait if wait is None else wait
         seconds = self._access.first_wait * 2 ** (number - 1) * (0.5 + random.random()) if wait is None else wait
-        (cancel or self._access.cancel).wait(min(seconds, MAX_WAIT))
+        (cancel or self._access.cancel).wait(min(seconds, self._access.max_wait))
 
     def _authorized(
         self,

@@ -137,6 +137,10 @@ class RemoteReader:
         descriptor.check(raw)
         return raw
 
+    def forget(self) -> None:
+        """Drop the documents that were read: a server that runs for long must not keep them all."""
+        self._documents.clear()
+
     def remember(self, descriptor: Descriptor, raw: bytes) -> None:
         """The document is known: it need not be asked for."""
         self._documents[descriptor.digest] = raw

@@ -69,6 +69,12 @@ class Registries(Value):
         # an empty alias removes that of an earlier file
         return cls(tuple(rules.values()), {short: full for short, full in aliases.items() if full}, search)
 
+    @classmethod
+    def only(cls, host: str, location: str = "", *, insecure: bool = False) -> Registries:
+        """Return rules for one host without mirrors: it is asked at ``location`` (host, or host and path; "": at
+        itself)."""
+        return cls((_Rule(host, location, insecure, False, (), ""),))
+
     def endpoints(self, reference: Reference, *, push: bool = False) -> tuple[Endpoint, ...]:
         """Return the mirrors in their order, then the location itself; for ``push`` only the latter. Raises
         UsageError (blocked)."""

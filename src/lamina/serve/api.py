@@ -7,7 +7,7 @@ It implements the distribution-spec. Repository names in URLs are references in 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from lamina.errors import Conflict, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
@@ -18,20 +18,24 @@ from lamina.source.abilities import finds_in_repositories, takes_pushes
 from lamina.source.repositories import ListedRepositories
 
 if TYPE_CHECKING:
+    from lamina.serve.mirror.mirror import Mirror
     from lamina.source.served import Readable
 
 
 @contextmanager
-def open_api(source: Readable, *, writable: bool) -> Iterator[Api]:
-    """Open a place of images for a server; the block lasts as long as the server. Raises what ``check_writable``
-    raises, SystemFailure."""
-    if not writable:
-        yield Api(source.reading() if finds_in_repositories(source) else ListedRepositories(source), None)
-        return
-    check_writable(source)
-    assert takes_pushes(source)
-    with source.repositories() as place:
-        yield Api(place, place)
+def open_api(source: Readable, *, writable: bool, mirror: Mirror | None = None) -> Iterator[Api]:
+    """Open a place of images for a server; the block lasts as long as the server. ``mirror``: other registries that
+    are served too. Raises what ``check_writable`` raises, SystemFailure."""
+    with mirror or nullcontext():
+        if not writable:
+            read_only = source.reading() if finds_in_repositories(source) else ListedRepositories(source)
+            yield Api(mirror.over(read_only) if mirror is not None else read_only, None)
+            return
+        check_writable(source)
+        assert takes_pushes(source)
+        with source.repositories() as place:
+            both = mirror.over_writable(place) if mirror is not None else place
+            yield Api(both, both)
 
 
 def check_writable(source: Readable) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import ceil
 
-from lamina.errors import DiskFull, LaminaError
+from lamina.errors import BlobNotFound, DiskFull, LaminaError, RateLimited, ReadOnlyRepository, RemoteFailure
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 
@@ -25,9 +26,21 @@ def failed(error: ApiError | LaminaError) -> Response:
     """Return the response for an error. That of a place has its message, and never its traceback."""
     if isinstance(error, ApiError):
         return Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
+    if isinstance(error, BlobNotFound):
+        return failed(ApiError(404, "BLOB_UNKNOWN", error.message))
+    if isinstance(error, ReadOnlyRepository):
+        return failed(ApiError(403, "DENIED", error.message))
     _log.warning("%s", error)
+    if isinstance(error, RateLimited):
+        again = {} if error.retry_after is None else {"Retry_After": str(ceil(error.retry_after))}
+        return failed(ApiError(429, "TOOMANYREQUESTS", error.message, **again))
     wait = getattr(error, "retry_after", None)
     if wait is not None:  # the place says that it is not for long
         return failed(ApiError(503, "UNAVAILABLE", error.message, Retry_After=str(wait)))
-    status = 507 if isinstance(error, DiskFull) else 500
-    return failed(ApiError(status, "UNKNOWN", error.message))
+    return failed(ApiError(_status_of(error), "UNKNOWN", error.message))
+
+
+def _status_of(error: LaminaError) -> int:
+    if isinstance(error, DiskFull):
+        return 507
+    return 502 if isinstance(error, RemoteFailure) else 500

@@ -101,6 +101,13 @@ def as_json(value: object, link: str = "") -> Response:
     return Response(200, headers, json.dumps(value).encode())
 
 
+def as_warning(text: str) -> str:
+    """Return the value of a Warning header, which clients show to their users."""
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text[:500])
+    quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return f'299 - "{quoted}"'
+
+
 def whole_body(pieces: Iterable[bytes], length: int | None) -> bytes:
     too_large = ApiError(413, "MANIFEST_INVALID", f"a manifest has at most {MAX_DOCUMENT} bytes")
     if length is not None and length > MAX_DOCUMENT:

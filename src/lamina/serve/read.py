@@ -9,6 +9,7 @@ from lamina.serve.http_message import (
     Request,
     Response,
     as_json,
+    as_warning,
     digest_of,
     digest_or_none,
     no_manifest,
@@ -16,6 +17,7 @@ from lamina.serve.http_message import (
 )
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import ApiError, next_page, wanted_page
+from lamina.source.abilities import gives_warnings
 from lamina.spec import mediatype
 from lamina.spec.json import dump
 from lamina.spec.reference import Reference, is_tag
@@ -70,6 +72,10 @@ class ReadApi:
             "Docker-Content-Digest": str(descriptor.digest),
             "ETag": f'"{descriptor.digest}"',
         }
+        if gives_warnings(self._place):
+            warning = self._place.warning(repository, request.route.rest)
+            if warning:
+                headers["Warning"] = as_warning(warning)
         if is_known(request.headers, headers["ETag"]):
             return Response(304, headers)
         try:

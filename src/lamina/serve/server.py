@@ -15,7 +15,7 @@ from socketserver import TCPServer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lamina.errors import UsageError
+from lamina.errors import LaminaError, UsageError
 from lamina.events import start_threads
 from lamina.host.files import failure, has_extent
 from lamina.remote.loopback import is_loopback
@@ -27,6 +27,8 @@ from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
 
 if TYPE_CHECKING:
+    from lamina.serve.mirror.mirror import Mirror
+    from lamina.source.protocols import Stream
     from lamina.source.served import Readable
 
 CHUNK = 256 << 10
@@ -43,7 +45,15 @@ class RegistryServer:
     Raises UsageError (an address that others reach, a place that can't be written to), SystemFailure (a taken port).
     """
 
-    def __init__(self, source: Readable, *, host: str = "127.0.0.1", port: int = 0, writable: bool = False) -> None:
+    def __init__(
+        self,
+        source: Readable,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        writable: bool = False,
+        mirror: Mirror | None = None,
+    ) -> None:
         if not is_loopback(host):
             raise UsageError(
                 f"{host} is not a loopback address",
@@ -51,7 +61,7 @@ class RegistryServer:
             )
         if writable:
             check_writable(source)
-        self._source, self._writable = source, writable
+        self._source, self._writable, self._mirror = source, writable, mirror
         self.host = host
         try:
             self._server = _Server((host, port))
@@ -76,7 +86,9 @@ class RegistryServer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def start(self) -> None:
-        self._server.api = self._open.enter_context(open_api(self._source, writable=self._writable))
+        self._server.api = self._open.enter_context(
+            open_api(self._source, writable=self._writable, mirror=self._mirror)
+        )
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True
         )
@@ -174,6 +186,24 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def _send(self, response: Response) -> None:
+        if response.blob is None or self.command == "HEAD":
+            self._send_head(response)
+            return
+        try:
+            stream = response.blob.open(response.start, response.end)
+        except LaminaError as error:
+            self._send_head(failed(error))
+            return
+        with stream:
+            self._send_head(response)
+            try:
+                self._send_stream(stream)
+            except LaminaError as error:  # the client must not take it for whole
+                _log.warning("%s", error)
+                self.close_connection = True
+
+    def _send_head(self, response: Response) -> None:
+        """Send the head, and the body if it is not a blob."""
         length = response.end - response.start if response.blob is not None else len(response.body)
         self.send_response(response.status)
         for key, value in response.headers.items():
@@ -184,8 +214,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers_with(b"" if self.command == "HEAD" or response.status in (204, 304) else response.body)
-        if response.blob is not None and self.command != "HEAD":
-            self._send_blob(response)
 
     def end_headers_with(self, body: bytes) -> None:
         """Send head and body in one packet if they fit."""
@@ -193,24 +221,22 @@ class _Handler(BaseHTTPRequestHandler):
         self._headers_buffer: list[bytes] = []
         self.wfile.write(b"".join([*lines, b"\r\n", body]))
 
-    def _send_blob(self, response: Response) -> None:
-        assert response.blob is not None
-        with response.blob.open(response.start, response.end) as stream:
-            if has_extent(stream) and hasattr(os, "sendfile"):
-                descriptor, at, end = stream.extent()
-                out = self.connection.fileno()
-                while at < end:
-                    try:
-                        sent = os.sendfile(out, descriptor, at, min(end - at, 1 << 30))
-                    except BlockingIOError:  # the connection has a timeout, so its descriptor does not block
-                        self._wait_until_writable()
-                        continue
-                    if not sent:
-                        raise OSError("the file is shorter than expected")
-                    at += sent
-                return
-            while data := stream.read(CHUNK):
-                self.connection.sendall(data)
+    def _send_stream(self, stream: Stream) -> None:
+        if has_extent(stream) and hasattr(os, "sendfile"):
+            descriptor, at, end = stream.extent()
+            out = self.connection.fileno()
+            while at < end:
+                try:
+                    sent = os.sendfile(out, descriptor, at, min(end - at, 1 << 30))
+                except BlockingIOError:  # the connection has a timeout, so its descriptor does not block
+                    self._wait_until_writable()
+                    continue
+                if not sent:
+                    raise OSError("the file is shorter than expected")
+                at += sent
+            return
+        while data := stream.read(CHUNK):
+            self.connection.sendall(data)
 
     def _wait_until_writable(self) -> None:
         import select

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-    from lamina.source.served import BlobHolder, Indexed, Served
+    from lamina.source.served import BlobHolder, Growing, Indexed, Served, WarningRepositories
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:
@@ -65,6 +65,16 @@ def lists_names(place: object) -> TypeIs[Lister]:
 def finds_in_repositories(place: object) -> TypeIs[Indexed]:
     """Whether the place finds what a repository has without reading all its names."""
     return hasattr(place, "reading")
+
+
+def gives_warnings(place: object) -> TypeIs[WarningRepositories]:
+    """Whether answers of these repositories may be old, and they say so."""
+    return hasattr(place, "warning")
+
+
+def is_growing(stream: object) -> TypeIs[Growing]:
+    """Whether the bytes of the stream are still coming in."""
+    return hasattr(stream, "when_ready")
 
 
 def takes_pushes(place: object) -> TypeIs[Served]:

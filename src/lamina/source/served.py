@@ -10,11 +10,11 @@ that reads or changes the place may raise LaminaError (SystemFailure, DiskFull) 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from lamina.source.protocols import Blob, Lister, Reader
+from lamina.source.protocols import Blob, Lister, Reader, Stream
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
@@ -133,6 +133,22 @@ class WritableRepositories(Repositories, Protocol):
 
 class Readable(Reader, Lister, Protocol):
     """A place of images that can be served read-only."""
+
+
+class WarningRepositories(Protocol):
+    """Repositories whose answers may be old."""
+
+    def warning(self, repository: str, name: str | Digest) -> str:
+        """Why the last answer of ``find`` for this name may be old; "" if it is not."""
+        ...
+
+
+class Growing(Stream, Protocol):
+    """A stream whose bytes are still coming in."""
+
+    def when_ready(self, call: Callable[[], object]) -> None:
+        """Call ``call`` once, from any thread, when ``read`` would not wait."""
+        ...
 
 
 class Indexed(Readable, Protocol):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from lamina.cli.registry.mirror_options import mirror_of, mirror_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
     from lamina.source.served import Readable
 
 
-@command("serve", "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout")
+@command(
+    "serve",
+    "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout\n"
+    "lamina serve --mirror docker.io --mirror-size 50g",
+)
 @click.argument("source", required=False, default="")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -91,6 +96,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Keep indexes of layers here, at most 2 GiB (default: lamina/explorer in the cache directory of the user).",
 )
+@mirror_options
 @click.pass_obj
 def serve(
     session: Session,
@@ -111,6 +117,11 @@ def serve(
     metrics_from: tuple[str, ...],
     explorer: bool,
     explorer_cache: str | None,
+    mirror: tuple[str, ...],
+    mirror_dir: str | None,
+    mirror_size: str | None,
+    mirror_age: int,
+    mirror_ttl: str,
 ) -> None:
     """Serve the store (or a layout or archive) as an OCI registry. Clients pull `app` as HOST:PORT/app, and
     ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
@@ -118,7 +129,7 @@ def serve(
     Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
     from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
 
-    place = _place(session, source, storage, writable)
+    place = _place(session, source, storage, writable, create=writable or bool(mirror))
     settings = Settings(
         host=host,
         port=port,
@@ -135,6 +146,7 @@ def serve(
         metrics_from=metrics_from,
         explorer=explorer,
         explorer_cache=explorer_cache,
+        mirror=mirror_of(session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, has_store=not storage),
     )
     if service_is_installed():
         run_service(place, settings)
@@ -142,8 +154,8 @@ def serve(
         run_small(place, settings)
 
 
-def _place(session: Session, source: str, storage: str, writable: bool) -> Readable:
-    """Open what is to be served."""
+def _place(session: Session, source: str, storage: str, writable: bool, *, create: bool) -> Readable:
+    """Open what is to be served. ``create``: make a store if there is none."""
     from lamina.places import reader_for
 
     if storage:
@@ -160,7 +172,7 @@ def _place(session: Session, source: str, storage: str, writable: bool) -> Reada
                 hint="give oci:DIR, oci-archive:FILE or docker-registry:DIR, or nothing for the store",
             )
         return cast("Readable", reader_for(name, session.network()))
-    store = session.writable_store if writable else session.store
+    store = session.writable_store if create else session.store
     if not writable and store.layers.origins():
         # blobs that the store does not keep are fetched from their registry
         from lamina.transfer.connect import StoreAndRegistries

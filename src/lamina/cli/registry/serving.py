@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from lamina.serve.asgi.application import Site
     from lamina.serve.asgi.listen import Address
     from lamina.serve.asgi.processes import Shared
+    from lamina.serve.mirror.mirror import Mirror
     from lamina.source.served import Readable, Repositories
 
 INSTALL = "run `pip install 'lamina[serve]'`"
+_READING_OF_MIRROR = 128
+"""Requests that are worked on at once: with a mirror, many may wait for another registry."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Settings:
     metrics_from: Sequence[str]
     explorer: bool
     explorer_cache: str | None
+    mirror: Mirror | None = None
 
     def needing_service(self) -> list[str]:
         """The options that only the server of the extra has."""
@@ -79,7 +83,9 @@ def run_small(place: Readable, settings: Settings) -> None:
     missing = settings.needing_service()
     if missing:
         raise UsageError(f"{', '.join(missing)}: the packages of the extra `serve` are not installed", hint=INSTALL)
-    server = RegistryServer(place, host=settings.host, port=settings.port, writable=settings.writable)
+    server = RegistryServer(
+        place, host=settings.host, port=settings.port, writable=settings.writable, mirror=settings.mirror
+    )
     done = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -203,10 +209,14 @@ def _site(place: Readable, settings: Settings, local: bool, shared: Shared | Non
 
     log = AccessLog(settings.access_log, settings.log_format) if settings.access_log else None
     try:
-        with open_api(place, writable=settings.writable) as api, _explorer(place, api.place, settings) as routes:
+        with (
+            open_api(place, writable=settings.writable, mirror=settings.mirror) as api,
+            _explorer(place, api.place, settings) as routes,
+        ):
+            reading = _READING_OF_MIRROR if settings.mirror is not None else Limits.reading
             site = Site(
                 api.answer,
-                Limits(body=settings.max_blob, grace=settings.grace),
+                Limits(body=settings.max_blob, grace=settings.grace, reading=reading),
                 routes=routes,
                 local=local,
                 trusted=parse_networks(settings.trusted),
@@ -247,7 +257,9 @@ def _check_readable(place: Repositories) -> None:
 
 
 def _announce(place: Readable, urls: Sequence[str], settings: Settings) -> None:
-    write(f"serving {place.location} on {' and '.join(urls)} ({'writable' if settings.writable else 'read-only'})")
+    mirrored = f", mirrors {', '.join(settings.mirror.hosts)}" if settings.mirror is not None else ""
+    state = "writable" if settings.writable else "read-only"
+    write(f"serving {place.location} on {' and '.join(urls)} ({state}{mirrored})")
     sys.stdout.flush()
 
 

@@ -7,16 +7,21 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lamina.host.files import has_extent
 from lamina.serve.asgi.limits import PIECE
+from lamina.source.abilities import is_growing
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Stream
+    from lamina.source.served import Growing
 
 Send = Callable[[Any], Awaitable[None]]
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_LOOK = 1.0
+"""Seconds between two looks whether a client is still there, while its bytes are waited for."""
 
 
 class ShortBlob(Exception):
@@ -28,6 +33,8 @@ async def send_stream(stream: Stream, size: int, send: Send, threads: Executor, 
     that the client is. Raises ShortBlob, and what the stream raises."""
     if has_extent(stream):
         return await _send_file(*stream.extent(), send, threads, gone)
+    if is_growing(stream):
+        return await _send_growing(stream, size, send, threads, gone)
     return await _send_read(stream, size, send, threads, gone)
 
 
@@ -83,4 +90,36 @@ async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, g
     finally:
         if not coming.done():  # the stream may not be closed while a thread reads it
             await asyncio.wait([coming])
+    return sent
+
+
+async def _send_growing(stream: Growing, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
+    """Send what comes in elsewhere. No thread waits for it: many clients may wait for one stalled source."""
+    loop = asyncio.get_running_loop()
+    sent = 0
+    while sent < size:
+        ready = asyncio.Event()
+
+        def tell(ready: asyncio.Event = ready) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(ready.set)
+
+        stream.when_ready(tell)
+        while not ready.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ready.wait(), _LOOK)
+            if gone():
+                return sent
+        coming = loop.run_in_executor(threads, stream.read, min(PIECE, size - sent))
+        try:
+            piece = await coming
+        finally:
+            if not coming.done():  # the stream may not be closed while a thread reads it
+                await asyncio.wait([coming])
+        if not piece:
+            raise ShortBlob
+        sent += len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": sent < size})
+        if gone():
+            break
     return sent
