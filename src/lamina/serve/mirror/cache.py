@@ -3,7 +3,7 @@
 ::
 
     blobs/ALGORITHM/HEX                         a blob or a document, verified; its mtime is its last use
-    parts/ALGORITHM-HEX                         a blob that is being fetched; whoever fetches it holds its lock
+    parts/ALGORITHM-HEX                         a blob that is being fetched; its server holds a lock on it
     repositories/HOST/PATH/_links/ALGORITHM/HEX what the repository has: media type, size, and whether its registry
                                                 said so of the blob itself
     repositories/HOST/PATH/_tags/TAG            what a tag pointed to, and when the registry said so
