@@ -41,7 +41,7 @@ def mirror_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--mirror-dir",
             metavar="DIR",
-            help="Keep what was fetched here (default: in the store; with --storage, in the cache directory of the user).",
+            help="Keep what was fetched here (default: in the store; with --storage, in the user's cache directory).",
         ),
         click.option(
             "--mirror",
