@@ -24,8 +24,8 @@ from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import build_index, build_manifest
 from lamina.store.gc import collect
+from lamina.store.members import Members
 from lamina.store.remove import remove_images
-from lamina.store.roots import Roots
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import lamina, running, write_layout
@@ -288,7 +288,8 @@ def test_gc_deletes_images_that_lost_their_name_while_the_server_runs(
     assert ask(writable, "PUT", f"{begin(writable)}?digest=sha256:{waiting}", CONTENT)[0] == 201
     target = f"{writable.name}/other/app:1"
     assert lamina("push", "-q", "app", target, root=tmp_path / "mine").returncode == 0
-    assert [[digest.encoded for digest in root.digests] for root in store.roots] == [[waiting]]
+    assert [list(root.digests) for root in store.roots] == [[]]
+    assert [digest.encoded for digest in Members(store.paths).protected()] == [waiting]
     collect(store)
     assert len(list(store.blobs)) == 4
     remove_images(store, [name for name, _ in store.names()])
@@ -297,19 +298,18 @@ def test_gc_deletes_images_that_lost_their_name_while_the_server_runs(
     assert len(list(store.blobs)) == 4
 
 
-def test_a_push_that_has_its_name_succeeds_where_the_root_cant_be_renewed(
+def test_a_push_that_has_its_name_succeeds_where_its_protection_cant_be_ended(
     writable: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_layout(tmp_path / "l", "app", [[("a", b"1")]])
     assert lamina("load", "-i", str(tmp_path / "l"), root=tmp_path / "mine").returncode == 0
 
-    def full(*_: object) -> str:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(Roots, "renew", full)
+    monkeypatch.setattr(Members, "settle", full)
     assert lamina("push", "-q", "app", f"{writable.name}/x/app:1", root=tmp_path / "mine").returncode == 0
-    (root,) = Store.open(str(tmp_path / "w")).roots
-    assert len(root.digests) == 3
+    assert len(Members(Store.open(str(tmp_path / "w")).paths).protected()) == 3
 
 
 def test_only_loopback_addresses_and_only_a_writable_place_with_writable(store: Store, tmp_path: Path) -> None:

@@ -70,18 +70,18 @@ class ListedRepositories:
         self._sizes = place.blobs if blobs is None and has_blobs(place) else blobs
         self.location = place.location
         self._guard = threading.Lock()
-        self._contents: dict[Digest, dict[Digest, Descriptor]] = {}
+        self._remembered: dict[Digest, dict[Digest, Descriptor]] = {}
         self._referrers: dict[Digest, tuple[Digest, Descriptor] | None] = {}
 
     def names(self, after: str = "", limit: int | None = None) -> list[str]:
         listing = self._listing()
-        return _page(sorted({*listing.tags, *listing.pinned}), after, limit)
+        return page(sorted({*listing.tags, *listing.pinned}), after, limit)
 
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> list[str]:
         listing = self._listing()
         if repository not in listing.tags and repository not in listing.pinned:
             raise NotFound(f"no repository {repository} in {self.location}", hint="check the name")
-        return _page(sorted(listing.tags.get(repository, {})), after, limit)
+        return page(sorted(listing.tags.get(repository, {})), after, limit)
 
     def find(self, repository: str, name: str | Digest) -> Descriptor:
         if isinstance(name, Digest):
@@ -144,9 +144,13 @@ class ListedRepositories:
     def _content(self, top: Descriptor) -> dict[Digest, Descriptor]:
         """Everything that a document names, at any depth, and the document itself. Documents have their media types,
         blobs have ``ANY_TYPE``. Remembered only if every document was there: what is missing may arrive."""
-        known = self._contents.get(top.digest)
+        return self._content_and_state(top)[0]
+
+    def _content_and_state(self, top: Descriptor) -> tuple[dict[Digest, Descriptor], bool]:
+        """As ``_content``, and whether every document was there."""
+        known = self._remembered.get(top.digest)
         if known is not None:
-            return known
+            return known, True
         found: dict[Digest, Descriptor] = {}
         complete = True
         for one in walk(classifier(self._place), [top], children=listed_documents, max_depth=None):
@@ -158,8 +162,8 @@ class ListedRepositories:
                 for blob in manifest_blobs(one.document):
                     found.setdefault(blob.digest, Descriptor(ANY_TYPE, blob.digest, blob.size))
         if complete:
-            self._remember(self._contents, top.digest, found)
-        return found
+            self._remember(self._remembered, top.digest, found)
+        return found, complete
 
     def _referrer(self, top: Descriptor) -> tuple[Digest, Descriptor] | None:
         """The subject of a document, and the document as its referrer; None if it has no subject."""
@@ -192,6 +196,6 @@ class ListedRepositories:
             memory[digest] = value
 
 
-def _page(names: list[str], after: str, limit: int | None) -> list[str]:
+def page(names: list[str], after: str, limit: int | None) -> list[str]:
     start = bisect_right(names, after) if after else 0
     return names[start:] if limit is None else names[start : start + limit]

@@ -42,6 +42,18 @@ POINTS = (
 )
 NAME_POINTS = ("names.log-made", "names.half-written", "names.written", "names.synced", "names.folded")
 """Points that a change of names passes while the log is used."""
+SERVE_POINTS = (
+    "upload.synced",
+    "upload.blob-renamed",
+    "members.pushed",
+    "members.used",
+    "members.kept",
+    "members.settled",
+    "members.deleted",
+    "members.ended",
+    "members.cleaned",
+)
+"""Points that a registry server of the store passes, and gc after one."""
 KEEP_POINTS = ("ingest.seek-renamed", "ingest.origin-noted", "keep.tar-removed", "keep.blob-removed")
 """Points that are passed only if not everything of a layer is kept."""
 MONITOR_POINTS = (

@@ -23,6 +23,7 @@ from lamina.store.completeness import first_missing
 from lamina.store.derived import hash_of
 from lamina.store.layer_map import layer_map_is_right
 from lamina.store.leftovers import leftovers
+from lamina.store.members import Members
 from lamina.store.refs import FETCHED
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def fsck(
         findings += _derived(store, layers, repair)
         findings += _containers(store)
         findings += _volumes(store)
+        findings += _repositories(store)
         findings += _leftovers(store, repair)
     return findings
 
@@ -317,6 +319,11 @@ def _volumes(store: Store) -> Iterator[Finding]:
             )
     for name, what in store.volumes.oddities():
         yield Finding("leftover", f"volumes/{name}: {what}")
+
+
+def _repositories(store: Store) -> Iterator[Finding]:
+    for path in Members(store.paths).oddities():
+        yield Finding("leftover", f"{path}: nothing that lamina serve makes")
 
 
 def _leftovers(store: Store, repair: bool) -> Iterator[Finding]:

@@ -1,9 +1,9 @@
 """Garbage collection: delete the objects that nothing needs.
 
-Nothing is deleted that is needed by a name, an untagged entry, a container, or the root file of a running process.
-First mark without the lock; then mark again under the lock, with fresh names and roots; only then unlink. Documents
-are unlinked first, then derived data, then the other blobs: if this is interrupted, each remaining document still has
-everything that it names.
+Nothing is deleted that is needed by a name, an untagged entry, a container, or the root file of a running process,
+or that a client of a registry server has just pushed. First mark without the lock; then mark again under the lock,
+with fresh names and roots; only then unlink. Documents are unlinked first, then derived data, then the other blobs:
+if this is interrupted, each remaining document still has everything that it names.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from lamina.store.mark import (
     container_holders,
     image_holders,
     mark,
+    pushed_holders,
     retry_if_names_change,
     root_holders,
     state_of,
 )
+from lamina.store.members import Members
 from lamina.store.roots import GRACE
 from lamina.store.unions import collect_unions
 
@@ -75,6 +77,8 @@ def collect(store: Store, *, grace: float = GRACE) -> Deleted:
             garbage = find_garbage(store, store.refs.entries(), grace, memory=memory, began=began)
             freed = _delete(store, garbage, dry_run=False)
         point("gc.done")
+        if os.path.isdir(store.paths.repositories):
+            Members(store.paths).clean(lambda digest: store.blobs.size(digest) is not None)
         reserve.fill(store.paths, os.stat(store.paths.index).st_size)
     return Deleted((), garbage.digests, freed)
 
@@ -91,7 +95,12 @@ def planned(store: Store, change: Callable[[Entries], Entries], grace: float) ->
 
 
 def _holders(store: Store, entries: Entries, grace: float) -> list[Holder]:
-    return [*image_holders(entries), *container_holders(store), *root_holders(store, grace)]
+    return [
+        *image_holders(entries),
+        *container_holders(store),
+        *root_holders(store, grace),
+        *pushed_holders(store),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload 
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")
 _OLDER = pattern(r".*\.(\d{1,9})-\d+\.tmp")
 SERVING = "serve"
-"""The purpose of the session of a registry server. While such a session lives, uploads stay for the grace time, even
-if nobody writes to them at the moment."""
+"""The purpose of the session of a registry server. While such a session lives, uploads stay for ``KEEP_UPLOADS``,
+even if nobody writes to them at the moment."""
+KEEP_UPLOADS = 86400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
                 state = os.lstat(path)
             except FileNotFoundError:
                 continue
-            stays = GRACE if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
+            stays = KEEP_UPLOADS if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
             stays = GRACE if _is_of_an_older(path) else stays
             # Read the clock last: the time of a file that is being written must not be after it.
             due = not clock.is_younger(state.st_mtime_ns, stays, clock.now(paths))

@@ -7,6 +7,7 @@ document that must exist is damaged or lost, its needs are unknown: marking then
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -103,6 +104,15 @@ def root_holders(store: Store, grace: float) -> list[Holder]:
         Holder(PIN if root.pin else PROCESS, root.pin or root.purpose, may_exist=tuple(root.digests))
         for root in store.roots.effective(grace=grace)
     ]
+
+
+def pushed_holders(store: Store) -> list[Holder]:
+    """What clients of a registry server have pushed, or rely on, and no name needs yet."""
+    if not os.path.isdir(store.paths.repositories):
+        return []
+    from lamina.store.members import Members
+
+    return [Holder(PROCESS, "pushes to lamina serve", may_exist=tuple(Members(store.paths).protected()))]
 
 
 def retry_if_names_change(store: Store, work: Callable[[Entries], T]) -> T:

@@ -39,6 +39,8 @@ class Paths:
         self.blobs = os.path.join(root, "blobs")
         self.layers = os.path.join(root, "layers")
         self.unions = os.path.join(root, "unions")
+        self.repositories = os.path.join(root, "repositories")
+        """What was pushed to the repositories of a registry server. It is made on first use."""
         self.build = os.path.join(root, "build")
         """What builds keep: records of finished steps, cache mounts, and the directories of running steps. It is made
         on first use."""
@@ -184,7 +186,16 @@ def _unknown_names(root: str) -> list[str]:
         return []
     except NotADirectoryError:
         return [root]
-    present -= {*_DIRECTORIES, "oci-layout", "index.json", "index.json.log", "lock", "reserve", "format"}
+    present -= {
+        *_DIRECTORIES,
+        "oci-layout",
+        "index.json",
+        "index.json.log",
+        "repositories",
+        "lock",
+        "reserve",
+        "format",
+    }
     return sorted(name for name in present if not is_temporary(name))
 
 

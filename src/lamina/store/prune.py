@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError, StoreDamaged
 from lamina.host.files import reported
+from lamina.host.lock import locked
 from lamina.store.change_names import change_names
 from lamina.store.fault import point
 from lamina.store.gc import Deleted, collect, planned
 from lamina.store.image_events import image_id, note_removal
 from lamina.store.leftovers import leftovers
+from lamina.store.members import Members
 from lamina.store.refs import Entries, name_of
 from lamina.store.roots import GRACE
 
@@ -67,7 +70,15 @@ def prune(
                 raise
             what = f"{error.message}; {freed} bytes of interrupted work were removed"
             raise StoreDamaged(what, hint=error.hint) from None
+        if all and os.path.isdir(store.paths.repositories):
+            _drop_empty_repositories(store)
     return Deleted(names, done.deleted, done.freed + freed, notes)
+
+
+def _drop_empty_repositories(store: Store) -> None:
+    with reported(store.paths.repositories), locked(store.paths.lock):
+        named = set(store.refs.repositories())
+        Members(store.paths).drop_empty(named.__contains__)
 
 
 def _note_about_leftovers(store: Store, size: int, grace: float) -> tuple[str, ...]:

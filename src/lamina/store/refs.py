@@ -166,6 +166,10 @@ class Refs:
         """The tags of a repository, unsorted; [""] if it has only names with a digest."""
         return self._read(lambda table: table.tags(repository))
 
+    def untagged(self) -> Entries:
+        """The entries without a name."""
+        return self._read(lambda table: table.named(""))
+
     def version(self) -> int:
         """A number that grows whenever a name changes, as this object sees it."""
         return self._read(lambda table: self._files.version)

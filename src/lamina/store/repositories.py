@@ -1,194 +1,303 @@
-"""The store as the place of a registry server: its repositories, and what clients push to them.
+"""The store as the place of a registry server: its repositories, and what clients push to them (decision 0041).
 
-What was pushed to a repository is protected from gc until a manifest of that repository names it, or for the grace
-time.
+What a repository has is on the disk, so that several servers of one store, and a server after a restart, agree: names
+in index.json, and members (``store.members``). No request walks over all names. What clients push is protected from
+gc until a manifest with a name needs it, or for the grace time.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from lamina.errors import BlobNotFound, Conflict, DigestMismatch, NotFound
-from lamina.source.repositories import ANY_TYPE, ListedRepositories
+from lamina.errors import BlobNotFound, Conflict, NotFound
+from lamina.host.files import reported
+from lamina.host.lock import locked
+from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
 from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, parse
+from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign
-from lamina.store.roots import GRACE
+from lamina.store.completeness import fetched_children, first_missing
+from lamina.store.fault import point
+from lamina.store.members import LINKS, PUSHED, Members
+from lamina.store.name_table import Change, NameTable
+from lamina.store.repository_contents import Contents
+from lamina.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Blob
-    from lamina.store.blobs import Blobs
+    from lamina.store.paths import Paths
     from lamina.store.read import StoreReader
-    from lamina.store.session import StoreSession
-    from lamina.store.tags import Tags
-    from lamina.store.uploads import Uploads
+    from lamina.store.serving import ServingRules
+
+_MOST_CONTENTS = 2000
+"""Repositories whose contents are remembered."""
 
 
 class StoreRepositories(ListedRepositories):
-    """``WritableRepositories`` of the store. ``session`` lasts as long as the server."""
+    """``WritableRepositories`` of the store."""
 
-    def __init__(
-        self, reader: StoreReader, blobs: Blobs, tags: Tags, uploads: Uploads, session: StoreSession
-    ) -> None:
-        super().__init__(reader, blobs)
-        self._blobs = blobs
-        self._tags = tags
-        self._session = session
-        self._members: set[tuple[str, Digest]] = set()
-        self._protected: dict[tuple[str, Digest], float] = {}
-        self._deleted: set[tuple[str, Digest]] = set()
-        self._known: set[str] = set()
-        self.uploads = RepositoryUploads(self, uploads)
+    def __init__(self, reader: StoreReader, rules: ServingRules) -> None:
+        super().__init__(reader, reader.blobs)
+        self._paths = reader.paths
+        self._blobs = reader.blobs
+        self._layers = reader.layers
+        self._refs = reader.refs
+        self._members = Members(reader.paths)
+        self._contents_of: dict[str, Contents] = {}
+        self.uploads = RepositoryUploads(self._members, reader.paths, rules)
 
     # reading
 
+    def names(self, after: str = "", limit: int | None = None) -> list[str]:
+        with reported(self._paths.repositories):
+            return page(sorted({*self._refs.repositories(), *self._members.repositories()}), after, limit)
+
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> list[str]:
-        try:
-            return super().tags(repository, after, limit)
-        except NotFound:
-            if repository not in self._known:
-                raise
-            return []
+        found = self._refs.tags(repository)
+        if not found and not self._members.exists(repository):
+            raise NotFound(f"no repository {repository} in {self.location}", hint="check the name")
+        return page(sorted(filter(None, found)), after, limit)
 
     def find(self, repository: str, name: str | Digest) -> Descriptor:
-        if isinstance(name, Digest) and (repository, name) in self._deleted:
-            raise NotFound(f"no manifest {name} in {repository}", hint="it was deleted")
-        return super().find(repository, name)
+        found: Descriptor | None
+        if not isinstance(name, Digest):
+            tagged = self._refs.tagged(repository, name) if name else []
+            found = tagged[0] if tagged else None
+        else:
+            found = self._document(repository, name)
+        if found is None:
+            raise NotFound(f"no manifest {str(name)[:150]} in {repository}", hint="check the tag or the digest")
+        return found
 
     def blob(self, repository: str, digest: Digest) -> Blob:
-        if (repository, digest) in self._deleted:
-            raise BlobNotFound(f"no blob {digest} in {repository}", hint="it was deleted")
-        if (repository, digest) in self._members:
-            size = self._blobs.size(digest)
-            if size is not None:
-                return self._blobs.get(Descriptor(ANY_TYPE, digest, size))
-        return super().blob(repository, digest)
+        size = self._blobs.size(digest)
+        if size is None or not self._has(repository, digest):
+            raise BlobNotFound(f"no blob {digest} in {repository}", hint="check the digest")
+        return self._blobs.get(Descriptor(ANY_TYPE, digest, size))
 
-    def usage(self, repository: str) -> int:
+    def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        with self._contents(repository) as contents:
+            return contents.referrers(subject)
+
+    def _document(self, repository: str, digest: Digest) -> Descriptor | None:
+        named = self._refs.named_in(repository, digest)
+        if named:
+            return named[0]
+        if self._members.is_deleted(repository, digest):
+            return None
+        known = self._refs.of(digest)
+        if known and self._members.has(repository, digest):
+            return known[0]
+        if self._blobs.size(digest) is None:
+            return None
+        with self._contents(repository) as contents:
+            return contents.document(digest)
+
+    def _has(self, repository: str, digest: Digest) -> bool:
+        """Whether a blob is in the repository, if it exists at all."""
+        if self._members.is_deleted(repository, digest):
+            return False
+        if self._members.has(repository, digest):
+            return True
+        with self._contents(repository) as contents:
+            return contents.has(digest)
+
+    @contextmanager
+    def _contents(self, repository: str) -> Iterator[Contents]:
+        """What the documents of a repository name, as of now."""
+        version = self._refs.version()
         with self._guard:
-            waiting = [digest for name, digest in self._protected if name == repository]
-        named = {digest for top in self._listing().tops(repository) for digest in self._content(top)}
-        return super().usage(repository) + sum(self._blobs.size(one) or 0 for one in waiting if one not in named)
+            contents = self._contents_of.get(repository)
+            if contents is None:
+                if len(self._contents_of) >= _MOST_CONTENTS:
+                    self._contents_of.clear()
+                contents = self._contents_of[repository] = Contents()
+        with contents.guard:
+            if contents.version != version:
+                contents.update(version, self._tops(repository), self._content_and_state, self._referrer)
+            yield contents
 
     def _tops(self, repository: str) -> list[Descriptor]:
-        listing = self._listing()
-        unnamed = [one for one in listing.unnamed if (repository, one.digest) in self._members]
-        return [*listing.tops(repository), *unnamed]
+        named = [entry for _, entry in self._refs.in_repository(repository)]
+        unnamed = self._refs.untagged()
+        if not unnamed or not self._members.exists(repository):
+            return named
+        with reported(self._paths.repositories):
+            there = self._members.listed(repository, LINKS) | self._members.listed(repository, PUSHED)
+        return [*named, *(entry for entry in unnamed if entry.digest in there)]
 
     # writing
 
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
-        try:
-            self.blob(source, digest)
-        except BlobNotFound:
+        if self._blobs.size(digest) is None or not self._has(source, digest):
             return False
-        return self._protect(repository, digest)
+        with reported(self._paths.repositories):
+            with locked(self._paths.lock):
+                self._members.push(repository, [digest])
+            if self._blobs.size(digest) is None:
+                return False
+            self._members.sync(repository)
+            self._members.restore(repository, digest)
+        return True
 
     def keep(self, repository: str, digest: Digest) -> bool:
-        return self._protect(repository, digest)
+        if not self._has(repository, digest):
+            return False
+        with reported(self._paths.repositories), locked(self._paths.lock):
+            self._members.keep(repository, [digest])
+            return self._blobs.size(digest) is not None
 
     def put_manifest(
         self, repository: str, descriptor: Descriptor, raw: bytes, tags: Sequence[str], *, fixed: Collection[str] = ()
     ) -> None:
+        descriptor.check(raw)
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
-        named = manifest_blobs(document) if isinstance(document, Manifest) else []
+        named = list(manifest_blobs(document)) if isinstance(document, Manifest) else []
         for one in named:
-            if not is_foreign(one.media_type):  # its bytes may be where its URLs say
-                self.blob(repository, one.digest)
-        for one in (descriptor, *named):
-            self._protect(repository, one.digest)
-        self._session.put_manifest(descriptor, raw)
-        self._deleted.discard((repository, descriptor.digest))
-        self._known.add(repository)
+            # the bytes of a foreign layer may be where its URLs say
+            if not is_foreign(one.media_type) and not self._has(repository, one.digest):
+                raise _missing(descriptor.digest, one.digest)
+        with reported(self._paths.repositories):
+            self._check_fixed(repository, descriptor.digest, [tag for tag in tags if tag in fixed])
+            own = [descriptor.digest, *{one.digest: None for one in named}]
+            with locked(self._paths.lock):
+                self._members.use(repository, own)
+            self._check_complete(descriptor.digest, document)
+            if not self._blobs.has(descriptor):
+                self._blobs.write(descriptor, raw)
+                point("manifest.written")
+            self._members.restore(repository, descriptor.digest)
+            self._name(repository, descriptor, document, tags, fixed)
+            with suppress(OSError):  # on a full disk they are protected for longer than necessary
+                self._members.settle(repository, own)
+
+    def _check_complete(self, digest: Digest, document: Manifest | Index) -> None:
+        """Raises BlobNotFound."""
+        if not isinstance(document, Manifest):
+            return
+        missing = first_missing(document, self._blobs, self._layers)
+        if missing is not None:
+            raise _missing(digest, missing.digest)
+
+    def _check_fixed(self, repository: str, digest: Digest, tags: Iterable[str]) -> None:
         for tag in tags:
-            name = f"{repository}:{tag}"
-            if tag not in fixed:
-                self._session.tag(name, descriptor)
-            elif (
-                not self._tags.swap(name, None, descriptor) and self.find(repository, tag).digest != descriptor.digest
-            ):
-                raise Conflict(f"tag {tag} of {repository} may not be moved", hint="push another tag")
-        if not tags:
-            self._session.tag(f"{repository}@{descriptor.digest}", descriptor)
-        self._forget(repository, [descriptor.digest, *(one.digest for one in named)])
+            if any(entry.digest != digest for entry in self._refs.tagged(repository, tag)):
+                raise _fixed(repository, tag)
+
+    def _name(
+        self,
+        repository: str,
+        descriptor: Descriptor,
+        document: Manifest | Index,
+        tags: Sequence[str],
+        fixed: Collection[str],
+    ) -> None:
+        digest = descriptor.digest
+
+        def change(table: NameTable) -> Change:
+            # Under the lock: the protection may have ended with another manifest that got its name and lost it.
+            self._check_complete(digest, document)
+            for tag in tags:
+                if tag in fixed and any(entry.digest != digest for entry in table.tagged(repository, tag)):
+                    raise _fixed(repository, tag)
+            if not tags and table.named_in(repository, digest):
+                return Change()
+            names = [f"{repository}:{tag}" for tag in tags] or [f"{repository}@{digest}"]
+            for name in names:
+                self._link_superseded(table, repository, name, digest)
+            return table.setting_all(names, descriptor, self._fetched)
+
+        self._refs.change(change)
+
+    def _link_superseded(self, table: NameTable, repository: str, name: str, digest: Digest) -> None:
+        """A document that loses its name is still found by its digest."""
+        for entry in table.named(name):
+            if entry.digest != digest and not self._members.has(repository, entry.digest):
+                self._members.link(repository, [entry.digest])
+
+    def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
+        return fetched_children(top, known, self._blobs, self._layers)
 
     def untag(self, repository: str, tag: str) -> None:
-        while True:
-            digest = self.find(repository, tag).digest
-            self._note(repository, digest)
-            if self._tags.swap(f"{repository}:{tag}", digest, None):
-                self._known.add(repository)
-                return
+        def change(table: NameTable) -> Change:
+            found = table.tagged(repository, tag) if tag else []
+            if not found:
+                raise NotFound(f"no tag {tag[:150]!r} in {repository}", hint="check the tag")
+            self._members.link(repository, [entry.digest for entry in found])
+            self._members.sync(repository)
+            return table.removing([f"{repository}:{tag}", *_names(found)], keep_untagged=True)
+
+        self._refs.change(change)
 
     def delete_manifest(self, repository: str, digest: Digest) -> None:
         self.find(repository, digest)
-        listing = self._listing()
-        tags = listing.tags.get(repository, {})
-        names = [f"{repository}:{tag}" for tag, one in tags.items() if one.digest == digest]
-        self._known.add(repository)
-        self._tags.forget([*names, f"{repository}@{digest}"], digest)
-        self._deleted.add((repository, digest))
+
+        def change(table: NameTable) -> Change:
+            self._members.delete(repository, digest)
+            names = _names(table.named_in(repository, digest))
+            # another repository may have the same document, without a name
+            stays = self._members.linked_elsewhere(digest, repository)
+            return table.removing(names, keep_untagged=stays, untagged=None if stays else digest)
+
+        self._refs.change(change)
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         self.blob(repository, digest)
-        self._deleted.add((repository, digest))
+        with reported(self._paths.repositories), locked(self._paths.lock):
+            self._members.delete(repository, digest)
 
-    def _protect(self, repository: str, digest: Digest) -> bool:
-        self._note(repository, digest)
-        size = self._blobs.size(digest)
-        if size is None or not self._session.has(Descriptor(ANY_TYPE, digest, size)):
-            return False
-        self._deleted.discard((repository, digest))
-        return True
 
-    def _note(self, repository: str, digest: Digest) -> None:
-        with self._guard:
-            self._members.add((repository, digest))
-            self._protected[repository, digest] = time.monotonic()
+def _names(entries: Iterable[Descriptor]) -> list[str]:
+    from lamina.store.name_table import name_of
 
-    def _forget(self, repository: str, digests: Iterable[Digest]) -> None:
-        """Stop protecting these: a manifest of the repository names them now, or they have a name."""
-        long_ago = time.monotonic() - GRACE
-        with self._guard:
-            for digest in digests:
-                self._protected.pop((repository, digest), None)
-            self._protected = {key: noted for key, noted in self._protected.items() if noted > long_ago}
-            self._session.protect_only({digest for _, digest in self._protected})
+    return [name_of(entry) for entry in entries]
+
+
+def _missing(manifest: Digest, blob: Digest) -> BlobNotFound:
+    return BlobNotFound(
+        f"manifest {manifest} needs blob {blob}, which is not in the repository",
+        hint="push the blob before the manifest",
+    )
+
+
+def _fixed(repository: str, tag: str) -> Conflict:
+    return Conflict(f"tag {tag} of {repository} may not be moved", hint="push another tag")
 
 
 class RepositoryUploads:
     """``UploadPlace`` of the store."""
 
-    def __init__(self, repositories: StoreRepositories, uploads: Uploads) -> None:
-        self._repositories = repositories
-        self._uploads = uploads
+    def __init__(self, members: Members, paths: Paths, rules: ServingRules) -> None:
+        self._members = members
+        self._paths = paths
+        self._uploads = Uploads(paths, max_blob=rules.max_blob, keep_for=rules.keep_uploads)
 
     def create(self, repository: str) -> str:
-        return self._uploads.create()
+        return self._uploads.create(repository)
 
     def size(self, repository: str, ident: str) -> int:
-        return self._uploads.size(ident)
+        return self._uploads.size(repository, ident)
 
     def append(self, repository: str, ident: str, pieces: Iterable[bytes]) -> int:
-        return self._uploads.append(ident, pieces)
+        return self._uploads.append(repository, ident, pieces)
 
     def held(self, repository: str, ident: str) -> AbstractContextManager[None]:
-        return self._uploads.held(ident)
+        return self._uploads.held(repository, ident)
 
     def finish(self, repository: str, ident: str, digest: Digest) -> Descriptor:
-        descriptor = Descriptor(ANY_TYPE, digest, self._uploads.size(ident))
-        self._repositories._note(repository, digest)
-        try:
-            self._repositories._session.put_upload(descriptor, ident)
-        except BlobNotFound as error:  # nothing can be fetched to complete it
-            raise DigestMismatch(error.message, hint=error.hint) from None
-        self._repositories._deleted.discard((repository, digest))
+        def protect() -> None:
+            with locked(self._paths.lock):
+                self._members.push(repository, [digest])
+
+        with reported(self._paths.repositories):
+            descriptor = self._uploads.finish(repository, ident, digest, protect)
+            self._members.sync(repository)
+            self._members.restore(repository, digest)
         return descriptor
 
     def cancel(self, repository: str, ident: str) -> None:
-        self._uploads.cancel(ident)
+        self._uploads.cancel(repository, ident)

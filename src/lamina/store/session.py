@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from lamina.errors import BlobNotFound, DiskFull, InvalidContent, LaminaError, NotFound
 from lamina.events import Cancel, OnEvent, Warned, ignore
-from lamina.host.files import remove, reported, sync_directory
+from lamina.host.files import reported, sync_directory
 from lamina.light import TYPE_CHECKING
 from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
@@ -288,24 +288,6 @@ class StoreSession:
                         self._unsynced.add(os.path.dirname(self._parts.paths.blob(built.descriptor.digest)))
         return built
 
-    def put_upload(self, descriptor: Descriptor, ident: str) -> bool:
-        """Like ``put_blob``, from the bytes of an upload: its file is verified and becomes the blob. The upload is
-        removed in any case. Raises what ``put_blob`` raises; NotFound (no such upload)."""
-        self._protect(descriptor.digest)
-        from lamina.store.ingest import Ingest
-        from lamina.store.uploads import Received, Uploads
-
-        path = Uploads(self._parts.paths).path(ident)
-        ingest = Ingest(
-            self._parts.paths, descriptor, None, max_layer=self._parts.max_layer, on_event=ignore, cancel=None
-        )
-        try:
-            return ingest.run(Received(descriptor), path)
-        except BaseException:
-            with reported(path):
-                remove(path)
-            raise
-
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
         descriptor.check(raw)
@@ -389,14 +371,6 @@ class StoreSession:
 
     def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
         return fetched_children(top, known, self._blobs, self._layers)
-
-    def protect_only(self, digests: Iterable[Digest]) -> None:
-        """Replace the session's root by one that lists only these digests: all others have a name by now, or are
-        given up. If that can't be written (a full disk), the root lists more than necessary."""
-        with self._listing, suppress(OSError):
-            if self._root is not None:
-                self._listed = set()
-                self._root = self._parts.roots.renew(self._root, self._purpose, list(digests))
 
     def _protect(self, *digests: Digest) -> None:
         with self._listing:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.push_journal import PushJournal
+    from lamina.store.serving import ServingRules
     from lamina.store.session import StoreSession
     from lamina.store.tags import Tags
-    from lamina.store.uploads import Uploads
     from lamina.store.volumes import Volumes
 
     def _fits(store: Store, session: StoreSession) -> tuple[Served, Writer, Deleter, Session]:
@@ -57,6 +56,8 @@ class Store:
         self.roots = Roots(paths)
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
         self.location = self.reader.location
+        self.serving_rules: ServingRules | None = None
+        """The rules of a server of this store; None for the defaults."""
 
     @property
     def is_writable(self) -> bool:
@@ -90,13 +91,6 @@ class Store:
         from lamina.store.push_journal import PushJournal
 
         return PushJournal(self.paths)
-
-    @cached_property
-    def uploads(self) -> Uploads:
-        """The unfinished uploads from clients of a server of this store."""
-        from lamina.store.uploads import Uploads
-
-        return Uploads(self.paths)
 
     def resolve(self, name: str) -> Descriptor:
         """As ``StoreReader.resolve``."""
@@ -137,14 +131,12 @@ class Store:
         parts = Parts(self.paths, self.refs, self.layers, self.roots, self.max_layer, self.keep, self.view)
         return open_session(parts, purpose)
 
-    @contextmanager
-    def repositories(self) -> Iterator[WritableRepositories]:
-        """As ``Served.repositories``."""
+    def repositories(self) -> AbstractContextManager[WritableRepositories]:
+        """As ``Served.repositories``, by the rules that ``serving_rules`` has."""
         from lamina.store.leftovers import SERVING
-        from lamina.store.repositories import StoreRepositories
+        from lamina.store.serving import ServingRules, serving
 
-        with self.session(SERVING) as session:
-            yield StoreRepositories(self.reader, self.blobs, self.tags, self.uploads, session)
+        return serving(self.reader, self.serving_rules or ServingRules(), self.session(SERVING))
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """As ``Tags.give``. A name for a document that is already here needs no session."""

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from lamina.host.files import names_of_files
 from lamina.spec.digest import Digest
 from lamina.store.foreign_trees import disk_bytes, tree_bytes
-from lamina.store.mark import PIN, Marked, Memory, container_holders, image_holders, mark, root_holders
+from lamina.store.mark import (
+    PIN,
+    Marked,
+    Memory,
+    container_holders,
+    image_holders,
+    mark,
+    pushed_holders,
+    root_holders,
+)
 from lamina.store.refs import name_of
 from lamina.store.roots import BUILD_PIN, GRACE
 
@@ -91,7 +100,7 @@ def usage(store: Store) -> Usage:
     needed_all = sum(sizes[file] for file in users)
     roots = root_holders(store, GRACE)
     of_builds = [one for one in roots if one.kind == PIN and one.name == BUILD_PIN]
-    others = [*container_holders(store), *(one for one in roots if one not in of_builds)]
+    others = [*container_holders(store), *(one for one in roots if one not in of_builds), *pushed_holders(store)]
     held = _needed(mark(store, others, memory=memory, strict=False), owners) - users.keys()
     cached = _needed(mark(store, of_builds, memory=memory, strict=False), owners) - users.keys() - held
     held_all, cached_all = sum(sizes[file] for file in held), sum(sizes[file] for file in cached)

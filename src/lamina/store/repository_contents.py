@@ -1,0 +1,87 @@
+"""What the documents of one repository name: kept up to date as documents come and go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from lamina.source.repositories import ANY_TYPE
+
+if TYPE_CHECKING:
+    from lamina.spec.descriptor import Descriptor
+    from lamina.spec.digest import Digest
+
+    Content = dict[Digest, Descriptor]
+    Referrer = tuple[Digest, Descriptor] | None
+
+
+class Contents:
+    """The objects of a repository. ``version``: of the names that it was made from. Use it while ``guard`` is
+    held."""
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.guard = threading.Lock()
+        self._tops: dict[Digest, tuple[Content, Referrer]] = {}
+        self._counts: dict[Digest, int] = {}
+        self._documents: dict[Digest, list[Descriptor]] = {}
+        self._referrers: dict[Digest, dict[Digest, Descriptor]] = {}
+        self._incomplete: set[Digest] = set()
+
+    def has(self, digest: Digest) -> bool:
+        return digest in self._counts
+
+    def document(self, digest: Digest) -> Descriptor | None:
+        found = self._documents.get(digest)
+        return found[0] if found else None
+
+    def referrers(self, subject: Digest) -> list[Descriptor]:
+        """The documents with this subject, sorted by digest."""
+        found = self._referrers.get(subject, {})
+        return [found[digest] for digest in sorted(found, key=str)]
+
+    def update(
+        self,
+        version: int,
+        tops: Iterable[Descriptor],
+        content_of: Callable[[Descriptor], tuple[Content, bool]],
+        referrer_of: Callable[[Descriptor], Referrer],
+    ) -> None:
+        """Bring it up to date: the repository has these documents. Only those that are new are read, and those of
+        which something was missing before. ``content_of`` tells whether nothing is missing."""
+        wanted = {top.digest: top for top in tops}
+        for digest in [digest for digest in self._tops if digest not in wanted or digest in self._incomplete]:
+            self._remove(digest)
+        for digest, top in wanted.items():
+            if digest not in self._tops:
+                content, complete = content_of(top)
+                self._add(top, content, referrer_of(top))
+                if not complete:
+                    self._incomplete.add(digest)
+        self.version = version
+
+    def _add(self, top: Descriptor, content: Content, referrer: Referrer) -> None:
+        self._tops[top.digest] = (content, referrer)
+        for digest, one in content.items():
+            self._counts[digest] = self._counts.get(digest, 0) + 1
+            if one.media_type != ANY_TYPE:
+                self._documents.setdefault(digest, []).append(one)
+        if referrer is not None:
+            self._referrers.setdefault(referrer[0], {})[top.digest] = referrer[1]
+
+    def _remove(self, top: Digest) -> None:
+        content, referrer = self._tops.pop(top)
+        self._incomplete.discard(top)
+        for digest, one in content.items():
+            self._counts[digest] -= 1
+            if not self._counts[digest]:
+                del self._counts[digest]
+            if one.media_type != ANY_TYPE:
+                self._documents[digest].remove(one)
+                if not self._documents[digest]:
+                    del self._documents[digest]
+        if referrer is not None:
+            del self._referrers[referrer[0]][top]
+            if not self._referrers[referrer[0]]:
+                del self._referrers[referrer[0]]

@@ -1,0 +1,547 @@
+"""The store's repositories: what was pushed and deleted is on the disk, for restarts and for other processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lamina.archive.layout import LayoutReader
+from lamina.errors import BlobNotFound, Conflict, DigestMismatch, LimitExceeded, NotFound
+from lamina.source.served import WritableRepositories
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.manifest import Manifest, build_index, build_manifest
+from lamina.store import leftovers, members, repositories, uploads
+from lamina.store.fsck import fsck
+from lamina.store.gc import collect
+from lamina.store.members import DELETED, KEPT, LINKS, PUSHED, Members
+from lamina.store.online_gc import collect_in_turn, collecting
+from lamina.store.prune import prune
+from lamina.store.serving import ServingRules
+from lamina.store.store import Store
+from lamina.transfer.copy import copy
+from support import write_layout
+
+REPOSITORY, OTHER = "docker.io/library/app", "host:5000/other/app"
+TYPE = "application/vnd.oci.empty.v1+json"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+@contextmanager
+def serving(root: Path, **rules: float | None) -> Iterator[WritableRepositories]:
+    store = Store.open(str(root))
+    store.serving_rules = ServingRules(**rules)  # type: ignore[arg-type]
+    with store.repositories() as place:
+        yield place
+
+
+def push_blob(
+    place: WritableRepositories, data: bytes, repository: str = REPOSITORY, algorithm: str = "sha256"
+) -> Digest:
+    digest = Digest.of(data, algorithm)
+    ident = place.uploads.create(repository)
+    with place.uploads.held(repository, ident):
+        place.uploads.append(repository, ident, [data[:3], data[3:]])
+        assert place.uploads.finish(repository, ident, digest) == Descriptor(
+            "application/octet-stream", digest, len(data)
+        )
+    return digest
+
+
+def manifest_with(*blobs: bytes, note: str = "") -> Manifest:
+    layers = [Descriptor.of("application/vnd.example", blob) for blob in blobs]
+    return build_manifest(Descriptor.of(TYPE, b"{}"), layers, annotations={"note": note}, artifact_type="a/b")
+
+
+def push(
+    place: WritableRepositories, tag: str, *blobs: bytes, repository: str = REPOSITORY, note: str = ""
+) -> Digest:
+    for blob in (b"{}", *blobs):
+        push_blob(place, blob, repository)
+    manifest = manifest_with(*blobs, note=note)
+    place.put_manifest(repository, manifest.descriptor, manifest.raw, [tag] if tag else [])
+    return manifest.descriptor.digest
+
+
+def read(place: WritableRepositories, digest: Digest, repository: str = REPOSITORY) -> bytes:
+    with place.blob(repository, digest).open() as stream:
+        return stream.read()
+
+
+def age(root: Path, seconds: float = 7200) -> None:
+    """Let everything that was pushed or kept be old."""
+    for path in (root / "repositories").rglob("sha*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_blob_is_in_the_repository_after_a_restart_and_in_no_other(root: Path) -> None:
+    with serving(root) as place:
+        digest = push_blob(place, b"some bytes")
+        with pytest.raises(BlobNotFound):
+            place.blob(OTHER, digest)
+    with serving(root) as place, serving(root) as second:
+        for one in (place, second):
+            assert read(one, digest) == b"some bytes"
+            with pytest.raises(BlobNotFound):
+                one.blob(OTHER, digest)
+            assert not one.mount("docker.io/library/x", digest, OTHER)
+        assert place.mount(OTHER, digest, REPOSITORY)
+        assert read(second, digest, OTHER) == b"some bytes"
+        assert second.names() == [REPOSITORY, OTHER]
+        assert second.tags(OTHER) == []
+
+
+def test_deletions_outlive_a_restart_until_the_object_is_pushed_again(root: Path) -> None:
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        layer = Digest.of(b"layer")
+        second = push(place, "2", b"layer", note="2")
+        place.delete_blob(REPOSITORY, layer)
+        place.delete_manifest(REPOSITORY, digest)
+    with serving(root) as place:
+        for _ in range(2):
+            with pytest.raises(BlobNotFound):
+                place.blob(REPOSITORY, layer)
+            with pytest.raises(NotFound):
+                place.find(REPOSITORY, digest)
+            assert not place.keep(REPOSITORY, layer)
+            assert place.tags(REPOSITORY) == ["2"]
+            collect(Store.open(str(root)))
+        manifest = manifest_with(b"layer")
+        with pytest.raises(BlobNotFound):
+            place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["1"])
+        push_blob(place, b"layer")
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["1"])
+    with serving(root) as place:
+        assert read(place, layer) == b"layer"
+        assert place.find(REPOSITORY, digest).digest == digest
+        assert place.find(REPOSITORY, second).digest == second
+
+
+def test_a_repository_without_tags_exists_until_all_is_pruned(root: Path) -> None:
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        place.delete_manifest(REPOSITORY, digest)
+        assert place.tags(REPOSITORY) == []
+        with pytest.raises(NotFound):
+            place.tags(OTHER)
+    with serving(root) as place:
+        assert place.names() == [REPOSITORY]
+        age(root)
+        collect(Store.open(str(root)))
+        assert place.names() == [REPOSITORY]
+        prune(Store.open(str(root)), all=True)
+        assert place.names() == []
+        with pytest.raises(NotFound):
+            place.tags(REPOSITORY)
+    assert os.listdir(root / "repositories") in ([".grace"], [])
+    assert os.listdir(root / "blobs/sha256") == []
+
+
+def test_a_tag_that_is_removed_or_moved_leaves_the_document(root: Path) -> None:
+    with serving(root) as place:
+        first = push(place, "1", b"layer", note="1")
+        second = push(place, "1", b"layer", note="2")
+        place.untag(REPOSITORY, "1")
+        with pytest.raises(NotFound):
+            place.untag(REPOSITORY, "1")
+    with serving(root) as place:
+        age(root)
+        collect(Store.open(str(root)))
+        for digest in (first, second):
+            assert place.find(REPOSITORY, digest).digest == digest
+            assert place.manifest(place.find(REPOSITORY, digest))
+            with pytest.raises(NotFound):
+                place.find(OTHER, digest)
+        assert place.tags(REPOSITORY) == []
+        assert read(place, Digest.of(b"layer")) == b"layer"
+        prune(Store.open(str(root)))  # documents without a name are what it removes
+        with pytest.raises(NotFound):
+            place.find(REPOSITORY, first)
+
+
+def test_a_document_that_two_repositories_have_stays_in_one_when_the_other_deletes_it(root: Path) -> None:
+    with serving(root) as place:
+        for repository in (REPOSITORY, OTHER):
+            digest = push(place, "1", b"layer", repository=repository)
+        place.untag(OTHER, "1")
+        place.delete_manifest(REPOSITORY, digest)
+        age(root)
+        collect(Store.open(str(root)))
+        with pytest.raises(NotFound):
+            place.find(REPOSITORY, digest)
+        assert place.manifest(place.find(OTHER, digest))
+        place.delete_manifest(OTHER, digest)
+        with pytest.raises(NotFound):
+            place.find(OTHER, digest)
+        collect(Store.open(str(root)), grace=0)
+        assert list(Store.open(str(root)).blobs) == []
+
+
+def test_protection_lasts_for_the_grace_time_of_the_server(root: Path) -> None:
+    with serving(root, grace=1800) as place:
+        digest = push_blob(place, b"waits")
+        store = Store.open(str(root))
+        age(root, 1700)
+        collect(store, grace=0)  # by whom ever
+        assert read(place, digest) == b"waits"
+        age(root, 1900)
+        collect(store)
+        with pytest.raises(BlobNotFound):
+            place.blob(REPOSITORY, digest)
+        assert Members(store.paths).listed(REPOSITORY, PUSHED) == set()
+
+
+def test_a_blob_that_was_found_is_protected_again(root: Path) -> None:
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        layer = Digest.of(b"layer")
+        assert place.keep(REPOSITORY, layer)
+        place.delete_manifest(REPOSITORY, digest)
+        collect(Store.open(str(root)))
+        manifest = manifest_with(b"layer", note="another")
+        push_blob(place, b"{}")
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["2"])
+        assert read(place, layer) == b"layer"
+
+
+def test_a_name_ends_the_protection_so_that_gc_frees_what_lost_it(root: Path) -> None:
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        place.delete_manifest(REPOSITORY, digest)
+        store = Store.open(str(root))
+        collect(store)
+        assert list(store.blobs) == []
+        collect(store)
+        files = [path.name for path in (root / "repositories").rglob("sha*")]
+        assert files == []
+
+
+def test_the_name_of_one_push_does_not_end_the_protection_of_another(root: Path) -> None:
+    with serving(root) as place, serving(root) as second:
+        push_blob(place, b"layer")
+        push_blob(second, b"layer")
+        digest = push(place, "1", b"layer", note="first")
+        place.delete_manifest(REPOSITORY, digest)
+        collect(Store.open(str(root)))
+        push_blob(second, b"{}")
+        manifest = manifest_with(b"layer", note="second")
+        second.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["2"])
+
+
+def test_a_gc_between_the_check_and_the_manifest_takes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(root) as place:
+        for blob in (b"{}", b"layer"):
+            push_blob(place, blob)
+        age(root)
+        manifest = manifest_with(b"layer")
+        original = repositories.StoreRepositories._check_complete
+
+        def gc_first(self: object, *words: object) -> None:
+            monkeypatch.undo()  # the second check is made under the lock
+            collect(Store.open(str(root)))
+            original(self, *words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(repositories.StoreRepositories, "_check_complete", gc_first)
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["1"])
+        collect(Store.open(str(root)))
+        assert [one.what for one in fsck(Store.open(str(root)))] == []
+        assert read(place, Digest.of(b"layer")) == b"layer"
+
+
+def test_a_manifest_whose_blob_gc_took_before_it_was_protected_is_refused(root: Path) -> None:
+    with serving(root) as place:
+        for blob in (b"{}", b"layer"):
+            push_blob(place, blob)
+        age(root)
+        collect(Store.open(str(root)))
+        manifest = manifest_with(b"layer")
+        with pytest.raises(BlobNotFound):
+            place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["1"])
+        assert place.tags(REPOSITORY) == []
+
+
+def test_fixed_tags_are_made_and_never_moved(root: Path) -> None:
+    with serving(root) as place:
+        for blob in (b"{}", b"layer"):
+            push_blob(place, blob)
+        one, two = manifest_with(b"layer", note="1"), manifest_with(b"layer", note="2")
+        for _ in range(2):
+            place.put_manifest(REPOSITORY, one.descriptor, one.raw, ["1", "2"], fixed={"1"})
+        with pytest.raises(Conflict):
+            place.put_manifest(REPOSITORY, two.descriptor, two.raw, ["2", "3", "1"], fixed={"1"})
+        assert place.tags(REPOSITORY) == ["1", "2"]
+        assert place.find(REPOSITORY, "2").digest == one.descriptor.digest
+        place.put_manifest(REPOSITORY, two.descriptor, two.raw, ["2", "3"], fixed={"1"})
+        assert place.find(REPOSITORY, "2").digest == two.descriptor.digest
+
+
+def test_images_of_the_command_line_are_in_their_repositories(root: Path, tmp_path: Path) -> None:
+    write_layout(tmp_path / "l", "app", [[("a", b"hello")], [("b", b"x")]])
+    with serving(root) as place:
+        with pytest.raises(NotFound):
+            place.tags(REPOSITORY)
+        store = Store.open(str(root))
+        copy(LayoutReader(str(tmp_path / "l")), store, [("app", "app:1")])
+        top = place.find(REPOSITORY, "1")
+        manifest = json.loads(place.manifest(top))
+        for one in (manifest["config"], *manifest["layers"]):
+            assert len(read(place, Digest.parse(one["digest"]))) == one["size"]
+            with pytest.raises(BlobNotFound):
+                place.blob(OTHER, Digest.parse(one["digest"]))
+        copy(LayoutReader(str(tmp_path / "l")), store, [("app", f"{OTHER}:2")])
+        assert read(place, Digest.parse(manifest["config"]["digest"]), OTHER)
+        store.refs.unset([f"{REPOSITORY}:1"], keep_untagged=False)
+        with pytest.raises(BlobNotFound):
+            place.blob(REPOSITORY, Digest.parse(manifest["config"]["digest"]))
+
+
+def test_children_and_referrers_come_and_go_with_their_documents(root: Path) -> None:
+    with serving(root) as place:
+        child = push(place, "", b"layer")
+        assert place.tags(REPOSITORY) == []
+        found = place.find(REPOSITORY, child)
+        index = build_index([found, Descriptor(found.media_type, Digest.of(b"missing"), 7)])
+        place.put_manifest(REPOSITORY, index.descriptor, index.raw, ["all"])
+        place.delete_manifest(REPOSITORY, child)
+        with pytest.raises(NotFound):
+            place.find(REPOSITORY, child)
+        referrer = build_manifest(Descriptor.of(TYPE, b"{}"), [], subject=found, artifact_type="a/b")
+        assert place.referrers(REPOSITORY, child) == []
+        place.put_manifest(REPOSITORY, referrer.descriptor, referrer.raw, [])
+        assert [one.digest for one in place.referrers(REPOSITORY, child)] == [referrer.descriptor.digest]
+        assert place.referrers(OTHER, child) == []
+    with serving(root) as place:
+        (one,) = place.referrers(REPOSITORY, child)
+        assert one.artifact_type == "a/b"
+        place.delete_manifest(REPOSITORY, one.digest)
+        assert place.referrers(REPOSITORY, child) == []
+
+
+def test_no_request_walks_over_all_names(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(root))
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        top = place.find(REPOSITORY, "1")
+        store.refs.set_all([(f"docker.io/library/many{number}:1", top) for number in range(500)])
+        place.find(REPOSITORY, "1")
+        monkeypatch.setattr(type(store.refs), "entries", None)
+        monkeypatch.setattr(type(store.refs), "names", None)
+        assert place.tags(REPOSITORY) == ["1"]
+        assert place.find(REPOSITORY, digest).digest == digest
+        assert read(place, Digest.of(b"layer")) == b"layer"
+        assert place.keep(REPOSITORY, Digest.of(b"layer"))
+        push(place, "2", b"other")
+        place.untag(REPOSITORY, "2")
+        place.delete_manifest(REPOSITORY, digest)
+
+
+# uploads
+
+
+def test_an_upload_goes_on_after_a_restart_and_in_another_process(root: Path) -> None:
+    data = os.urandom(3 << 20)
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        assert place.uploads.append(REPOSITORY, ident, [data[:1000], data[1000:1001]]) == 1001
+    with serving(root) as place, serving(root) as second:
+        assert place.uploads.append(REPOSITORY, ident, [data[1001:2000]]) == 2000
+        assert second.uploads.append(REPOSITORY, ident, [data[2000:500000]]) == 500000
+        assert place.uploads.append(REPOSITORY, ident, [data[500000:]]) == len(data)
+        assert second.uploads.size(REPOSITORY, ident) == len(data)
+        place.uploads.finish(REPOSITORY, ident, Digest.of(data))
+        assert read(second, Digest.of(data)) == data
+        with pytest.raises(NotFound):
+            place.uploads.size(REPOSITORY, ident)
+
+
+def test_the_bytes_of_an_upload_are_hashed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(root) as place:
+        monkeypatch.setattr(uploads, "_hashed", None)  # what reads the file again
+        push_blob(place, b"some bytes")
+        with pytest.raises(TypeError):
+            push_blob(place, b"some bytes", algorithm="sha512")
+
+
+def test_sha512(root: Path) -> None:
+    with serving(root) as place:
+        digest = push_blob(place, b"some bytes", algorithm="sha512")
+        assert digest.algorithm == "sha512"
+        assert read(place, digest) == b"some bytes"
+        layer = Descriptor("application/vnd.example", digest, 10)
+        push_blob(place, b"{}")
+        manifest = build_manifest(Descriptor.of(TYPE, b"{}"), [layer], artifact_type="a/b")
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["1"])
+        age(root)
+        collect(Store.open(str(root)))
+        assert fsck(Store.open(str(root))) == []
+    assert (root / "blobs/sha512" / digest.encoded).read_bytes() == b"some bytes"
+
+
+def test_wrong_bytes_are_refused_and_nothing_stays(root: Path) -> None:
+    with serving(root) as place:
+        for digest in (Digest.of(b"other"), Digest.of(b"other", "sha512"), Digest.of(b"")):
+            ident = place.uploads.create(REPOSITORY)
+            place.uploads.append(REPOSITORY, ident, [b"bytes"])
+            with pytest.raises(DigestMismatch):
+                place.uploads.finish(REPOSITORY, ident, digest)
+            with pytest.raises(NotFound):
+                place.uploads.size(REPOSITORY, ident)
+        assert os.listdir(root / "ingest") == []
+        assert list(Store.open(str(root)).blobs) == []
+        assert place.names() == []
+        push_blob(place, b"")
+
+
+def test_an_upload_belongs_to_its_repository(root: Path) -> None:
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        for work in (place.uploads.size, place.uploads.cancel):
+            with pytest.raises(NotFound):
+                work(OTHER, ident)
+        with pytest.raises(NotFound):
+            place.uploads.append(OTHER, ident, [b"x"])
+        for odd in ("", "../../../index.json", "x" * 32, ident.upper() + "0", ident + "\n"):
+            with pytest.raises(NotFound):
+                place.uploads.size(REPOSITORY, odd)
+        place.uploads.cancel(REPOSITORY, ident)
+        with pytest.raises(NotFound):
+            place.uploads.cancel(REPOSITORY, ident)
+
+
+def test_one_writer_at_a_time_in_all_servers(root: Path) -> None:
+    with serving(root) as place, serving(root) as second:
+        ident = place.uploads.create(REPOSITORY)
+        with place.uploads.held(REPOSITORY, ident):
+            for one in (place, second):
+                with pytest.raises(Conflict), one.uploads.held(REPOSITORY, ident):
+                    pass
+            prune(Store.open(str(root)), all=True)
+            assert place.uploads.append(REPOSITORY, ident, [b"x"]) == 1
+        with second.uploads.held(REPOSITORY, ident):
+            pass
+
+
+def test_what_arrived_before_the_connection_was_lost_stays(root: Path) -> None:
+    def cut() -> Iterator[bytes]:
+        yield b"some "
+        raise ConnectionResetError
+
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        with pytest.raises(ConnectionResetError):
+            place.uploads.append(REPOSITORY, ident, cut())
+        assert place.uploads.append(REPOSITORY, ident, [b"bytes"]) == 10
+        place.uploads.finish(REPOSITORY, ident, Digest.of(b"some bytes"))
+
+
+def test_an_upload_over_the_limit_is_refused_and_removed(root: Path) -> None:
+    with serving(root, max_blob=10) as place:
+        push_blob(place, b"0123456789")
+        ident = place.uploads.create(REPOSITORY)
+        place.uploads.append(REPOSITORY, ident, [b"0123456789"])
+        with pytest.raises(LimitExceeded):
+            place.uploads.append(REPOSITORY, ident, [b"x"])
+        with pytest.raises(NotFound):
+            place.uploads.size(REPOSITORY, ident)
+
+
+def test_old_uploads_are_swept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(root, keep_uploads=100) as place:
+        old, held, young = (place.uploads.create(REPOSITORY) for _ in range(3))
+        for path in (root / "ingest").glob("upload-*"):
+            if young not in path.name:
+                os.utime(path, (time.time() - 200,) * 2)
+        with place.uploads.held(REPOSITORY, held):
+            monkeypatch.setattr(uploads, "_SWEEP_EVERY", 0)
+            place.uploads.create(REPOSITORY)
+        with pytest.raises(NotFound):
+            place.uploads.size(REPOSITORY, old)
+        assert place.uploads.size(REPOSITORY, held) == place.uploads.size(REPOSITORY, young) == 0
+
+
+def test_prune_leaves_uploads_of_a_running_server_for_a_day(root: Path) -> None:
+    store = Store.open(str(root))
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        (path,) = (root / "ingest").glob("upload-*")
+        os.utime(path, (time.time() - 80_000,) * 2)
+        prune(store, all=True)
+        assert place.uploads.size(REPOSITORY, ident) == 0
+        os.utime(path, (time.time() - leftovers.KEEP_UPLOADS - 10,) * 2)
+        prune(store)
+        with pytest.raises(NotFound):
+            place.uploads.size(REPOSITORY, ident)
+
+
+# gc of the server, and fsck
+
+
+def test_the_server_collects_garbage(root: Path) -> None:
+    with serving(root, grace=0.2) as place, collecting(Store.open(str(root)), 0.05):
+        digest = push_blob(place, b"unneeded")
+        kept = push(place, "1", b"layer")
+        path = root / "blobs/sha256" / digest.encoded
+        end = time.monotonic() + 60
+        while path.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not path.exists()
+        assert place.manifest(place.find(REPOSITORY, kept))
+        assert read(place, Digest.of(b"layer")) == b"layer"
+
+
+def test_servers_take_turns_in_gc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = Store.open(str(root)), Store.open(str(root))
+    with serving(root) as place:
+        push(place, "1", b"layer")
+    assert collect_in_turn(store, 3600) == 3600
+    assert 3500 < collect_in_turn(other, 3600) < 3600
+    os.utime(root / "repositories/.gc", (0, 0))
+    assert collect_in_turn(other, 3600) == 3600
+
+
+def test_fsck_reports_what_is_not_laminas(root: Path) -> None:
+    with serving(root) as place:
+        push(place, "1", b"layer")
+        push(place, "1", b"layer", repository=OTHER)
+        place.keep(OTHER, Digest.of(b"layer"))
+        place.delete_blob(REPOSITORY, Digest.of(b"layer"))
+    store = Store.open(str(root))
+    collect_in_turn(store, 1)
+    assert fsck(store) == []
+    repository = root / "repositories/docker.io/library/app"
+    (repository / "file").touch()
+    (repository / LINKS / "sha256-x").touch()
+    (repository / "_what").mkdir()
+    (repository / KEPT / "directory").mkdir()
+    assert sorted(one.what.partition(":")[0] for one in fsck(store)) == [
+        f"repositories/docker.io/library/app/{name}"
+        for name in ("_kept/directory", "_links/sha256-x", "_what", "file")
+    ]
+    assert {one.severity for one in fsck(store)} == {"leftover"}
+
+
+def test_hostile_names_of_repositories_reach_no_other_path(root: Path) -> None:
+    with serving(root) as place:
+        push_blob(place, b"x")
+        found = Members(Store.open(str(root)).paths)
+        for name in ("..", "a/../b", "_links", "a/_deleted", "", "a//b", ".grace"):
+            with pytest.raises(Exception, match="part of a repository"):
+                found.make(name)
+        assert set(found.repositories()) == {REPOSITORY}
+
+
+def test_kinds_of_members_are_what_the_documents_say() -> None:
+    assert {LINKS, PUSHED, KEPT, DELETED} == set(members.KINDS)
+    assert hashlib.sha256(b"").hexdigest() == Digest.of(b"").encoded
