@@ -24,7 +24,7 @@ from lamina.store.gc import collect
 from lamina.store.members import DELETED, KEPT, LINKS, PUSHED, Members
 from lamina.store.online_gc import collect_in_turn, collecting
 from lamina.store.prune import prune
-from lamina.store.serving import ServingRules
+from lamina.store.serving_rules import ServingRules
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import write_layout

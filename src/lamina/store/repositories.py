@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lamina.source.protocols import Blob
     from lamina.store.paths import Paths
     from lamina.store.read import StoreReader
-    from lamina.store.serving import ServingRules
+    from lamina.store.serving_rules import ServingRules
 
 _MOST_CONTENTS = 2000
 """Repositories whose contents are remembered."""

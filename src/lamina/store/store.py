@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.push_journal import PushJournal
-    from lamina.store.serving import ServingRules
+    from lamina.store.serving_rules import ServingRules
     from lamina.store.session import StoreSession
     from lamina.store.tags import Tags
     from lamina.store.volumes import Volumes
@@ -134,7 +134,8 @@ class Store:
     def repositories(self) -> AbstractContextManager[WritableRepositories]:
         """As ``Served.repositories``, by the rules that ``serving_rules`` has."""
         from lamina.store.leftovers import SERVING
-        from lamina.store.serving import ServingRules, serving
+        from lamina.store.serving import serving
+        from lamina.store.serving_rules import ServingRules
 
         return serving(self.reader, self.serving_rules or ServingRules(), self.session(SERVING))
 
