@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from lamina.errors import InvalidContent, NotFound, Unsupported, UsageError
@@ -276,16 +275,20 @@ class _Search:
         from lamina.layer.name_search import rows_that_fit
 
         query, kinds = self._query, index.kind
-        named = None if query.pattern is None else list(islice(rows_that_fit(index, query.pattern), self._most))
+        named = None if query.pattern is None else list(rows_that_fit(index, query.pattern))
         rows: Sequence[int] = query.filter.rows(index, named) if named is None or named else []
         if query.digest is not None and rows:
             same = set(self._digests(number, index).rows(query.digest.encoded))
             rows = [row for row in rows if row in same or kinds[row] == _HARDLINK]
+        if self._most is not None and len(rows) > self._most:
+            rows, self.cut = rows[: self._most], True
         rows, targets = self._linked(number, index, rows)
         paths = list(map(index.path if len(rows) < _MANY_ROWS else _paths_of(index), rows))
         implied = []
         if query.digest is None and query.filter.takes_implied:
-            implied = _directories(index, query.pattern)[: self._most]
+            implied = _directories(index, query.pattern)
+            if self._most is not None and len(implied) > self._most:
+                implied, self.cut = implied[: self._most], True
         stays = len(rows) >= _MANY_ROWS and self._at_hand < _MANY_OPEN
         self._at_hand += stays
         return LayerHits(rows, paths + implied, targets, len(implied), index if stays else None)

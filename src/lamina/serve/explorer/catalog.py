@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError
 from lamina.insight.layer_report import sharers_among
 from lamina.serve.explorer.gallery import Gallery, Place
-from lamina.serve.explorer.opened import Chosen, choose
+from lamina.serve.explorer.opened import Choices, Chosen
 from lamina.serve.permit import Permit
 from lamina.spec.digest import Digest
-from lamina.spec.platform import Platform
 
 if TYPE_CHECKING:
     from typing import Any
@@ -55,9 +54,9 @@ class Catalog:
 class Catalogs:
     """Makes the catalog, and keeps it for a short time. What a digest stands for is kept longer: it never changes."""
 
-    def __init__(self, gallery: Gallery, usual: Platform, work: Work) -> None:
+    def __init__(self, gallery: Gallery, choices: Choices, work: Work) -> None:
         self._gallery = gallery
-        self._usual = usual
+        self._choices = choices
         self._work = work
         self._known: dict[tuple[str, Digest], Listed | None] = {}
 
@@ -102,7 +101,7 @@ class Catalogs:
             if key in self._known:
                 known[key] = self._known[key]
                 return known[key]
-            chosen: Chosen = choose(place, None, self._usual)
+            chosen: Chosen = self._choices.choose(place)
             if not chosen.manifest.is_image:
                 known[key] = None
                 return None

@@ -24,7 +24,7 @@ from lamina.serve.explorer.differences import DiffTree, diff_page, diff_text
 from lamina.serve.explorer.gallery import Gallery
 from lamina.serve.explorer.layer_cache import LayerCache
 from lamina.serve.explorer.listing import path_blame, tree_page
-from lamina.serve.explorer.opened import Chosen, Images, OpenImage, choose
+from lamina.serve.explorer.opened import Choices, Chosen, Images, OpenImage
 from lamina.serve.explorer.preview import download, picture, picture_answer, preview
 from lamina.serve.explorer.search import Result, query_of, search_images, search_page
 from lamina.serve.explorer.static_files import static_file
@@ -80,18 +80,18 @@ class Explorer:
         work: Work | None = None,
     ) -> None:
         self.gallery = gallery
-        self._usual = usual or Platform.host()
+        self._choices = Choices(usual or Platform.host())
         self._pulls = pulls
         self._writable = writable
         self._wait = wait
         self._work = work or Work()
         self._images = Images(gallery, cache, self._work)
-        self._catalogs = Catalogs(gallery, self._usual, self._work)
+        self._catalogs = Catalogs(gallery, self._choices, self._work)
         self._pages: dict[str, Callable[[Asked], Answer | dict[str, Any]]] = {
             "": self._about,
             "about": self._about,
             "repositories": lambda asked: repositories_page(self.gallery, asked),
-            "tags": lambda asked: tags_page(self.gallery, self._usual, asked),
+            "tags": lambda asked: tags_page(self.gallery, self._choices, asked),
             "image": lambda asked: image_summary(self._chosen(asked)),
             "stack": self._stack,
             "sharing": self._sharing,
@@ -285,7 +285,7 @@ class Explorer:
                 wanted = Platform.parse(platform)
             except UsageError as error:
                 raise Refused(400, "bad_request", error.message, error.hint) from None
-        return choose(self.gallery.find(asked.needed(name), asked.permit), wanted, self._usual)
+        return self._choices.choose(self.gallery.find(asked.needed(name), asked.permit), wanted)
 
     def _both(self, asked: Asked) -> tuple[Chosen, OpenImage]:
         chosen = self._chosen(asked)

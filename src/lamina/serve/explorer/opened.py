@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import ImageConfig
 
 MAX_PLATFORMS = 100
+_MAX_KNOWN = 500
 _NODE = 500  # estimated bytes of memory for each node of a tree
 
 
 class Chosen:
     """The manifest of one platform of an image, with its config."""
 
-    def __init__(self, place: Place, manifest: Manifest) -> None:
+    def __init__(self, place: Place, manifest: Manifest, config: ImageConfig | None = None) -> None:
         self.place = place
         self.manifest = manifest
+        self.kept_config = config
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -42,6 +46,8 @@ class Chosen:
     @cached_property
     def config(self) -> ImageConfig:
         """Raises Unsupported (an artifact), BlobNotFound, InvalidContent."""
+        if self.kept_config is not None:
+            return self.kept_config
         return read_config(self.place.reader, self.manifest, self.place.image)
 
 
@@ -80,6 +86,32 @@ def choose(place: Place, wanted: Platform | None, usual: Platform) -> Chosen:
             except (NotFound, InvalidDocument):
                 continue
         raise
+
+
+class Choices:
+    """Chooses manifests, and keeps their documents for a while: what a digest stands for never changes."""
+
+    def __init__(self, usual: Platform) -> None:
+        self.usual = usual
+        self._guard = threading.Lock()
+        self._known: OrderedDict[tuple[object, ...], Chosen] = OrderedDict()
+
+    def choose(self, place: Place, wanted: Platform | None = None) -> Chosen:
+        """As the function ``choose``."""
+        key = (place.key, place.descriptor.digest, str(wanted))
+        with self._guard:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+                return Chosen(place, known.manifest, known.kept_config)
+        chosen = choose(place, wanted, self.usual)
+        if chosen.manifest.is_image:
+            chosen.kept_config = chosen.config
+        with self._guard:
+            self._known[key] = chosen
+            while len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
+        return chosen
 
 
 def children(reader: Reader, descriptor: Descriptor, what: str) -> list[Descriptor]:

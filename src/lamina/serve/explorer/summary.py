@@ -8,10 +8,9 @@ from lamina.errors import LaminaError, NotFound, Unsupported
 from lamina.insight.history import aligned
 from lamina.serve.explorer.asked import Asked
 from lamina.serve.explorer.gallery import Gallery, Place, referrers_of
-from lamina.serve.explorer.opened import MAX_PLATFORMS, Chosen, attestations, children, choose, here
+from lamina.serve.explorer.opened import MAX_PLATFORMS, Choices, Chosen, attestations, children, here
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Manifest, parse
-from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def repositories_page(gallery: Gallery, asked: Asked) -> dict[str, Any]:
     return {"repositories": rows, "next": found[-1] if more else None}
 
 
-def tags_page(gallery: Gallery, usual: Platform, asked: Asked) -> dict[str, Any]:
+def tags_page(gallery: Gallery, choices: Choices, asked: Asked) -> dict[str, Any]:
     """Return a page of a repository's tags, each with its image in short. Raises Refused, NotFound."""
     repository = asked.needed("repository")
     limit = asked.number("limit", PAGE, MAX_PAGE, 1)
@@ -52,7 +51,7 @@ def tags_page(gallery: Gallery, usual: Platform, asked: Asked) -> dict[str, Any]
         "repository": repository,
         "name": pull_name(repository),
         "total": len(tags),
-        "tags": [_tag(gallery, usual, repository, tag) for tag in shown],
+        "tags": [_tag(gallery, choices, repository, tag) for tag in shown],
         "next": shown[-1] if len(left) > limit else None,
     }
 
@@ -62,7 +61,7 @@ def pull_name(repository: str) -> str:
     return Reference.parse(repository).familiar
 
 
-def _tag(gallery: Gallery, usual: Platform, repository: str, tag: str) -> dict[str, Any]:
+def _tag(gallery: Gallery, choices: Choices, repository: str, tag: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "tag": tag,
         "image": f"{repository}:{tag}",
@@ -80,7 +79,7 @@ def _tag(gallery: Gallery, usual: Platform, repository: str, tag: str) -> dict[s
     try:
         place = gallery.in_repository(repository, tag)
         row |= {"digest": str(place.descriptor.digest), "media_type": place.descriptor.media_type}
-        chosen = choose(place, None, usual)
+        chosen = choices.choose(place)
         manifest = chosen.manifest
         row |= {"size": size_of(manifest), "layers": len(manifest.layers)}
         if not manifest.is_image:
