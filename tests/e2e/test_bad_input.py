@@ -201,6 +201,7 @@ NO_IMAGE = {
     *("compose", "pod"),
     # the store as a whole, this program, what is mounted
     *("completion", "df", "fsck", "help", "images", "info", "mounts", "prune", "ps", "serve", "umount", "version"),
+    "passwd",  # tests/integration/serve/test_users_and_tls.py
     # archives and containers, below
     *("commit", "cp", "exec", "explore", "import", "kill", "load", "pause", "rename", "rm", "stop", "unpause"),
     *("stats", "top", "update", "attach", "healthcheck", "logs", "port", "restart", "start", "wait"),

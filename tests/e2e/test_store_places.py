@@ -145,6 +145,7 @@ ELSEWHERE = {
         "help",
         "login",
         "logout",
+        "passwd",
         "plan",
         "search",
         "serve",

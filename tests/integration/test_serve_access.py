@@ -156,7 +156,7 @@ def document(config: bytes, layers: list[bytes]) -> bytes:
 @contextmanager
 def serving(tmp_path: Path, **options: Any) -> Iterator[Client]:
     store = Store.open(str(tmp_path / "store"))
-    access = open_access(AccessOptions(**options), writable=True)
+    access = open_access(AccessOptions(**options))
     try:
         with open_api(store, writable=True) as api:
             yield Client(Gate(api, access.policy), access)
@@ -519,13 +519,12 @@ def test_without_users_everything_is_open_on_this_machine_only(tmp_path: Path) -
 
 
 def test_options_that_do_not_agree_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="everyone who reaches this address could push"):
-        open_access(AccessOptions(local=False), writable=True)
     with pytest.raises(UsageError, match="--access can't be combined"):
-        open_access(AccessOptions(rules=str(tmp_path / "x"), anonymous_pull=True), writable=True)
+        open_access(AccessOptions(rules=str(tmp_path / "x"), anonymous_pull=True))
     with pytest.raises(UsageError, match="not a URL"):
-        open_access(AccessOptions(url="registry.example.com"), writable=False)
-    open_access(AccessOptions(local=False), writable=False).close()
+        open_access(AccessOptions(url="registry.example.com"))
+    with serving(tmp_path, local=False) as client:
+        assert client.code("POST", "/v2/app/blobs/uploads/") == (403, "DENIED")
     with serving(tmp_path, local=False, anonymous_push=True) as client:
         assert client.push("app", "1").status == 201
 

@@ -62,6 +62,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "pack": ("change.make", "pack", "Make an image from programs and all files that they need."),
     "network": ("containers.network", "network", "Networks: containers on the same one reach each other by name."),
     "packages": ("look.packages", "packages", "List installed packages and the layer that brought each; make SBOMs."),
+    "passwd": ("registry.passwd", "passwd", "Add a user to a file for `lamina serve`, or change a password."),
     "pause": ("containers.changing", "pause", "Freeze all programs of containers."),
     "plan": ("move.pull_push", "plan", "Show what a pull would fetch, without fetching it."),
     "pod": ("containers.pods", "pod", "Group containers that belong together."),

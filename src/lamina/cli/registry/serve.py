@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, cast
 
 import click
 
 from lamina.cli.registry.mirror_options import mirror_of, mirror_options
+from lamina.cli.registry.serve_access import Protection, protection_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 @command(
     "serve",
     "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout\n"
-    "lamina serve --mirror docker.io --mirror-size 50g",
+    "lamina serve --mirror docker.io --mirror-size 50g\n"
+    "lamina serve --host 0.0.0.0 --writable --htpasswd users --tls-self-signed registry.lan",
 )
 @click.argument("source", required=False, default="")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     help="Keep indexes of layers here, at most 2 GiB (default: lamina/explorer in the cache directory of the user).",
 )
 @mirror_options
+@protection_options
 @click.pass_obj
 def serve(
     session: Session,
@@ -122,6 +126,7 @@ def serve(
     mirror_size: str | None,
     mirror_age: int,
     mirror_ttl: str,
+    protection: Protection,
 ) -> None:
     """Serve the store (or a layout or archive) as an OCI registry. Clients pull `app` as HOST:PORT/app, and
     ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
@@ -147,6 +152,8 @@ def serve(
         explorer=explorer,
         explorer_cache=explorer_cache,
         mirror=mirror_of(session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, has_store=not storage),
+        protection=protection,
+        state=protection.state_dir or ("" if source else os.path.join(session.settings.root, "serve")),
     )
     if service_is_installed():
         run_service(place, settings)

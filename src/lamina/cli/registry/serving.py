@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
+    from lamina.cli.registry.serve_access import Protection
+    from lamina.serve.access.gate import Gate
+    from lamina.serve.access.opening import OpenAccess
     from lamina.serve.asgi.application import Site
     from lamina.serve.asgi.listen import Address
     from lamina.serve.asgi.processes import Shared
@@ -37,7 +40,8 @@ _READING_OF_MIRROR = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says. ``grace`` in seconds, ``max_blob`` in bytes."""
+    """What the command line says. ``grace`` in seconds, ``max_blob`` in bytes. ``state``: the directory of the
+    server's own files, "" if there is none."""
 
     host: str
     port: int
@@ -54,6 +58,8 @@ class Settings:
     metrics_from: Sequence[str]
     explorer: bool
     explorer_cache: str | None
+    protection: Protection
+    state: str
     mirror: Mirror | None = None
 
     def needing_service(self) -> list[str]:
@@ -68,12 +74,14 @@ class Settings:
             "--metrics-from": self.metrics_from,
             "--explorer-cache": self.explorer_cache,
         }
-        return [name for name, value in given.items() if value]
+        return [*(name for name, value in given.items() if value), *self.protection.given()]
 
 
 def service_is_installed() -> bool:
     """Whether the packages of the extra `serve` are there."""
-    return all(importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "httptools"))
+    return all(
+        importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "httptools", "bcrypt", "jwt")
+    )
 
 
 def run_small(place: Readable, settings: Settings) -> None:
@@ -111,6 +119,7 @@ def run_service(place: Readable, settings: Settings) -> None:
         check_writable(place)
     for networks in (settings.trusted, settings.metrics_from):
         parse_networks(networks)
+    _check_protection(settings)
     sockets = given_by_systemd()
     if not sockets:
         addresses = _addresses(settings)
@@ -122,8 +131,10 @@ def run_service(place: Readable, settings: Settings) -> None:
         _check(settings, address)
     local = all(address.is_local for address in bound) and not settings.trusted
 
+    scheme = "https" if settings.protection.has_tls else "http"
+
     def announce() -> None:
-        _announce(place, [str(one) if one.path else f"http://{one}" for one in bound], settings)
+        _announce(place, [str(one) if one.path else f"{scheme}://{one}" for one in bound], settings)
         notify("READY=1")
 
     work = partial(_work, place, settings, sockets, local)
@@ -154,10 +165,10 @@ def _check(settings: Settings, address: Address) -> None:
     check_exposure(
         str(address),
         local=address.is_local,
-        tls=False,
+        tls=settings.protection.has_tls,
         plain_http=settings.plain_http,
         writable=settings.writable,
-        has_users=False,
+        has_users=settings.protection.says_who_may_push,
         anonymous_push=settings.anonymous_push,
     )
 
@@ -177,7 +188,8 @@ def _work(
     from lamina.serve.asgi.listen import notify_alive
     from lamina.serve.asgi.running import Server, run, stopped_by_signals
 
-    with _site(place, settings, local, shared) as site:
+    tls = settings.protection.open_tls(settings.state)
+    with _access(settings, local) as access, _site(place, settings, local, access, shared) as site:
 
         def tick() -> None:
             if shared is not None:
@@ -188,8 +200,13 @@ def _work(
         def reload() -> None:
             if site.log is not None:
                 site.log.reopen()
+            if access is not None:
+                access.reload()
+            if tls is not None:
+                tls.reload()
 
-        server = Server(lambda: Application(site), site.limits, ready=ready, tick=tick)
+        context = tls.context if tls is not None else None
+        server = Server(lambda: Application(site), site.limits, tls=context, ready=ready, tick=tick)
 
         with stopped_by_signals(server.stop, reload):
             run(server, sockets)
@@ -198,9 +215,44 @@ def _work(
     return 0
 
 
+def _check_protection(settings: Settings) -> None:
+    """Read all files about users and TLS once, so that the command fails before it listens, and make what is missing.
+    Raises UsageError, SystemFailure."""
+    settings.protection.open_tls(settings.state)
+    with _access(settings, local=False):
+        pass
+    own = settings.protection.self_signed(settings.state)
+    if own is not None:
+        say(
+            f"clients have to trust {own.ca}: docker and podman read it as /etc/docker/certs.d/HOST:PORT/ca.crt and "
+            "/etc/containers/certs.d/HOST:PORT/ca.crt"
+        )
+
+
 @contextmanager
-def _site(place: Readable, settings: Settings, local: bool, shared: Shared | None) -> Iterator[Site]:
+def _access(settings: Settings, local: bool) -> Iterator[OpenAccess | None]:
+    """What protects the registry, as long as the block runs; None if there is nothing to check."""
+    from lamina.serve.access.opening import open_access
+
+    options = settings.protection.access_options(
+        state=settings.state, local=local, anonymous_push=settings.anonymous_push
+    )
+    if options.is_open:
+        yield None
+        return
+    access = open_access(options)
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+@contextmanager
+def _site(
+    place: Readable, settings: Settings, local: bool, access: OpenAccess | None, shared: Shared | None
+) -> Iterator[Site]:
     """What this process serves, as long as the block runs."""
+    from lamina.serve.access.gate import Gate
     from lamina.serve.api import open_api
     from lamina.serve.asgi.access_log import AccessLog
     from lamina.serve.asgi.application import LOOPBACK, Site
@@ -209,16 +261,16 @@ def _site(place: Readable, settings: Settings, local: bool, shared: Shared | Non
 
     log = AccessLog(settings.access_log, settings.log_format) if settings.access_log else None
     try:
-        with (
-            open_api(place, writable=settings.writable, mirror=settings.mirror) as api,
-            _explorer(place, api.place, settings) as routes,
-        ):
+        with ExitStack() as stack:
+            api = stack.enter_context(open_api(place, writable=settings.writable, mirror=settings.mirror))
+            gate = Gate(api, access.policy) if access is not None else None
+            routes = stack.enter_context(_explorer(place, api.place, settings, gate))
             reading = _READING_OF_MIRROR if settings.mirror is not None else Limits.reading
             site = Site(
-                api.answer,
+                api.answer if gate is None else gate.answer,
                 Limits(body=settings.max_blob, grace=settings.grace, reading=reading),
                 routes=routes,
-                local=local,
+                local=local if access is None else access.policy.local,
                 trusted=parse_networks(settings.trusted),
                 trust_unix="unix" in settings.trusted,
                 metrics_readers=(*LOOPBACK, *parse_networks(settings.metrics_from)),
@@ -233,23 +285,27 @@ def _site(place: Readable, settings: Settings, local: bool, shared: Shared | Non
 
 
 @contextmanager
-def _explorer(place: Readable, repositories: Repositories, settings: Settings) -> Iterator[Sequence[BaseRoute]]:
+def _explorer(
+    place: Readable, repositories: Repositories, settings: Settings, gate: Gate | None
+) -> Iterator[Sequence[BaseRoute]]:
     """The pages of the explorer, as long as the block runs."""
     if not settings.explorer:
         yield ()
         return
-    from lamina.serve.asgi.explorer import explorer_routes
+    from lamina.serve.asgi.explorer import everybody, explorer_routes
     from lamina.serve.explorer.explorer import Explorer
     from lamina.serve.explorer.gallery import Gallery
     from lamina.serve.explorer.layer_cache import LayerCache, default_directory
     from lamina.store.store import Store
 
     gallery = Gallery(repositories)
-    if isinstance(place, Store):  # everybody may see everything, so layers may be found by what configs state
+    if gate is None and isinstance(
+        place, Store
+    ):  # everybody may see everything, so layers may be found by what configs state
         gallery = Gallery(repositories, local_layer=place.layers.unpacked)
     cache = LayerCache(settings.explorer_cache or default_directory())
     with Explorer(gallery, cache, pulls=True, writable=settings.writable) as explorer:
-        yield explorer_routes(explorer)
+        yield explorer_routes(explorer, everybody if gate is None else gate.admit)
 
 
 def _check_readable(place: Repositories) -> None:

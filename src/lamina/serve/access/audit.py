@@ -52,9 +52,8 @@ class AuditLog:
                 self._lost = 0
 
     def reopen(self) -> None:
-        """Open the file by its name again."""
-        with self._guard:
-            self._next = 0.0
+        """Have the file opened by its name again for the next record. Takes no lock: a signal handler may call it."""
+        self._next = 0.0
 
     def close(self) -> None:
         with self._guard:

@@ -70,9 +70,9 @@ class Gate:
         self._note(request, need, response.status)
         return response
 
-    def admit(self, request: Request) -> RulesPermit:
-        """What the sender of a request outside of the API (a page) may do. Raises ApiError, with a challenge that
-        browsers understand."""
+    def admit(self, request: Request) -> tuple[RulesPermit, str]:
+        """What the sender of a request outside of the API (a page) may do, and the user's name. Raises ApiError, with
+        a challenge that browsers understand."""
         self._check_origin(request)
         try:
             identity = self._identified(request)
@@ -82,7 +82,7 @@ class Gate:
         rules = self._policy.rules.value
         if not identity.user and self._policy.has_users and not rules.lets_in_anyone():
             raise self._log_in_page("log in to see the images of this registry")
-        return RulesPermit(rules, identity, self._quotas)
+        return RulesPermit(rules, identity, self._quotas), identity.user
 
     def _answer(self, request: Request, need: Need) -> Response:
         self._check_origin(request)

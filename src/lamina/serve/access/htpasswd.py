@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from lamina.errors import UsageError
+from lamina.errors import Unsupported, UsageError
 from lamina.serve.access.rules_file import is_user_name
 
 MAX_PASSWORD = 72
@@ -52,9 +52,7 @@ def parse_htpasswd(raw: bytes, path: str) -> dict[str, str]:
 
 
 def hashed_password(password: str, cost: int = COST) -> str:
-    """The bcrypt hash of a password. Raises UsageError (empty, more than 72 bytes, a NUL)."""
-    import bcrypt
-
+    """The bcrypt hash of a password. Raises UsageError (empty, more than 72 bytes, a NUL), Unsupported."""
     raw = password.encode("utf-8", "surrogateescape")
     if not raw or b"\0" in raw:
         raise UsageError("the password is empty or has a NUL", hint="choose another password")
@@ -63,6 +61,10 @@ def hashed_password(password: str, cost: int = COST) -> str:
             f"the password has {len(raw)} bytes: bcrypt takes at most {MAX_PASSWORD}",
             hint="choose a shorter password",
         )
+    try:
+        import bcrypt
+    except ImportError:
+        raise Unsupported("the package bcrypt is not installed", hint="run `pip install 'lamina[serve]'`") from None
     return bcrypt.hashpw(raw, bcrypt.gensalt(cost, b"2b")).decode("ascii").replace("$2b$", "$2y$", 1)
 
 

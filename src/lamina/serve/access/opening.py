@@ -38,6 +38,11 @@ class AccessOptions:
     def has_users(self) -> bool:
         return bool(self.htpasswd) or self.certificates
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is nothing to check: the API can be asked without a gate."""
+        return self.local and not (self.has_users or self.rules or self.audit)
+
 
 @dataclass
 class OpenAccess:
@@ -59,9 +64,9 @@ class OpenAccess:
             self.policy.audit.close()
 
 
-def open_access(options: AccessOptions, *, writable: bool) -> OpenAccess:
+def open_access(options: AccessOptions) -> OpenAccess:
     """Read all files. Raises UsageError (a broken file, options that don't agree), SystemFailure."""
-    _check(options, writable)
+    _check(options)
     watched: list[Watched[Rules] | Watched[Tokens] | Watched[dict[str, str]]] = []
     users: Current[Mapping[str, str]] = Constant({})
     rules: Current[Rules] = Constant(_default_rules(options))
@@ -92,16 +97,11 @@ def open_access(options: AccessOptions, *, writable: bool) -> OpenAccess:
     return OpenAccess(policy, watched)
 
 
-def _check(options: AccessOptions, writable: bool) -> None:
+def _check(options: AccessOptions) -> None:
     if options.rules and (options.anonymous_pull or options.anonymous_push):
         raise UsageError(
             "--access can't be combined with --anonymous-pull or --anonymous-push",
             hint="write a rule for who = anonymous in the file",
-        )
-    if writable and not options.local and not (options.has_users or options.rules or options.anonymous_push):
-        raise UsageError(
-            "everyone who reaches this address could push",
-            hint="give users by --htpasswd FILE; if you want that, add --anonymous-push",
         )
     if options.url and not options.url.startswith(("http://", "https://")):
         raise UsageError(f"{options.url!r:.200} is not a URL", hint="write it like https://registry.example.com")

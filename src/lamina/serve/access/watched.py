@@ -27,6 +27,7 @@ class Watched(Generic[T]):
         self.path = os.path.abspath(path)
         self._parse = parse
         self._guard = threading.Lock()
+        self._stale = False
         self._seen = self._signature()
         self._next = time.monotonic() + INTERVAL
         self._value = self._read()
@@ -38,16 +39,17 @@ class Watched(Generic[T]):
             try:
                 self._next = time.monotonic() + INTERVAL
                 signature = self._signature()
-                if signature != self._seen:
+                if self._stale or signature != self._seen:
+                    self._stale = False
                     self._renew(signature)
             finally:
                 self._guard.release()
         return self._value
 
     def reload(self) -> None:
-        """Read the file now, changed or not."""
-        with self._guard:
-            self._renew(self._signature())
+        """Have the file read again at the next use, changed or not. Takes no lock: a signal handler may call it."""
+        self._stale = True
+        self._next = 0.0
 
     def _renew(self, signature: tuple[int, ...]) -> None:
         """``signature`` was taken before the file is read: a later change is seen at the next look."""
