@@ -34,7 +34,17 @@ repositories = ["secret/**", "team/**"]
 who = "root"
 actions = "admin"
 """
-REFUSED = ("denied", "unauthorized", "not found", "forbidden", "401", "403", "name_unknown", "name unknown")
+REFUSED = (
+    "denied",
+    "unauthorized",
+    "not found",
+    "forbidden",
+    "401",
+    "403",
+    "name_unknown",
+    "name unknown",
+    "no anonymous token",
+)
 
 
 @dataclass
@@ -81,6 +91,7 @@ class Client:
     def __init__(self, registry: Registry, home: Path) -> None:
         self.registry, self.home = registry, home
         home.mkdir(parents=True, exist_ok=True)
+        (home / "auth.json").write_text("{}")  # podman wants it
         self.environment = {
             "HOME": str(home),
             "XDG_RUNTIME_DIR": str(home),
@@ -176,14 +187,26 @@ class Regctl(Client):
 
 class Oras(Client):
     def login(self, user: str, password: str) -> subprocess.CompletedProcess[str]:
-        return self.run(peer("oras"), "login", self.registry.name, "-u", user, "--password-stdin", input=password)
+        return self.run(
+            peer("oras"),
+            "login",
+            "--plain-http=false",
+            self.registry.name,
+            "-u",
+            user,
+            "--password-stdin",
+            input=password,
+        )
 
     def pull(self, repository: str) -> subprocess.CompletedProcess[str]:
         name = f"{self.registry.name}/{repository}"
-        return self.run(peer("oras"), "copy", "--to-oci-layout", name, f"{self.home}/pulled:1")
+        return self.run(
+            peer("oras"), "copy", "--from-plain-http=false", "--to-oci-layout", name, f"{self.home}/pulled:1"
+        )
 
     def copy(self, source: str, target: str) -> subprocess.CompletedProcess[str]:
-        return self.run(peer("oras"), "copy", f"{self.registry.name}/{source}", f"{self.registry.name}/{target}")
+        words = (peer("oras"), "copy", "--from-plain-http=false", "--to-plain-http=false")
+        return self.run(*words, f"{self.registry.name}/{source}", f"{self.registry.name}/{target}")
 
 
 class Podman(Client):
