@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lamina.serve.access import watched as watched_module
 from lamina.serve.access.audit import AuditLog
 from lamina.serve.access.authorization import Basic, Bearer, bearer_challenge, is_host, parse_authorization
 from lamina.serve.access.buckets import Buckets, address_key
-from lamina.serve.access.htpasswd import PasswordCheck, hashed_password, parse_htpasswd
+from lamina.serve.access.htpasswd import Busy, PasswordCheck, hashed_password, parse_htpasswd
 from lamina.serve.access.patterns import RepositoryPattern
 from lamina.serve.access.quotas import Quotas
 from lamina.serve.access.rules import Quota
@@ -80,6 +82,34 @@ def test_an_unknown_user_costs_as_much_as_a_known_one(monkeypatch: pytest.Monkey
     check.check(users, "alice", "wrong")
     check.check(users, "nobody", "wrong")
     assert [hashed[4:6] for hashed in hashes] == [b"05", b"05"]
+
+
+def test_clients_of_one_user_that_begin_at_once_cost_one_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bcrypt
+
+    begun, go = threading.Event(), threading.Event()
+    calls = []
+
+    def slow(raw: bytes, hashed: bytes) -> bool:
+        calls.append(raw)
+        begun.set()
+        assert go.wait(30)
+        return True
+
+    monkeypatch.setattr(bcrypt, "checkpw", slow)
+    users = parse_htpasswd(f"alice:{ALICE}".encode(), "f")
+    check = PasswordCheck(waiting=1)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(check.check, users, "alice", "x")
+        assert begun.wait(30)
+        others = [pool.submit(check.check, users, "alice", "x") for _ in range(6)]
+        with pytest.raises(Busy):  # another password finds no place
+            check.check(users, "alice", "y")
+        go.set()
+        assert [one.result(30) for one in (first, *others)] == [True] * 7
+    assert calls == [b"x"]
+    monkeypatch.undo()
+    assert not check.check(users, "alice", "y")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +256,26 @@ def test_a_bad_key_file_is_refused_without_its_content(raw: bytes) -> None:
     assert not raw.strip() or raw.decode().strip() not in str(caught.value)
 
 
+def test_a_remembered_token_still_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = Tokens([KEY], "s")
+    good = tokens.issue("alice", SCOPES)
+    assert tokens.check(good) is tokens.check(good)
+    with pytest.raises(BadToken):  # remembered as one kind, not as the other
+        tokens.check(good, kind=REFRESH)
+    later = time.time() + tokens_module.LIFE + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    asked: list[str] = []
+
+    def verified(self: Tokens, token: str, kind: str) -> object:
+        asked.append(token)
+        raise BadToken("expired")
+
+    monkeypatch.setattr(Tokens, "_verified", verified)
+    with pytest.raises(BadToken):
+        tokens.check(good)
+    assert asked == [good]
+
+
 def test_a_token_lives_as_long_as_it_says() -> None:
     token = Tokens([KEY], "s").issue("a", ())
     payload = jwt.decode(token, options={"verify_signature": False})
@@ -313,6 +363,17 @@ def test_a_refused_client_that_waits_as_told_gets_in() -> None:
     wait = buckets.take("a", 0.1)
     assert 0 < wait <= 0.5
     assert buckets.take("a", 0.1 + wait + 0.001) == 0
+
+
+def test_what_is_charged_at_once_is_paid_for_later() -> None:
+    buckets = Buckets(1, 2)
+    for _ in range(5):
+        buckets.charge("a", 0.0)
+    assert buckets.wait("a", 0.0) == pytest.approx(4)
+    assert buckets.wait("a", 4.0) == 0
+    for _ in range(1000):
+        buckets.charge("a", 4.0)
+    assert buckets.wait("a", 4.0) == pytest.approx(21)
 
 
 def test_buckets_are_bounded_in_memory() -> None:

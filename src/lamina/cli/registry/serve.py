@@ -134,6 +134,10 @@ def serve(
     Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
     from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
 
+    if storage and protection.htpasswd and not (protection.token_key or protection.state_dir):
+        raise UsageError(
+            "users of --storage need a key for tokens, the same at all servers", hint="give --token-key FILE"
+        )
     place = _place(session, source, storage, writable, create=writable or bool(mirror))
     settings = Settings(
         host=host,
@@ -153,7 +157,7 @@ def serve(
         explorer_cache=explorer_cache,
         mirror=mirror_of(session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, has_store=not storage),
         protection=protection,
-        state=protection.state_dir or ("" if source else os.path.join(session.settings.root, "serve")),
+        state=protection.state_dir or ("" if source or storage else os.path.join(session.settings.root, "serve")),
     )
     if service_is_installed():
         run_service(place, settings)

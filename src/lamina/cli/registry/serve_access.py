@@ -87,8 +87,9 @@ class Protection:
         """Whether users or rules decide who may push."""
         return bool(self.htpasswd or self.tls_client_ca or self.access)
 
-    def access_options(self, *, state: str, local: bool, anonymous_push: bool) -> AccessOptions:
-        """``state``: the directory of the server's own files, "" if there is none. Raises UsageError."""
+    def access_options(self, *, state: str, local: bool, anonymous_push: bool, passing_key: bytes) -> AccessOptions:
+        """``state``: the directory of the server's own files, "" if there is none; ``passing_key`` signs tokens then.
+        Raises UsageError."""
         from lamina.serve.access.opening import AccessOptions
 
         if self.anonymous_pull and not self.htpasswd and not self.tls_client_ca:
@@ -103,6 +104,7 @@ class Protection:
             anonymous_pull=self.anonymous_pull,
             anonymous_push=anonymous_push,
             certificates=bool(self.tls_client_ca),
+            passing_key=passing_key,
             local=local,
             url=self.url or "",
         )

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -41,7 +41,8 @@ _READING_OF_MIRROR = 128
 @dataclass(frozen=True)
 class Settings:
     """What the command line says. ``grace`` in seconds, ``max_blob`` in bytes. ``state``: the directory of the
-    server's own files, "" if there is none."""
+    server's own files, "" if there is none. ``passing_key`` signs tokens where no file has a key: it is the
+    same in all processes of this server, and ends with it."""
 
     host: str
     port: int
@@ -61,6 +62,7 @@ class Settings:
     protection: Protection
     state: str
     mirror: Mirror | None = None
+    passing_key: bytes = field(default_factory=partial(os.urandom, 32), repr=False)
 
     def needing_service(self) -> list[str]:
         """The options that only the server of the extra has."""
@@ -235,7 +237,10 @@ def _access(settings: Settings, local: bool) -> Iterator[OpenAccess | None]:
     from lamina.serve.access.opening import open_access
 
     options = settings.protection.access_options(
-        state=settings.state, local=local, anonymous_push=settings.anonymous_push
+        state=settings.state,
+        local=local,
+        anonymous_push=settings.anonymous_push,
+        passing_key=settings.passing_key,
     )
     if options.is_open:
         yield None

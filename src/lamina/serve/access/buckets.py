@@ -28,6 +28,12 @@ class Buckets:
             self._put(key, level - 1, now)
             return 0.0
 
+    def charge(self, key: str, now: float) -> None:
+        """Take a token even if there is none: the next one comes later then. For what is only known afterwards, so
+        that requests that run at once can't get more than one after the other."""
+        with self._guard:
+            self._put(key, max(self._level(key, now) - 1, -10 * self._burst), now)
+
     def wait(self, key: str, now: float) -> float:
         """The seconds until there is a token; 0 if there is one. Nothing is taken."""
         with self._guard:

@@ -80,7 +80,8 @@ class Gate:
             raise self._log_in_page(str(error)) from None
         self._check_rate(request, identity)
         rules = self._policy.rules.value
-        if not identity.user and self._policy.has_users and not rules.lets_in_anyone():
+        asks = "login" in request.route.query  # for a page that is open to all, and shows more to users
+        if not identity.user and self._policy.has_users and (asks or not rules.lets_in_anyone()):
             raise self._log_in_page("log in to see the images of this registry")
         return RulesPermit(rules, identity, self._quotas), identity.user
 

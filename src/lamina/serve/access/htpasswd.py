@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 from lamina.errors import Unsupported, UsageError
 from lamina.serve.access.rules_file import is_user_name
@@ -68,15 +69,22 @@ def hashed_password(password: str, cost: int = COST) -> str:
     return bcrypt.hashpw(raw, bcrypt.gensalt(cost, b"2b")).decode("ascii").replace("$2b$", "$2y$", 1)
 
 
+class Busy(Exception):
+    """Too many passwords are being checked."""
+
+
 class PasswordCheck:
     """Checks passwords. A good one is remembered for a minute, by a hash with a key of this process, together with
     the entry of the user: a changed entry is checked anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: int = 16) -> None:
+        """``waiting``: how many passwords may be checked, or wait for it, at once."""
         self._key = os.urandom(32)
         self._good: OrderedDict[bytes, float] = OrderedDict()
+        self._running: dict[bytes, Future[bool]] = {}
         self._guard = threading.Lock()
-        self._busy = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))  # bcrypt takes a core each
+        self._cores = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))  # bcrypt takes one each
+        self._places = threading.BoundedSemaphore(waiting)  # a thread in each waits, and can't do other work
         self._nobody = ""
 
     def remembers(self, users: Mapping[str, str], name: str, password: str) -> bool:
@@ -90,24 +98,50 @@ class PasswordCheck:
             return until is not None and time.monotonic() < until
 
     def check(self, users: Mapping[str, str], name: str, password: str) -> bool:
-        """Whether the password is that of the user. It takes as long for a user who does not exist."""
-        import bcrypt
-
+        """Whether the password is that of the user. It takes as long for a user who does not exist. Raises Busy."""
         if self.remembers(users, name, password):
             return True
         raw = password.encode("utf-8", "surrogateescape")
         if not raw or len(raw) > MAX_PASSWORD or b"\0" in raw:
             return False
         hashed = users.get(name)
-        with self._busy:
-            good = bcrypt.checkpw(raw, (hashed or self._stand_in(users)).encode("ascii"))
-        if hashed is None or not good:
-            return False
+        mark = self._mark(name, password, hashed or "")
         with self._guard:
-            self._good[self._mark(name, password, hashed)] = time.monotonic() + _LIFE
+            running = self._running.get(mark)
+            if running is None:
+                mine = self._running[mark] = Future()
+        if running is not None:  # many clients of one user begin at once
+            return running.result()
+        try:
+            good = self._compared(raw, hashed or self._stand_in(users)) and hashed is not None
+        except BaseException as error:
+            mine.set_exception(Busy() if isinstance(error, Busy) else RuntimeError("the password was not checked"))
+            raise
+        else:
+            mine.set_result(good)
+        finally:
+            with self._guard:
+                del self._running[mark]
+        if good:
+            self._remember(mark)
+        return good
+
+    def _compared(self, raw: bytes, hashed: str) -> bool:
+        import bcrypt
+
+        if not self._places.acquire(blocking=False):
+            raise Busy
+        try:
+            with self._cores:
+                return bcrypt.checkpw(raw, hashed.encode("ascii"))
+        finally:
+            self._places.release()
+
+    def _remember(self, mark: bytes) -> None:
+        with self._guard:
+            self._good[mark] = time.monotonic() + _LIFE
             while len(self._good) > _REMEMBERED:
                 self._good.popitem(last=False)
-        return True
 
     def _mark(self, name: str, password: str, hashed: str) -> bytes:
         parts = "\0".join((name, hashed, password)).encode("utf-8", "surrogateescape")

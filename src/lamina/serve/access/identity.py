@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from lamina.serve.access.authorization import Basic, Bearer, parse_authorization
 from lamina.serve.access.buckets import Buckets, address_key
-from lamina.serve.access.htpasswd import MAX_PASSWORD, PasswordCheck
+from lamina.serve.access.htpasswd import MAX_PASSWORD, Busy, PasswordCheck
 from lamina.serve.access.rules_file import is_user_name
 from lamina.serve.access.tokens import ACCESS, BadToken, Claims, Tokens
 from lamina.serve.http_message import Asker
@@ -89,7 +89,11 @@ class Identifier:
             self._check_guesses(address)
             if len(password.encode("utf-8", "surrogateescape")) > MAX_PASSWORD:
                 raise self._wrong(f"a password has at most {MAX_PASSWORD} bytes", name, address)
-            if not self._passwords.check(users, name, password):
+            try:
+                good = self._passwords.check(users, name, password)
+            except Busy:
+                raise too_many(1, "too many logins at once") from None
+            if not good:
                 raise self._wrong("the user name or the password is wrong", name, address)
         return Identity(name, mark=self._tokens.value.mark_of(users[name]))
 
@@ -119,7 +123,7 @@ class Identifier:
             raise too_many(wait, "too many wrong passwords from this address")
 
     def _wrong(self, message: str, name: str, address: str) -> Refused:
-        self._failures.take(address_key(address), time.monotonic())
+        self._failures.charge(address_key(address), time.monotonic())
         return Refused(message, user=name)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lamina.errors import UsageError
 from lamina.serve.access.rules import DELETE, PULL, PUSH
-from lamina.serve.access.scopes import CATALOG, EVERY, Scope
-from lamina.serve.routes import Route
-from lamina.spec.reference import Reference
+from lamina.serve.access.scopes import CATALOG, EVERY, Scope, familiar
+from lamina.serve.routes import ApiError, Route
 
 READING = frozenset(("GET", "HEAD"))
 
@@ -30,16 +28,15 @@ class Need:
 
 
 def need_of(method: str, route: Route) -> Need:
-    """What a request needs. A name that is not valid needs nothing: the API refuses it."""
+    """What a request needs. Raises ApiError (a name that is not a repository)."""
     if route.kind == CATALOG:
         return Need("", CATALOG)
     if not route.name:
         return Need()
     host = route.one("ns")
-    try:
-        repository = Reference.parse(f"{host}/{route.name}" if host else route.name).familiar
-    except UsageError:
-        return Need()
+    repository = familiar(f"{host}/{route.name}" if host else route.name)
+    if not repository:  # never to be taken for a request without one
+        raise ApiError(400, "NAME_INVALID", f"{route.name[:100]!r} is not a repository name")
     if route.kind in ("uploads", "upload"):
         return Need(repository, PUSH)
     if method == "DELETE":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from lamina.errors import UsageError
 from lamina.serve.access.audit import AuditLog
@@ -21,12 +22,14 @@ _ALL = (PULL, PUSH, DELETE)
 
 @dataclass(frozen=True, slots=True)
 class AccessOptions:
-    """Files by path, "" for none. ``certificates``: clients are also known by their certificates. ``local``: the
-    server listens on a loopback address only. ``url``: the address that clients use, where Host does not say it."""
+    """Files by path, "" for none. ``passing_key`` signs tokens where there is no ``token_key``. ``certificates``:
+    clients are also known by their certificates. ``local``: the server listens on a loopback address only. ``url``:
+    the address that clients use, where Host does not say it."""
 
     htpasswd: str = ""
     rules: str = ""
     token_key: str = ""
+    passing_key: bytes = field(default_factory=partial(os.urandom, 32), repr=False)
     audit: str = ""
     anonymous_pull: bool = False
     anonymous_push: bool = False
@@ -70,7 +73,7 @@ def open_access(options: AccessOptions) -> OpenAccess:
     watched: list[Watched[Rules] | Watched[Tokens] | Watched[dict[str, str]]] = []
     users: Current[Mapping[str, str]] = Constant({})
     rules: Current[Rules] = Constant(_default_rules(options))
-    tokens: Current[Tokens] = Constant(Tokens([_random_key()], SERVICE))
+    tokens: Current[Tokens] = Constant(Tokens([options.passing_key], SERVICE))
     if options.htpasswd:
         file = Watched(options.htpasswd, parse_htpasswd)
         watched.append(file)
@@ -114,8 +117,3 @@ def _default_rules(options: AccessOptions) -> Rules:
         return open_rules(anonymous=_ALL if may_push else (PULL,), users=())
     anonymous = _ALL if options.anonymous_push else (PULL,) if options.anonymous_pull else ()
     return open_rules(anonymous=anonymous, users=_ALL)
-
-
-def _random_key() -> bytes:
-    """The key of tokens that end with this process."""
-    return os.urandom(32)

@@ -16,6 +16,7 @@ _IMPLIED = {
     DELETE: frozenset((PULL, DELETE)),
     ADMIN: ACTIONS,
 }
+_REMEMBERED = 20_000
 ANYONE, USERS = "anonymous", "*"
 """In a rule: everyone, with or without a login; every user who has logged in."""
 
@@ -77,9 +78,19 @@ class Rules:
     immutable: tuple[ImmutableTags, ...] = ()
     quotas: tuple[Quota, ...] = ()
     limits: Limits = Limits()
+    _known: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def allowed(self, user: str, repository: str) -> frozenset[str]:
         """The actions that ``user`` ("" is anonymous) may do to a repository."""
+        known = self._known.get((user, repository))
+        if known is None:
+            known = self._find(user, repository)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[user, repository] = known
+        return known
+
+    def _find(self, user: str, repository: str) -> frozenset[str]:
         found: set[str] = set()
         names = self._names(user)
         for rule in self.rules:

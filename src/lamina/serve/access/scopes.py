@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lamina.errors import UsageError
 from lamina.serve.access.rules import DELETE, PULL, PUSH
@@ -59,6 +60,7 @@ def _parse(word: str) -> Scope | None:
     return None
 
 
+@lru_cache(maxsize=8192)
 def familiar(repository: str) -> str:
     """A repository as people write it; two names of the same one give the same text. "" if it is not one."""
     try:

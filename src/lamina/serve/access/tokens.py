@@ -8,7 +8,9 @@ import binascii
 import hashlib
 import hmac
 import os
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,7 @@ LEEWAY = 30  # seconds by which the clocks of two servers may differ
 SERVICE = "lamina-registry"
 """Whom tokens are for. Servers with other keys do not accept them, whatever they say."""
 MAX_TOKEN = 32 << 10
+_REMEMBERED = 4096
 _ALGORITHM = "HS256"
 _KEY_BYTES = 32
 
@@ -92,6 +95,8 @@ class Tokens:
     def __init__(self, keys: list[bytes], service: str, *, life: int = LIFE) -> None:
         self._keys = {_kid(key): key for key in keys}
         self._first = _kid(keys[0])
+        self._good: OrderedDict[bytes, tuple[Claims, int]] = OrderedDict()
+        self._guard = threading.Lock()
         self.service = service
         self.life = life
 
@@ -119,12 +124,26 @@ class Tokens:
         return jwt.encode(claims, self._keys[self._first], algorithm=_ALGORITHM, headers={"kid": self._first})
 
     def check(self, token: str, *, kind: str = ACCESS) -> Claims:
-        """Check a token: its signature by one of the keys, its kind, who issued it for whom, and its time. Raises
-        BadToken."""
-        import jwt
-
+        """Check a token: its signature by one of the keys, its kind, who issued it for whom, and its time. A good
+        one is remembered until it expires. Raises BadToken."""
         if len(token) > MAX_TOKEN or not token.isascii():
             raise BadToken("the token is too large or not a token")
+        mark = hashlib.sha256(f"{kind} {token}".encode()).digest()
+        with self._guard:
+            known = self._good.get(mark)
+        if known is not None and time.time() < known[1]:
+            return known[0]
+        claims, end = self._verified(token, kind)
+        with self._guard:
+            self._good[mark] = claims, end
+            while len(self._good) > _REMEMBERED:
+                self._good.popitem(last=False)
+        return claims
+
+    def _verified(self, token: str, kind: str) -> tuple[Claims, int]:
+        """The claims of a token, and when it expires. Raises BadToken."""
+        import jwt
+
         try:
             kid = str(jwt.get_unverified_header(token).get("kid"))
         except (jwt.PyJWTError, RecursionError):
@@ -150,7 +169,7 @@ class Tokens:
             raise BadToken("the token is not valid") from None
         if claims.get("typ") != kind:
             raise BadToken("the token is of another kind")
-        return _claims(claims, kid)
+        return _claims(claims, kid), int(claims["exp"])
 
     def mark_of(self, secret: str, key: str = "") -> str:
         """A short hash of a user's entry, with the first key or the one with this name: it says whether a password

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from starlette.routing import Route
 
@@ -68,8 +69,15 @@ class _Pages:
         """In a thread. Raises ApiError."""
         exchange: Exchange = scope["lamina"]
         asker = Asker(exchange.client.address, exchange.user)
+        query = parse_qs(exchange.target.partition("?")[2], keep_blank_values=True)
         request = Request(
-            exchange.method, ApiRoute("explore"), exchange.headers, iter(()), 0, asker, exchange.client.scheme
+            exchange.method,
+            ApiRoute("explore", query=query),
+            exchange.headers,
+            iter(()),
+            0,
+            asker,
+            exchange.client.scheme,
         )
         permit, exchange.user = self._admit(request)
         asker = Asker(asker.address, exchange.user)
