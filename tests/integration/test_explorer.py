@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -556,6 +557,95 @@ class TestCache:
             Gallery(ListedRepositories(Without(str(layout)))), LayerCache(str(tmp_path / "cache"))
         ) as explorer:
             assert refused(explorer, "tree", image=APP) == 404
+
+
+class TestProcess:
+    """Large layers are read by another process."""
+
+    @pytest.fixture(autouse=True)
+    def _all_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lamina.serve.explorer.cached_layer.SMALL", 0)
+
+    def test_it_makes_the_same(self, explorer: Explorer, layout: Path, tmp_path: Path) -> None:
+        gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as other:
+            for query in ({"path": "/etc", "hidden": 1}, {"path": "/bad"}):
+                assert ask(other, "tree", image=APP, **query) == ask(explorer, "tree", image=APP, **query)
+            assert ask(other, "file", image=APP, path="/etc/new")["preview"]["text"] == "new\n"
+            assert ask(other, "tree", image="ghcr.io/me/plain:1")["total"] == 11
+        kinds = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+        assert (kinds.count(".index"), kinds.count(".diffid"), kinds.count(".seek")) == (4, 4, 3)
+
+    def test_what_is_wrong_with_a_layer_is_told(self, tmp_path: Path) -> None:
+        directory = tmp_path / "layout"
+        tar = make_tar([("a", b"a" * 3000)])
+        write_layout(directory, "docker.io/library/app:1", [tar[:1500]], compress=False)
+        cache = tmp_path / "cache"
+        with Explorer(Gallery(ListedRepositories(LayoutReader(str(directory)))), LayerCache(str(cache))) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+            assert (answer.status, b"ends" in answer.body) == (422, True), answer.body
+        assert not cache.exists() or not list(cache.iterdir())
+
+    def test_a_process_that_is_killed_is_told(
+        self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lamina.serve.explorer.index_process._START", "import os; os.kill(os.getpid(), 9)")
+        with Explorer(
+            Gallery(ListedRepositories(LayoutReader(str(layout)))), LayerCache(str(tmp_path / "cache"))
+        ) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+            assert (answer.status, b"has ended" in answer.body) == (500, True), answer.body
+
+    def test_files_of_the_working_directory_are_not_run(
+        self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("json.py", "lamina.py", "os.py"):
+            (tmp_path / name).write_text("raise SystemExit(9)")
+        monkeypatch.chdir(tmp_path)
+        with Explorer(
+            Gallery(ListedRepositories(LayoutReader(str(layout)))), LayerCache(str(tmp_path / "cache"))
+        ) as explorer:
+            assert ask(explorer, "tree", image=APP)["total"] == 12
+
+    def test_it_ends_with_the_explorer(self, layout: Path, tmp_path: Path) -> None:
+        """A blob that never ends holds nothing up once the explorer is closed."""
+        begun, released = threading.Event(), threading.Event()
+        reader = LayoutReader(str(layout))
+        layers = {layer["digest"] for layer in json.loads(reader.manifest(reader.resolve(APP)))["layers"]}
+
+        class Slow(LayoutReader):
+            def blob(self, descriptor: Descriptor) -> Any:
+                blob = super().blob(descriptor)
+                return Endless(blob.descriptor) if str(descriptor.digest) in layers else blob
+
+        class Endless:
+            origin = ""
+
+            def __init__(self, descriptor: Descriptor) -> None:
+                self.descriptor = descriptor
+
+            def open(self, start: int = 0, end: int | None = None) -> Any:
+                return self
+
+            def read(self, size: int = -1, /) -> bytes:
+                begun.set()
+                released.wait(0.01)
+                return b"\0"
+
+            def __enter__(self) -> Any:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                released.set()
+
+        explorer = Explorer(
+            Gallery(ListedRepositories(Slow(str(layout)))), LayerCache(str(tmp_path / "cache")), wait=0
+        )
+        asked = Asked.parse("GET", f"/explore/api/tree?{urlencode({'image': APP})}", {}, Asker())
+        assert explorer.answer(asked).status == 202
+        assert begun.wait(60)
+        explorer.close()
+        assert released.wait(60)
 
 
 class CountedReader(LayoutReader):

@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, InvalidDocument, NotFound
+from lamina.serve.explorer.cached_layer import CachedLayer
 from lamina.serve.explorer.facts import TreeFacts
 from lamina.serve.explorer.gallery import Gallery, Place
-from lamina.serve.explorer.layer_cache import CachedLayer, LayerCache
+from lamina.serve.explorer.layer_cache import LayerCache
 from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor

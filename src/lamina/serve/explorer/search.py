@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from lamina.errors import NotFound, UsageError
 from lamina.insight.as_json import entry_json
 from lamina.serve.explorer.asked import Asked, Refused
+from lamina.serve.explorer.cached_layer import CachedLayer
 from lamina.serve.explorer.catalog import Listed
-from lamina.serve.explorer.layer_cache import CachedLayer
 from lamina.serve.explorer.opened import Images
 from lamina.source.search import LayerMap, Query, Search, find_in
 from lamina.text import json_text
