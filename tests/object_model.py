@@ -72,6 +72,9 @@ class ModelBucket:
             self.objects[key] = _Object(bytes(data), tag, self.time)
             return {"e_tag": str(tag)}
 
+    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        self.put(key, b"".join(pieces))
+
     def create(self, key: str, data: bytes) -> Version | None:
         self._request("create", key)
         return None if key in self.objects else self._put(key, data)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket
 
 _TRIES = 3
+VALID = 1200
+"""Seconds for which the URL of a blob is valid."""
+
 ANY_TYPE = "application/octet-stream"
 
 
@@ -47,12 +50,16 @@ class ObjectBlob:
         self._record = record
         return PartStream(self._bucket, record, start, stop)
 
-    def url(self, seconds: int) -> str:
-        """A URL of the storage itself for the whole blob; "" if it is in several parts, or the storage has none."""
+
+class LinkedBlob(ObjectBlob):
+    """A blob that clients can read from the storage itself."""
+
+    def url(self) -> str:
+        """A URL that is valid for some time; "" if the blob is in several parts, or the storage has no URLs."""
         runs = self._record.runs
         if len(runs) != 1 or runs[0].count != 1:
             return ""
-        return self._bucket.url(keys.part(self._record.ident, runs[0].epoch, runs[0].first), seconds)
+        return self._bucket.url(keys.part(self._record.ident, runs[0].epoch, runs[0].first), VALID)
 
 
 class PartStream:

@@ -18,6 +18,8 @@ Version = Mapping[str, str]
 
 PIECE = 256 << 10
 _PAGE = 1000
+_STEP = 8 << 20
+_MOST_STEPS = 9000
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Bucket(Protocol):
     def head(self, key: str) -> Listed | None: ...
 
     def put(self, key: str, data: bytes) -> Version: ...
+
+    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        """Put an object of ``size`` bytes, which need not fit into memory. Nobody sees it before it is whole."""
+        ...
 
     def create(self, key: str, data: bytes) -> Version | None:
         """Put a new object; None if another one has this key."""
@@ -113,6 +119,11 @@ class ObstoreBucket:
         store = self._small if len(data) <= PIECE else self._large
         with reported(self.location, f"writing {key}"):
             return _version(store.put(key, data, use_multipart=False))
+
+    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        step = max(_STEP, -(-size // _MOST_STEPS))
+        with reported(self.location, f"writing {key}"):
+            self._large.put(key, pieces, chunk_size=step, max_concurrency=2)
 
     def create(self, key: str, data: bytes) -> Version | None:
         return self._put_if(key, data, "create")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, NotFound
 from lamina.objects import keys
 from lamina.objects.blob import PartStream
 from lamina.objects.documents import REMOVING, TOMBSTONE_SIZE, Record, Tag, slices, unpack_manifest
+from lamina.objects.records import Condemned, Records
+from lamina.objects.tags import Tags
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.mediatype import is_foreign
@@ -34,10 +36,14 @@ class Report:
 
 class Checker:
     """Checks a bucket. ``deep``: read all bytes, and compare them with their digests; else only the sizes of objects
-    are compared."""
+    are compared. ``repair``: forget damaged blobs, so that the next push sends them again, and delete tags that point
+    to nothing."""
 
-    def __init__(self, bucket: Bucket, *, deep: bool = False, pool: Executor | None = None) -> None:
-        self._bucket, self._deep = bucket, deep
+    def __init__(
+        self, bucket: Bucket, *, deep: bool = False, repair: bool = False, pool: Executor | None = None
+    ) -> None:
+        self._bucket, self._deep, self._repair = bucket, deep, repair
+        self._store = Records(bucket)
         self._pool = pool or ThreadPoolExecutor(8, "lamina-fsck")
         self._report = Report()
 
@@ -112,8 +118,17 @@ class Checker:
             return
         if self._bucket.head(keys.manifest(repository, descriptor.digest)) is None:
             self._report.notes.append(
-                f"{repository}:{name} points to manifest {descriptor.digest}, which was deleted: delete the tag"
+                f"{repository}:{name} points to manifest {descriptor.digest}, which was deleted"
+                + (": the tag was deleted" if self._repair else "")
             )
+            if self._repair:
+                digest = descriptor.digest
+                with suppress(NotFound):
+                    Tags(self._bucket).remove(
+                        repository,
+                        name,
+                        lambda now: now == digest and self._bucket.head(keys.manifest(repository, digest)) is None,
+                    )
 
     def _records(self) -> dict[Digest, Record]:
         found: dict[Digest, Record] = {}
@@ -130,7 +145,7 @@ class Checker:
         if digest is None or found is None:
             return digest, None
         try:
-            record = Record.from_bytes(found.data, one.key)
+            record, version = Record.from_bytes(found.data, one.key), found.version
         except LaminaError as error:
             self._report.damage.append(error.message)
             return digest, None
@@ -139,6 +154,9 @@ class Checker:
         problem = self._bytes(digest, record)
         if problem and self._bucket.get(one.key) is not None:
             self._report.damage.append(f"blob {digest}: {problem}")
+            if self._repair:
+                self._store.remove(digest, Condemned(record, version, found.modified), lambda _: None, found.modified)
+                return digest, None
         return digest, record
 
     def _bytes(self, digest: Digest, record: Record) -> str:
@@ -174,9 +192,3 @@ class Checker:
                 there = record is not None and record.ident in links.get((repository, digest), ())
                 if must and not there and self._bucket.head(keys.manifest(repository, manifest)) is not None:
                     self._report.damage.append(f"{repository}: manifest {manifest} needs blob {digest}, not there")
-
-
-def lines(report: Report) -> Iterator[str]:
-    """The report in lines: damage, then notes."""
-    yield from report.damage
-    yield from report.notes

@@ -8,12 +8,13 @@ the server finds the blob condemned, and pardons it by comparison; gc deletes on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lamina.errors import StoreDamaged
+from lamina.errors import Cancelled, StoreDamaged
 from lamina.objects import keys
 from lamina.objects.documents import Upload
 from lamina.objects.lease import Lease, storage_time
@@ -38,7 +39,7 @@ _BATCH = 500
 class Collected:
     """What gc has deleted: blobs and their bytes, and uploads."""
 
-    blobs: int = 0
+    blobs: list[Digest] = field(default_factory=list)
     size: int = 0
     uploads: int = 0
 
@@ -53,10 +54,12 @@ class Collector:
         grace: float = GRACE,
         abandoned: float = ABANDONED,
         clock: Clock = REAL,
+        stopped: Callable[[], bool] = lambda: False,
         pool: Executor | None = None,
     ) -> None:
         self._bucket = bucket
         self._grace, self._abandoned = grace, abandoned
+        self._stopped = stopped
         self._records, self._tags = Records(bucket, clock), Tags(bucket, clock)
         self._pool = pool or ThreadPoolExecutor(16, "lamina-gc")
         self._lease: Lease | None = None
@@ -66,29 +69,38 @@ class Collector:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def run(self) -> Collected:
-        """Raises Conflict if gc is running elsewhere; StoreDamaged if a manifest can't be read."""
+    def plan(self) -> Collected:
+        """What ``run`` would delete now, but for uploads. Nothing is changed but an object that tells the time."""
+        now = storage_time(self._bucket)
+        done = Collected()
+        for digest in self._unneeded(now):
+            found = self._records.read(digest)
+            if found is not None:
+                done.blobs.append(digest)
+                done.size += found[0].size
+        return done
+
+    def run(self, *, unless_since: float = 0.0) -> Collected:
+        """Raises Conflict if gc is running elsewhere, or has ended less than ``unless_since`` seconds ago;
+        StoreDamaged if a manifest can't be read; Cancelled if it was stopped."""
         now = storage_time(self._bucket)
         done = Collected()
         with ExitStack() as stack:
-            self._lease = stack.enter_context(Lease(self._bucket, now))
+            self._lease = stack.enter_context(Lease(self._bucket, now, unless_since=unless_since))
             self._blobs(now, done)
             self._uploads(now, done)
             self._leftovers(now)
         return done
 
     def _alive(self) -> None:
+        if self._stopped():
+            raise Cancelled("gc was stopped")
         if self._lease is not None:
             self._lease.renew()
 
     def _blobs(self, now: float, done: Collected) -> None:
-        old = [digest for digest, modified in self._records if modified <= now - self._grace]
-        if not old:
-            return
-        references = self._reader.read()
-        unneeded = [digest for digest in old if not references.protects(digest, now - self._grace)]
         condemned: dict[Digest, Condemned] = {}
-        for batch in batches(iter(unneeded), _BATCH):
+        for batch in batches(iter(self._unneeded(now)), _BATCH):
             self._alive()
             for digest, one in zip(batch, self._pool.map(self._records.condemn, batch), strict=True):
                 if one is not None:
@@ -96,6 +108,14 @@ class Collector:
         if condemned:
             # only now: a reference that is not found from here on belongs to somebody who finds the blob condemned
             self._judge(condemned, self._reader.read(), now, done)
+
+    def _unneeded(self, now: float) -> list[Digest]:
+        """Old blobs that nothing refers to."""
+        old = [digest for digest, modified in self._records if modified <= now - self._grace]
+        if not old:
+            return []
+        references = self._reader.read()
+        return [digest for digest in old if not references.protects(digest, now - self._grace)]
 
     def _judge(self, condemned: dict[Digest, Condemned], references: References, now: float, done: Collected) -> None:
         for digest, one in condemned.items():
@@ -113,7 +133,7 @@ class Collector:
                 now,
             )
             if size is not None:
-                done.blobs += 1
+                done.blobs.append(digest)
                 done.size += size
 
     def _uploads(self, now: float, done: Collected) -> None:

@@ -31,10 +31,11 @@ def storage_time(bucket: Bucket) -> float:
 
 
 class Lease:
-    """A context manager. Raises Conflict if a gc is running elsewhere."""
+    """A context manager. Raises Conflict if a gc is running elsewhere, or has ended less than ``unless_since``
+    seconds ago."""
 
-    def __init__(self, bucket: Bucket, now: float) -> None:
-        self._bucket, self._now = bucket, now
+    def __init__(self, bucket: Bucket, now: float, *, unless_since: float = 0.0) -> None:
+        self._bucket, self._now, self._unless = bucket, now, unless_since
         self._version: Version | None = None
         self._renewed = 0.0
 
@@ -43,7 +44,8 @@ class Lease:
         self._version = self._bucket.create(keys.LEASE, _data())
         if self._version is None:
             found = self._bucket.get(keys.LEASE)
-            if found is not None and (b"free" in found.data or self._now - found.modified > EXPIRES):
+            free = found is not None and b"free" in found.data and self._now - found.modified >= self._unless
+            if found is not None and (free or self._now - found.modified > EXPIRES):
                 self._version = self._bucket.swap(keys.LEASE, _data(), found.version)
         if self._version is None:
             raise Conflict(

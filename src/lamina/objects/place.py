@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound
 from lamina.objects.address import open_bucket
 from lamina.objects.blob import ObjectBlob
+from lamina.objects.collecting import collecting
 from lamina.objects.repositories import ObjectRepositories
 from lamina.spec.reference import Reference
 
@@ -19,23 +20,25 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
 
 
-def open_place(url: str) -> ObjectPlace:
+def open_place(url: str, *, gc_every: float | None = None, redirect: bool = False) -> ObjectPlace:
     """Open object storage. Nothing is sent. Raises UsageError, Unsupported."""
-    return ObjectPlace(open_bucket(url))
+    return ObjectPlace(open_bucket(url), gc_every=gc_every, redirect=redirect)
 
 
 class ObjectPlace:
-    """``Served`` over a bucket."""
+    """``Served`` over a bucket. ``gc_every``: a server that writes collects garbage every so many seconds;
+    ``redirect``: blobs have URLs of the storage."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, *, gc_every: float | None = None, redirect: bool = False) -> None:
         self.bucket = bucket
+        self._gc_every, self._redirect = gc_every, redirect
         self.location = bucket.location
         self._open: ObjectRepositories | None = None
 
     @property
     def _repositories(self) -> ObjectRepositories:
         if self._open is None:
-            self._open = ObjectRepositories(self.bucket)
+            self._open = ObjectRepositories(self.bucket, redirect=self._redirect)
         return self._open
 
     def reading(self) -> Repositories:
@@ -43,7 +46,8 @@ class ObjectPlace:
 
     @contextmanager
     def repositories(self) -> Iterator[WritableRepositories]:
-        yield self._repositories
+        with collecting(self.bucket, self._gc_every):
+            yield self._repositories
         self._repositories.close()
         self._open = None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, LaminaError, NotFound, RemoteFailure
 from lamina.objects import keys
-from lamina.objects.blob import ANY_TYPE, ObjectBlob
+from lamina.objects.blob import ANY_TYPE, LinkedBlob, ObjectBlob
 from lamina.objects.documents import HERE
 from lamina.objects.manifests import Manifests
 from lamina.objects.memory import Memory
@@ -40,14 +40,21 @@ THREADS = 32
 
 
 class ObjectRepositories:
-    """``WritableRepositories`` of a bucket. Several servers may use it at once."""
+    """``WritableRepositories`` of a bucket. Several servers may use it at once. ``redirect``: blobs have URLs of the
+    storage, so those that are uploaded are joined to one object."""
 
     def __init__(
-        self, bucket: Bucket, *, grace: float = GRACE, clock: Clock = REAL, pool: Executor | None = None
+        self,
+        bucket: Bucket,
+        *,
+        grace: float = GRACE,
+        redirect: bool = False,
+        clock: Clock = REAL,
+        pool: Executor | None = None,
     ) -> None:
         self.location = bucket.location
         self._bucket = bucket
-        self._grace = grace
+        self._grace, self._redirect = grace, redirect
         self._manifests = Manifests(bucket)
         self._clock = clock
         self._tags = Tags(bucket, clock)
@@ -56,7 +63,7 @@ class ObjectRepositories:
         self._repositories: Memory[str, bool] = Memory(MAX_REMEMBERED)
         self._seen: Memory[str, bool] = Memory(MAX_REMEMBERED, seconds=_BELIEVED, now=clock.now)
         self._written: Memory[str, bool] = Memory(MAX_REMEMBERED, seconds=grace / 4, now=clock.now)
-        self.uploads = ObjectUploads(bucket, self.records, self._link, self._pool)
+        self.uploads = ObjectUploads(bucket, self.records, self._link, self._pool, joined=redirect)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -93,7 +100,8 @@ class ObjectRepositories:
     def blob(self, repository: str, digest: Digest) -> Blob:
         record = self._in(repository, digest)
         if record is not None:
-            return ObjectBlob(self._bucket, digest, record, lambda: self.records.fresh(digest))
+            kind = LinkedBlob if self._redirect else ObjectBlob
+            return kind(self._bucket, digest, record, lambda: self.records.fresh(digest))
         found = self._manifests.find(repository, digest)  # a manifest is a blob as well
         if found is not None:
             return BytesBlob(Descriptor(ANY_TYPE, digest, found[0].size), found[1])

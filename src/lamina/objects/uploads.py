@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure
 from lamina.objects import keys
 from lamina.objects.blob import ANY_TYPE, PartStream
-from lamina.objects.documents import Record, Upload, with_part, without_last
+from lamina.objects.documents import Record, Runs, Upload, slices, with_part, without_last
 from lamina.objects.memory import Memory
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
@@ -51,10 +51,17 @@ class Writer:
 
 
 class ObjectUploads:
-    """``UploadPlace`` of a bucket. ``linked`` puts a blob into a repository."""
+    """``UploadPlace`` of a bucket. ``linked`` puts a blob into a repository; ``joined``: each blob becomes one
+    object."""
 
     def __init__(
-        self, bucket: Bucket, records: Records, linked: Callable[[str, Digest, Record], bool], pool: Executor
+        self,
+        bucket: Bucket,
+        records: Records,
+        linked: Callable[[str, Digest, Record], bool],
+        pool: Executor,
+        *,
+        joined: bool = False,
     ) -> None:
         self._bucket, self._records, self._linked = bucket, records, linked
         self._writers: Memory[str, Writer] = Memory(MAX_WRITERS)
@@ -62,6 +69,7 @@ class ObjectUploads:
         self._active = 0
         self._guard = threading.Lock()
         self._pool = pool
+        self._joined = joined
 
     def create(self, repository: str) -> str:
         ident = secrets.token_hex(16)
@@ -117,7 +125,7 @@ class ObjectUploads:
         if actual != digest:
             self._remove(ident)
             raise DigestMismatch(f"the upload has the digest {actual}, not {digest}", hint="send the blob again")
-        new = Record(state.size, ident, state.runs)
+        new = Record(state.size, ident, self._one_part(ident, writer) if self._joined else state.runs)
         while True:
             record = self._records.publish(digest, new)
             if self._linked(repository, digest, record):
@@ -127,6 +135,10 @@ class ObjectUploads:
                 raise RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
         if record.ident == ident:
             self._forget(ident)
+            if new.runs != state.runs and record.runs == new.runs:  # another server may use the parts
+                self._bucket.delete_all(
+                    [keys.part(ident, epoch, number) for epoch, number, _, _ in slices(state.runs, 0, state.size)]
+                )
         else:
             self._remove(ident)
         return Descriptor(ANY_TYPE, digest, record.size)
@@ -172,6 +184,17 @@ class ObjectUploads:
         with PartStream(self._bucket, Record(state.size, ident, state.runs), 0, state.size) as stream:
             while piece := stream.read(1 << 20):
                 hasher.update(piece)
+
+    def _one_part(self, ident: str, writer: Writer) -> Runs:
+        """Join the parts to one object, so that the storage has a URL for it."""
+        state = writer.state
+        if sum(run.count for run in state.runs) <= 1:
+            return state.runs
+        number, writer.number = writer.number, writer.number + 1
+        with PartStream(self._bucket, Record(state.size, ident, state.runs), 0, state.size) as stream:
+            pieces = iter(lambda: stream.read(1 << 20), b"")
+            self._bucket.put_pieces(keys.part(ident, state.epoch, number), pieces, state.size)
+        return with_part((), state.epoch, number, state.size)
 
     def _remove(self, ident: str) -> None:
         """Delete the bytes, then the state."""

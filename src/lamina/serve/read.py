@@ -17,7 +17,7 @@ from lamina.serve.http_message import (
 )
 from lamina.serve.ranges import Unsatisfiable, parse_range
 from lamina.serve.routes import ApiError, next_page, wanted_page
-from lamina.source.abilities import gives_warnings
+from lamina.source.abilities import gives_url, gives_warnings
 from lamina.spec import mediatype
 from lamina.spec.json import dump
 from lamina.spec.reference import Reference, is_tag
@@ -111,6 +111,10 @@ class ReadApi:
         }
         if is_known(request.headers, headers["ETag"]):
             return Response(304, headers)
+        if request.method == "GET" and gives_url(blob):
+            url = blob.url()
+            if url:
+                return Response(307, {"Location": url, "Docker-Content-Digest": str(digest)})
         try:
             wanted = parse_range(range_of(request.headers, headers["ETag"]), size)
         except Unsatisfiable:

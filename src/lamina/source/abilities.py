@@ -19,7 +19,12 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-    from lamina.source.served import BlobHolder, Growing, Indexed, Served, WarningRepositories
+    from lamina.source.served import BlobHolder, Growing, Indexed, Linked, Served, WarningRepositories
+
+
+def gives_url(blob: object) -> TypeIs[Linked]:
+    """Whether clients may be sent elsewhere for the bytes of this blob."""
+    return hasattr(blob, "url")
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:

@@ -167,6 +167,14 @@ class Served(Readable, Protocol):
         ...
 
 
+class Linked(Blob, Protocol):
+    """A blob that clients can read from another server."""
+
+    def url(self) -> str:
+        """A URL for a GET of the whole blob or a range of it, which is valid for some time; "" if there is none."""
+        ...
+
+
 class BlobPlace(Protocol):
     """Blobs by digest, verified and immutable."""
 

@@ -7,9 +7,12 @@ import http.client
 import json
 import os
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_manifest
 from object_storage import KINDS, SECRET, S3Server, s3_server
 from server_process import ServerProcess, serving
+from support import lamina
 
 REPOSITORY = "docker.io/library/app"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -230,9 +234,9 @@ def test_gc_frees_what_was_deleted_and_nothing_else(bucket: Bucket) -> None:
     place.delete_manifest(REPOSITORY, gone.descriptor.digest)
     with pytest.raises(NotFound):
         place.find(REPOSITORY, "gone")
-    assert Collector(bucket).run().blobs == 0  # the grace time protects it
+    assert Collector(bucket).run().blobs == []  # the grace time protects it
     done = Collector(bucket, grace=-2, abandoned=-2).run()  # storage tells the time in seconds
-    assert (done.blobs, done.size) == (1, len(b"only in gone"))
+    assert (done.blobs, done.size) == ([Digest.of(b"only in gone")], len(b"only in gone"))
     assert place.find(REPOSITORY, "kept").digest == kept.descriptor.digest
     report = Checker(bucket, deep=True).run()
     assert (report.damage, report.notes, report.blobs) == ([], [], 3)
@@ -388,3 +392,75 @@ def test_an_endpoint_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     with pytest.raises(StorageFailure):
         open_bucket("s3://images").get("k")
+
+
+def test_prune_and_fsck_on_the_command_line(url: str, bucket: Bucket, tmp_path: Path) -> None:
+    run = partial(lamina, root=tmp_path / "none")
+    place = ObjectRepositories(bucket)
+    document = push(place, "x", b"one layer")
+    place.close()
+    done = run("prune", "--storage", url, "--format", "json")
+    assert json.loads(done.stdout) == {"deleted": [], "freed": 0, "uploads": 0, "dry_run": False}
+    assert run("prune", "--storage", url, "--all").returncode == 2
+    done = run("fsck", "--storage", url)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        0,
+        b"2 blobs (11B), 1 manifest and 1 tag checked, 0 problems",
+    )
+    (key,) = [one.key for one in bucket.list("data") if one.size == 9]
+    bucket.put(key, b"bad layer")
+    assert run("fsck", "--storage", url, "--quick").returncode == 0
+    done = run("fsck", "--storage", url, "--repair", "--format", "json")
+    assert done.returncode == 1
+    assert str(document.layers[0].digest) in json.loads(done.stdout)["findings"][0]["what"]
+    push(ObjectRepositories(bucket), "x", b"one layer")  # the damaged blob was forgotten
+    assert run("fsck", "--storage", url).returncode == 0
+    done = run("fsck", "--storage", "s3://")
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+
+
+def test_a_server_collects_garbage_from_time_to_time(storage: S3Server, url: str, tmp_path: Path) -> None:
+    bucket = open_bucket(url)
+    bucket.put("repositories/app/_tags/broken-off", b'{"gone": "1"}')
+    with serving(
+        tmp_path / "none",
+        "--storage",
+        url,
+        "--writable",
+        "--gc",
+        "1s",
+        log=tmp_path / "log",
+        environment=dict(storage.environment),
+    ):
+        deadline = time.monotonic() + 60
+        while bucket.get("gc/lease") is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert bucket.get("gc/lease") is not None
+    assert "failed" not in (tmp_path / "log").read_text()
+
+
+def test_clients_are_sent_to_the_storage(storage: S3Server, url: str, tmp_path: Path) -> None:
+    data = os.urandom(9 << 20)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    with serving(
+        tmp_path / "none",
+        "--storage",
+        url,
+        "--writable",
+        "--redirect",
+        log=tmp_path / "log",
+        environment=dict(storage.environment),
+    ) as server:
+        assert call(server, "POST", f"/v2/app/blobs/uploads/?digest={digest}", data)[0] == 201
+        status, headers, body = call(server, "GET", f"/v2/app/blobs/{digest}")
+        assert (status, body) == (307, b"")
+        with urllib.request.urlopen(headers["location"], timeout=60) as answer:
+            assert answer.read() == data
+        ranged = urllib.request.Request(headers["location"], headers={"Range": "bytes=5-9"})
+        with urllib.request.urlopen(ranged, timeout=60) as answer:
+            assert answer.read() == data[5:10]
+        assert SECRET not in headers["location"]
+        status, headers, _ = call(server, "HEAD", f"/v2/app/blobs/{digest}")
+        assert (status, headers["content-length"]) == (200, str(len(data)))
+    assert len(keys_of(open_bucket(url), "data")) == 1
+    assert Checker(open_bucket(url), deep=True).run().damage == []

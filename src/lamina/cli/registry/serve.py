@@ -9,6 +9,7 @@ import click
 
 from lamina.cli.registry.mirror_options import mirror_of, mirror_options
 from lamina.cli.registry.serve_access import Protection, protection_options
+from lamina.cli.registry.storage_options import storage_of, storage_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -40,12 +41,7 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="Listen here instead: HOST:PORT, [IPV6]:PORT or unix:PATH (repeatable).",
 )
-@click.option(
-    "--storage",
-    metavar="URL",
-    default="",
-    help="Serve object storage instead of the store: s3://BUCKET/PREFIX, gs://... or az://... .",
-)
+@storage_options
 @click.option("--writable", is_flag=True, help="Allow clients to push and delete.")
 @click.option(
     "--plain-http", is_flag=True, help="Listen without TLS on an address that other machines reach (behind a proxy)."
@@ -109,6 +105,8 @@ def serve(
     port: int,
     listen: tuple[str, ...],
     storage: str,
+    gc: str,
+    redirect: bool,
     writable: bool,
     plain_http: bool,
     anonymous_push: bool,
@@ -138,7 +136,9 @@ def serve(
         raise UsageError(
             "users of --storage need a key for tokens, the same at all servers", hint="give --token-key FILE"
         )
-    place = _place(session, source, storage, writable, create=writable or bool(mirror))
+    place: Readable | None = storage_of(storage, source, gc, redirect=redirect, writable=writable)
+    if place is None:
+        place = _place(session, source, writable, create=writable or bool(mirror))
     settings = Settings(
         host=host,
         port=port,
@@ -165,16 +165,10 @@ def serve(
         run_small(place, settings)
 
 
-def _place(session: Session, source: str, storage: str, writable: bool, *, create: bool) -> Readable:
+def _place(session: Session, source: str, writable: bool, *, create: bool) -> Readable:
     """Open what is to be served. ``create``: make a store if there is none."""
     from lamina.places import reader_for
 
-    if storage:
-        from lamina.objects.place import open_place
-
-        if source:
-            raise UsageError("SOURCE and --storage exclude each other", hint="give one of them")
-        return open_place(storage)
     if source:
         name = parse_name(source)
         if not name.transport or name.transport == "docker" or name.name:

@@ -12,7 +12,7 @@ from lamina.cli.format.text import clean, counted, human_size, some
 from lamina.cli.options import format_option, report_option
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, UsageError
 from lamina.settings import KEEPS
 from lamina.spec.reference import Reference
 
@@ -91,13 +91,24 @@ def _volumes_without_container(store: Store) -> int:
     return sum(tree_bytes(store.volumes.path(one.name)) for one in unused(store))
 
 
-@command("fsck", "lamina fsck\nlamina fsck --repair")
+@command("fsck", "lamina fsck\nlamina fsck --repair\nlamina fsck --storage s3://bucket/prefix --quick")
 @click.option("--repair", is_flag=True, help="Rebuild damaged derived files, and move damaged blobs aside.")
+@click.option("--storage", metavar="URL", default="", help="Check object storage instead: s3://BUCKET/PREFIX.")
+@click.option("--quick", is_flag=True, help="With --storage: compare sizes only, and do not read the blobs.")
 @report_option
 @click.pass_obj
-def fsck(session: Session, repair: bool, format: str | None) -> int:
+def fsck(session: Session, repair: bool, storage: str, quick: bool, format: str | None) -> int:
     """Check the store: hash every blob again, and compare names, layers and derived files with the blobs. The exit
-    code is 1 if an image is incomplete or damaged. `lamina pull` fetches a blob that --repair moved aside."""
+    code is 1 if an image is incomplete or damaged. `lamina pull` fetches a blob that --repair moved aside.
+
+    With --storage, --repair forgets damaged blobs, so that the next push sends them again, and deletes tags whose
+    manifest was deleted."""
+    if storage:
+        from lamina.cli.store.storage import check_storage
+
+        return check_storage(storage, repair=repair, quick=quick, format=format)
+    if quick:
+        raise UsageError("--quick needs --storage", hint="leave --quick out")
     from lamina.store.fsck import fsck as check
     from lamina.view.check import check_unions
 
@@ -130,7 +141,10 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
     return 1 if bad else 0
 
 
-@command("prune", "lamina prune\nlamina prune --all --dry-run\nlamina prune --build")
+@command(
+    "prune",
+    "lamina prune\nlamina prune --all --dry-run\nlamina prune --build\nlamina prune --storage s3://bucket/prefix",
+)
 @click.option(
     "-a",
     "--all",
@@ -144,15 +158,39 @@ def fsck(session: Session, repair: bool, format: str | None) -> int:
 @click.option(
     "--keep", type=click.Choice(KEEPS), help="Also keep only this of the remaining layers (see the setting keep)."
 )
+@click.option(
+    "--storage",
+    metavar="URL",
+    default="",
+    help="Delete from object storage instead: blobs that no manifest needs, and abandoned uploads.",
+)
 @report_option
 @click.pass_obj
 def prune(
-    session: Session, all_: bool, build: bool, dry_run: bool, force: bool, keep: str | None, format: str | None
+    session: Session,
+    all_: bool,
+    build: bool,
+    dry_run: bool,
+    force: bool,
+    keep: str | None,
+    storage: str,
+    format: str | None,
 ) -> None:
     """Delete untagged images, and blobs and derived files that no image needs. Files that a running command needs are
     kept. Also clean up after containers and builds whose lamina was killed, and remove those of `run --rm`.
 
-    With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now."""
+    With the setting keep = blob, also delete tars that were made for a mount and that no mount uses now.
+
+    With --storage, servers may run beside it. What was pushed less than an hour ago is kept."""
+    if storage:
+        from lamina.cli.store.storage import prune_storage
+
+        if all_ or build or keep is not None:
+            raise UsageError(
+                "--all, --build and --keep are for the store", hint="leave them out, or leave --storage out"
+            )
+        prune_storage(storage, dry_run=dry_run, format=format)
+        return
     from lamina.store.gc import Deleted
     from lamina.store.prune import of_containers
     from lamina.store.prune import prune as sweep
