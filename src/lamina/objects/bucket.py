@@ -121,9 +121,15 @@ class ObstoreBucket:
             return _version(store.put(key, data, use_multipart=False))
 
     def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
+        import obstore
+
         step = max(_STEP, -(-size // _MOST_STEPS))
         with reported(self.location, f"writing {key}"):
-            self._large.put(key, pieces, chunk_size=step, max_concurrency=2)
+            # not store.put(): it would ask for the pieces where no other request can be made
+            writer = obstore.open_writer(self._large, key, buffer_size=step, max_concurrency=2)
+            for piece in pieces:
+                writer.write(piece)
+            writer.close()
 
     def create(self, key: str, data: bytes) -> Version | None:
         return self._put_if(key, data, "create")
