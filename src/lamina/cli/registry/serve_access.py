@@ -24,7 +24,7 @@ _OPTIONS = (
         help="Users with their passwords, written by `lamina passwd` or `htpasswd -B`.",
     ),
     click.option(
-        "--access", metavar="FILE", help="Rules: who may pull, push and delete what; limits, quotas (docs/serve.md)."
+        "--access", metavar="FILE", help="Rules in TOML: who may do what, limits, quotas (docs/serve-access.md)."
     ),
     click.option("--anonymous-pull", is_flag=True, help="With --htpasswd, let everyone pull without a login."),
     click.option(

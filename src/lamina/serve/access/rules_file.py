@@ -12,7 +12,7 @@ from lamina.serve.access.rules import ACTIONS, ANYONE, USERS, ImmutableTags, Lim
 from lamina.settings import parse_size
 
 MAX_FILE = 1 << 20
-_HINT = "correct the file; see docs/serve.md"
+_HINT = "correct the file; see docs/serve-access.md"
 T = TypeVar("T")
 
 
