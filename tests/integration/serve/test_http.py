@@ -540,3 +540,19 @@ def test_a_fault_of_the_server_is_a_500_without_a_traceback(caplog: pytest.LogCa
         assert wire.answer().status == 200
         wire.close()
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 262_144, 262_145, 700_001, 3 << 20])
+def test_bodies_of_all_sizes_are_whole_and_the_next_request_follows(server: World, size: int) -> None:
+    """Long bodies go around the parser of uvicorn, which must then be at the right place."""
+    content = random.Random(size).randbytes(size)
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    with server.wire() as wire:
+        head = request("POST", f"/v2/app/blobs/uploads/?digest={digest}", content)
+        following = request("GET", f"/v2/app/blobs/{digest}") + request("GET", "/v2/")
+        for split in (len(head) - size, len(head) - size + 1, len(head) - 1, len(head)):
+            wire.send((head + following)[:split])
+            wire.send((head + following)[split:])
+            assert wire.answer().status == 201
+            assert wire.answer().body == content
+            assert wire.answer().body == b"{}"

@@ -145,6 +145,7 @@ def test_workers_share_a_port_and_are_replaced(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert ask(server.port, "GET", "/v2/")[0] == 200  # the third one answers
             time.sleep(0.05)
+        push(server.port, b"another")
         while b'kind="uploads"' not in ask(server.port, "GET", "/metrics")[2]:
             assert time.monotonic() < deadline  # what one process counts, all show
         assert server.stop() == 0

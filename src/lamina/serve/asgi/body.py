@@ -4,15 +4,18 @@ client waits while the thread is busy."""
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from lamina.serve.asgi.limits import PIECE, Limits
+from lamina.serve.asgi.limits import Limits
 from lamina.serve.routes import ApiError
 
-AHEAD = 2
+JOINED = 192 << 10
+"""Smaller pieces are joined to this size; larger ones (uvloop reads 250 KB at a time) are passed on as they are."""
+AHEAD = 1
 """Pieces that wait for the thread at most."""
 
 Receive = Callable[[], Awaitable[Any]]
@@ -37,6 +40,7 @@ class Body:
         self._ready: deque[bytes] = deque()
         self._end: BaseException | None = None  # how the body ends: _Complete, or what the thread shall raise
         self._room = asyncio.Event()
+        self._ahead = AHEAD
         self._pump: asyncio.Task[None] | None = None
         self.received = 0
         """Bytes that came in."""
@@ -49,7 +53,7 @@ class Body:
         return self._length == 0 or self._end is _COMPLETE
 
     def pieces(self) -> Iterator[bytes]:
-        """The body, in pieces of ``PIECE`` bytes or more, the last one apart. Raises ClientGone, ApiError."""
+        """The body, in pieces of ``JOINED`` bytes or more, the last one apart. Raises ClientGone, ApiError."""
         if self._length == 0:
             return
         self._loop.call_soon_threadsafe(self._begin)
@@ -101,14 +105,14 @@ class Body:
                     parts.append(data)
                     size += len(data)
                 more = message.get("more_body", False)
-                if parts and (size >= PIECE or not more):
+                if parts and (size >= JOINED or not more):
                     self._hand_over(parts)
                     parts, size = [], 0
                 if not more:
                     return
-                if len(self._ready) >= AHEAD:
+                if len(self._ready) >= self._ahead:
                     for_client.stop()
-                    while len(self._ready) >= AHEAD:
+                    while len(self._ready) >= self._ahead:
                         self._room.clear()
                         await self._room.wait()
         except _TooSlow:
@@ -134,6 +138,7 @@ class Body:
 
     async def arrive(self) -> None:
         """Wait until a short body is here, so that no thread waits for it. Its failure is raised to the thread."""
+        self._ahead = sys.maxsize  # nobody takes pieces yet
         self._begin()
         if self._pump is not None:
             await asyncio.wait([self._pump])

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lamina.serve.routes import ApiError
@@ -25,6 +27,9 @@ USER = "lamina.user"
 """The extension of the scope that names the client by its certificate, if it has shown one: a str."""
 
 
+_DIRECT = 64 << 10  # a body of which more than this is missing is taken around the parser
+
+
 class Connection(HttpToolsProtocol):
     """A connection of a client. uvicorn makes one for each."""
 
@@ -37,6 +42,8 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._body_left = 0  # bytes of a body with a known length
+        self._direct = False
         self._head_size = 0  # bytes of the current head, as far as it is known
         self._pieces_size = 0  # bytes that came since the current head began
 
@@ -55,12 +62,47 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._pieces_size += len(data)
-        super().data_received(data)
+        if self._direct or self._body_left > _DIRECT:
+            self._take_body(data)
+        else:
+            super().data_received(data)
         if self._in_head and self._pieces_size > self._limits.head:
             self._refusal = _head_too_large()
             self.send_400_response("")
         elif not self._busy and self._deadline is None:
             self._await_head()
+
+    def _take_body(self, data: bytes) -> None:
+        """Take bytes of a long body around the parser, which would copy them: all that are missing, because the
+        parser does not know of them."""
+        self._direct = True
+        whole = len(data) <= self._body_left
+        part = data if whole else data[: self._body_left]
+        self._body_left -= len(part)
+        self._append(part)
+        if self._body_left:
+            return
+        self._direct = False
+        self.parser = httptools.HttpRequestParser(self)  # the old one still waits for the body
+        self.on_message_complete()
+        if not whole:
+            super().data_received(data[len(part) :])
+
+    def _append(self, data: bytes) -> None:
+        """Give bytes of the body to the request: the first ones as they are, without a copy."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        kept: bytes | bytearray = cycle.body
+        if not kept:
+            cycle.body = data  # type: ignore[assignment]
+        elif isinstance(kept, bytearray):
+            kept += data
+        else:
+            cycle.body = bytearray(kept) + data
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client may close its half after a whole request, and still wait for the answers."""
@@ -117,9 +159,22 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        length = b"0"
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"transfer-encoding":
+                length = b"0"
+                break
+        self._body_left = int(length)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_left -= len(body)
+        self._append(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._body_left = 0
         self._in_head = True  # empty lines may follow without end
         self._head_size = self._pieces_size = 0
 
