@@ -376,6 +376,25 @@ def test_immutable_tags_are_neither_moved_nor_deleted(client: Client) -> None:
     assert alice.push("alice/app", "v1", text="one").status == alice.push("alice/app", "v1", text="two").status == 201
 
 
+def test_what_an_immutable_image_needs_is_not_deleted(client: Client) -> None:
+    alice, cleaner, root = (client.as_user(name) for name in ("alice", "cleaner", "root"))
+    alice.push("team/app", "part", text="in an index")
+    part = alice.send("GET", "/v2/team/app/manifests/part")
+    child = {"mediaType": mediatype.OCI_MANIFEST, "digest": str(Digest.of(part.body)), "size": len(part.body)}
+    index = json.dumps({"schemaVersion": 2, "mediaType": mediatype.OCI_INDEX, "manifests": [child]}).encode()
+    put = alice.status("PUT", "/v2/team/app/manifests/v1", index, Content_Type=mediatype.OCI_INDEX)
+    assert put == 201
+    alice.push_blob("team/app", b"free")
+    needed = (f"manifests/{child['digest']}", f"blobs/{Digest.of(b'in an index')}", f"blobs/{Digest.of(b'{}')}")
+    for rest in needed:
+        assert cleaner.code("DELETE", f"/v2/team/app/{rest}") == (403, "DENIED")
+        assert alice.status("GET", f"/v2/team/app/{rest}") == 200
+    assert cleaner.status("DELETE", "/v2/team/app/manifests/part") == 202
+    assert cleaner.status("DELETE", f"/v2/team/app/blobs/{Digest.of(b'free')}") == 202
+    assert cleaner.status("DELETE", f"/v2/team/app/blobs/{Digest.of(b'none')}") == 404
+    assert root.status("DELETE", f"/v2/team/app/blobs/{Digest.of(b'in an index')}") == 202
+
+
 def test_a_quota_refuses_before_and_within_the_body(client: Client) -> None:
     alice = client.as_user("alice")
     taken = iter([b"z" * 100] * 1000)

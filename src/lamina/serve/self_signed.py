@@ -60,32 +60,27 @@ class SelfSigned:
                     self._make()
 
     def _holds(self) -> bool:
-        """Whether the certificate is there, for these names, signed by the CA that is there, and valid for long."""
+        """Whether the certificate is there with its key, for these names, signed by the CA that is there, and valid
+        for long. After a kill while they were made they may not belong together."""
         found, ca = _read(self.certificate), _read(self.ca)
-        if found is None or ca is None or not os.path.exists(self.key):
+        if found is None or ca is None:
             return False
         return (
-            _days_left(found) > RENEW_DAYS
-            and found.issuer == ca.subject
+            _belong(self.key, found)
+            and _days_left(found) > RENEW_DAYS
+            and _is_signed_by(found, ca)
             and sorted(_names_of(found)) == sorted(map(_normal, self.names))
         )
 
     def _make(self) -> None:
         from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-        ca = _read(self.ca)
-        if ca is None or _days_left(ca) <= DAYS or not os.path.exists(self._ca_key):
+        ca, ca_key = _read(self.ca), _read_key(self._ca_key)
+        if ca is None or ca_key is None or not _belong(self._ca_key, ca) or _days_left(ca) <= DAYS:
             ca_key = ec.generate_private_key(ec.SECP256R1())
             ca = _new_ca(ca_key)
             self._write(self._ca_key, _pem_of(ca_key), 0o600)
             self._write(self.ca, _pem(ca), 0o644)
-        else:
-            with open(self._ca_key, "rb") as file:
-                loaded = load_pem_private_key(file.read(), None)
-            if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-                raise UsageError(f"{self._ca_key} is damaged", hint="remove it: a new CA is made, to be trusted anew")
-            ca_key = loaded
         key = ec.generate_private_key(ec.SECP256R1())
         self._write(self.key, _pem_of(key), 0o600)
         self._write(self.certificate, _pem(_new_certificate(key, self.names, ca, ca_key)), 0o644)
@@ -207,6 +202,35 @@ def _read(path: str) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(raw)
     except ValueError:
         raise UsageError(f"{path} is not a certificate", hint="remove it: the server makes a new one") from None
+
+
+def _read_key(path: str) -> EllipticCurvePrivateKey | None:
+    """A key; None if there is none, or another kind. Raises OSError."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        with open(path, "rb") as file:
+            key = load_pem_private_key(file.read(1 << 20), None)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _belong(key: str, certificate: x509.Certificate) -> bool:
+    """Whether the key in a file is that of a certificate."""
+    found = _read_key(key)
+    return found is not None and found.public_key() == certificate.public_key()
+
+
+def _is_signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _names_of(certificate: x509.Certificate) -> list[str]:

@@ -27,6 +27,7 @@ from lamina.serve.http_message import (
     repository_of,
     whole_body,
 )
+from lamina.serve.immutable import tag_that_needs
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
 from lamina.serve.routes import ApiError
@@ -240,18 +241,23 @@ class WriteApi(ReadApi):
     def _check_removable(
         request: Request, place: WritableRepositories, repository: str, name: str, digest: Digest | None
     ) -> None:
-        """Check that a deletion removes no tag that the client may not remove. Raises ApiError, NotFound."""
-        for tag in [name] if digest is None else place.tags(repository):
-            if not request.permit.may_remove(repository, tag) and (
-                digest is None or place.find(repository, tag).digest == digest
-            ):
-                raise ApiError(403, "DENIED", f"tag {tag} of {request.route.name} is immutable")
+        """Check that a deletion neither removes nor breaks a tag that the client may not remove. Raises ApiError,
+        NotFound."""
+        permit = request.permit
+        if digest is None:
+            kept = "" if permit.may_remove(repository, name) else name
+        else:
+            tags = [tag for tag in place.tags(repository) if not permit.may_remove(repository, tag)]
+            kept = tag_that_needs(place, repository, tags, digest)
+        if kept:
+            raise ApiError(403, "DENIED", f"tag {kept} of {request.route.name} is immutable")
 
     def _delete_blob(self, request: Request) -> Response:
         place = self._writable()
-        digest = digest_of(request.route.rest)
+        repository, digest = repository_of(request.route), digest_of(request.route.rest)
         try:
-            place.delete_blob(repository_of(request.route), digest)
+            self._check_removable(request, place, repository, "", digest)
+            place.delete_blob(repository, digest)
         except NotFound:
             raise ApiError(404, "BLOB_UNKNOWN", f"blob {digest} not found") from None
         return Response(202)

@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from lamina.errors import UsageError
 from lamina.serve.access.htpasswd import hashed_password, parse_htpasswd
 from lamina.serve.self_signed import SelfSigned, check_names
+from lamina.serve.tls import ServerTls, TlsFiles
 from server_process import ServerProcess, serving
 from support import lamina, require_tool, write_layout
 
@@ -255,6 +256,13 @@ def test_a_self_made_certificate_is_made_anew_only_when_it_must(
     monkeypatch.setattr(self_signed, "DAYS", 4000)
     SelfSigned(own.directory, ("c.example",)).renew()
     assert Path(own.ca).read_bytes() != ca
+    monkeypatch.undo()
+    for name, other in (("server.key", "ca.key"), ("ca.key", "server.key"), ("server.crt", "ca.crt")):
+        # as after a kill between two files: they do not belong together
+        Path(own.directory, name).write_bytes(Path(own.directory, other).read_bytes())
+        own.renew()
+        ServerTls(TlsFiles(own.certificate, own.key))
+        assert own._holds()
     Path(own.certificate).write_text("broken")
     with pytest.raises(UsageError, match="not a certificate"):
         own.renew()
