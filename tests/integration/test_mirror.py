@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -16,13 +17,14 @@ import pytest
 
 from lamina.remote.client import Access
 from lamina.remote.credentials import Credential
+from lamina.serve.access.htpasswd import hashed_password
 from lamina.serve.mirror.mirror import Mirror
 from lamina.serve.mirror.upstream import Upstream
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
 from lamina.spec.digest import Digest
 from lamina.store.store import Store
-from server_process import ServerProcess
+from server_process import ServerProcess, serving
 from support import lamina, write_layout
 from upstream import PIECE, Registry, upstream
 
@@ -592,3 +594,34 @@ def test_digests_of_all_kinds(world: World) -> None:
         assert blob(server, f"sha256:{'0' * 64}").status == 404
         assert blob(server, "other:abc").status in (400, 404)
         assert manifest(server, "other:abc").status == 404
+
+
+def test_users_and_rules_are_asked_before_the_mirror(world: World, tmp_path: Path) -> None:
+    digest, (layer,) = world.registry.push("private", "1", [LAYER])
+    (tmp_path / "users").write_text(f"alice:{hashed_password('a')}\nbob:{hashed_password('b')}\n")
+    (tmp_path / "rules").write_text(
+        f'[[rules]]\nrepositories = ["{HOST}/private"]\nwho = "alice"\nactions = "pull"\n'
+        '[[rules]]\nrepositories = ["other/**"]\nwho = "bob"\nactions = "pull"\n'
+    )
+    options = ("--mirror", f"{HOST}=http://{world.upstream}", "--htpasswd", str(tmp_path / "users"))
+    log = tmp_path / "log"
+    with serving(tmp_path / "s", *options, "--access", str(tmp_path / "rules"), log=log) as server:
+
+        def status(user: str, path: str) -> int:
+            login = base64.b64encode(f"{user}:{user[0]}".encode()).decode()
+            return Answer(server.name, path, Authorization=f"Basic {login}").status
+
+        forms = (f"/v2/{HOST}/private/{{}}", f"/v2/private/{{}}?ns={HOST}")
+        parts = ("manifests/1", f"manifests/{digest}", f"blobs/{layer}", "tags/list", f"referrers/{digest}")
+        for turn in range(2):
+            for part in parts:
+                for form in forms:
+                    path = form.format(part)
+                    assert status("bob", path) in (401, 403, 404), path
+                    assert Answer(server.name, path).status == 401
+                    if turn == 0:
+                        assert world.registry.requests == []  # nobody who may not pull causes a request
+            for part in parts:
+                for form in forms:
+                    assert status("alice", form.format(part)) == 200, form.format(part)
+        assert all(sent == "" for _, _, sent in world.registry.requests)
