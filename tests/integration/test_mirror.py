@@ -625,3 +625,25 @@ def test_users_and_rules_are_asked_before_the_mirror(world: World, tmp_path: Pat
                 for form in forms:
                     assert status("alice", form.format(part)) == 200, form.format(part)
         assert all(sent == "" for _, _, sent in world.registry.requests)
+
+
+def test_who_looks_at_the_images_in_a_browser_causes_no_requests(world: World, tmp_path: Path) -> None:
+    with RegistryServer(Store.open(str(tmp_path / "up")), writable=True) as real:
+        write_layout(tmp_path / "l", "app", [[("a", b"1")], [("b", b"2")]])
+        for tag in ("1", "2", "3"):
+            words = ("copy", f"oci:{tmp_path / 'l'}:app", f"docker://{real.name}/team/app:{tag}")
+            assert lamina(*words, root=tmp_path / "none").returncode == 0
+        cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        options = ("--mirror", f"{HOST}=http://{real.name}", "--mirror-ttl", "0s")
+        with serving(tmp_path / "s", *options, log=tmp_path / "log", environment=cache) as server:
+            digest = manifest(server.name, "1", f"{HOST}/team/app").headers["Docker-Content-Digest"]
+            assert json.loads(Answer(server.name, f"/v2/{HOST}/team/app/tags/list").body or b"")["tags"] == [*"123"]
+            found = Answer(server.name, f"/explore/api/tags?repository={HOST}/team/app")
+            assert [one["tag"] for one in json.loads(found.body or b"")["tags"]] == ["1"]  # the one that is here
+            document = json.loads(manifest(server.name, digest, f"{HOST}/team/app").body or b"")
+            tree = f"/explore/api/tree?image={HOST}/team/app:1&path="
+            assert Answer(server.name, tree).status == 404  # its layers are not here yet
+            for layer in (document["config"], *document["layers"]):
+                assert blob(server.name, layer["digest"], f"{HOST}/team/app").status == 200
+            found = Answer(server.name, tree)
+            assert [one["name"] for one in json.loads(found.body or b"")["entries"]] == ["a", "b"]

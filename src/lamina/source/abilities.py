@@ -19,7 +19,15 @@ if TYPE_CHECKING:
         TarReader,
         TarWriter,
     )
-    from lamina.source.served import BlobHolder, Growing, Indexed, Linked, Served, WarningRepositories
+    from lamina.source.served import (
+        BlobHolder,
+        CopyingRepositories,
+        Growing,
+        Indexed,
+        Linked,
+        Served,
+        WarningRepositories,
+    )
 
 
 def gives_url(blob: object) -> TypeIs[Linked]:
@@ -75,6 +83,11 @@ def finds_in_repositories(place: object) -> TypeIs[Indexed]:
 def gives_warnings(place: object) -> TypeIs[WarningRepositories]:
     """Whether answers of these repositories may be old, and they say so."""
     return hasattr(place, "warning")
+
+
+def keeps_copies(place: object) -> TypeIs[CopyingRepositories]:
+    """Whether these repositories are copied from elsewhere when somebody asks for them."""
+    return hasattr(place, "kept")
 
 
 def is_growing(stream: object) -> TypeIs[Growing]:

@@ -135,6 +135,14 @@ class Readable(Reader, Lister, Protocol):
     """A place of images that can be served read-only."""
 
 
+class CopyingRepositories(Protocol):
+    """Repositories that are copied from elsewhere when somebody asks for them."""
+
+    def kept(self) -> Repositories:
+        """What is here now, without asking elsewhere."""
+        ...
+
+
 class WarningRepositories(Protocol):
     """Repositories whose answers may be old."""
 

@@ -301,8 +301,11 @@ def _explorer(
     from lamina.serve.explorer.explorer import Explorer
     from lamina.serve.explorer.gallery import Gallery
     from lamina.serve.explorer.layer_cache import LayerCache, default_directory
+    from lamina.source.abilities import keeps_copies
     from lamina.store.store import Store
 
+    if keeps_copies(repositories):  # who looks around must not use up the rate limits of other registries
+        repositories = repositories.kept()
     gallery = Gallery(repositories)
     if gate is None and isinstance(
         place, Store

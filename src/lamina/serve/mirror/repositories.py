@@ -20,6 +20,7 @@ from lamina.errors import (
     RateLimited,
     RemoteFailure,
 )
+from lamina.serve.mirror.kept import KeptRepositories
 from lamina.serve.mirror.once import Once
 from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
@@ -80,7 +81,7 @@ class MirroredRepositories:
 
     def names(self, after: str = "", limit: int | None = None) -> list[str]:
         mirrored = {name for name in self._cache.repositories() if self.is_mirrored(name)}
-        return _page(sorted({*self._base.names(), *mirrored}), after, limit)
+        return _page(sorted({*self._base.names(after, limit), *mirrored}), after, limit)
 
     def tags(self, repository: str, after: str = "", limit: int | None = None) -> list[str]:
         if not self.is_mirrored(repository):
@@ -126,7 +127,7 @@ class MirroredRepositories:
     def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
         if not self.is_mirrored(repository):
             return self._base.referrers(repository, subject)
-        name = f"referrers-{subject.algorithm}-{subject.encoded}"
+        name = _referrers_of(subject)
 
         def asked(remote: Repository) -> list[Any]:
             try:
@@ -138,6 +139,17 @@ class MirroredRepositories:
             listed = self._listed(repository, name, asked, lambda: self._cache.known_list(repository, name))
         except NotFound:
             listed = []
+        return self._with_own(repository, subject, listed)
+
+    def known_referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
+        """As ``referrers``, without asking the registry."""
+        return self._with_own(repository, subject, self._cache.known_list(repository, _referrers_of(subject)) or [])
+
+    def kept(self) -> KeptRepositories:
+        """What is here now, without asking any registry."""
+        return KeptRepositories(self, self._base, self._cache)
+
+    def _with_own(self, repository: str, subject: Digest, listed: list[Any]) -> list[Descriptor]:
         found = {one.digest: one for one in self._base.referrers(repository, subject)}
         for value in listed:
             one = Descriptor.from_json(value, f"referrers of {subject}")
@@ -361,6 +373,10 @@ class MirroredBlob:
             )
         except (NotFound, AccessDenied) as error:
             raise BlobNotFound(f"no blob {self.descriptor.digest} in {self._repository}", hint=error.hint) from None
+
+
+def _referrers_of(subject: Digest) -> str:
+    return f"referrers-{subject.algorithm}-{subject.encoded}"
 
 
 def _bounded(memory: OrderedDict[Any, Any], key: object, value: object) -> None:
