@@ -414,6 +414,26 @@ class TestLarge:
         assert found["children"][0]["rest"]["count"] == MANY - 49
 
 
+class TestLimits:
+    def test_an_image_that_takes_too_much_memory_is_not_opened(self, layout: Path, tmp_path: Path) -> None:
+        gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache")), max_entries=50) as explorer:
+            answer = fetch(explorer, "tree", image="big:1")
+            assert (answer.status, b"50001 entries" in answer.body) == (422, True)
+            assert ask(explorer, "tree", image=APP)["total"] == 12
+            answer = fetch(explorer, "diff", before=APP, after=APP2)
+            assert (answer.status, b"are compared here" in answer.body) == (422, True)
+
+    def test_an_image_with_too_many_layers_is_not_opened(self, tmp_path: Path) -> None:
+        directory = tmp_path / "layout"
+        write_layout(directory, "docker.io/library/app:1", [[("a", b"a")]] * 1001, compress=False)
+        gallery = Gallery(ListedRepositories(LayoutReader(str(directory))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+            assert (answer.status, b"1001 layers" in answer.body) == (422, True)
+            assert len(ask(explorer, "image", image=APP)["layers"]) == 1001
+
+
 class Only(Everything):
     """A permit for some repositories."""
 

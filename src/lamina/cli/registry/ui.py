@@ -56,7 +56,7 @@ def ui(session: Session, images: tuple[str, ...], open_: bool, host: str, port: 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    explorer = Explorer(gallery, cache, usual=session.platform)
+    explorer = Explorer(gallery, cache, usual=session.platform, max_entries=8_000_000)
     with ExplorerServer(explorer, host=host, port=port) as server:
         write(f"the images are shown at {server.url}/")
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from lamina.errors import (
     AccessDenied,
     InvalidContent,
     LaminaError,
+    LimitExceeded,
     NotFound,
     RemoteFailure,
     Unsupported,
@@ -24,7 +25,7 @@ from lamina.serve.explorer.differences import DiffTree, diff_page, diff_text
 from lamina.serve.explorer.gallery import Gallery
 from lamina.serve.explorer.layer_cache import LayerCache
 from lamina.serve.explorer.listing import path_blame, tree_page
-from lamina.serve.explorer.opened import Choices, Chosen, Images, OpenImage
+from lamina.serve.explorer.opened import MAX_ENTRIES, Choices, Chosen, Images, OpenImage
 from lamina.serve.explorer.preview import download, picture, picture_answer, preview
 from lamina.serve.explorer.search import Result, query_of, search_images, search_page
 from lamina.serve.explorer.static_files import static_file
@@ -66,7 +67,8 @@ _log = logging.getLogger("lamina.serve")
 
 class Explorer:
     """Answers requests about the images of a gallery. ``usual``: the platform that is shown if nobody asks for
-    another. ``pulls``: clients can pull from the same address. ``close`` stops its threads; ``cache`` stays."""
+    another. ``pulls``: clients can pull from the same address. ``max_entries``: images with more are not shown.
+    ``close`` stops its threads; ``cache`` stays."""
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Explorer:
         writable: bool = False,
         wait: float = 0.25,
         work: Work | None = None,
+        max_entries: int = MAX_ENTRIES,
     ) -> None:
         self.gallery = gallery
         self._choices = Choices(usual or Platform.host())
@@ -85,7 +88,7 @@ class Explorer:
         self._writable = writable
         self._wait = wait
         self._work = work or Work()
-        self._images = Images(gallery, cache, self._work)
+        self._images = Images(gallery, cache, self._work, max_entries)
         self._catalogs = Catalogs(gallery, self._choices, self._work)
         self._pages: dict[str, Callable[[Asked], Answer | dict[str, Any]]] = {
             "": self._about,
@@ -257,6 +260,12 @@ class Explorer:
 
         def compared(progress: Progress) -> DiffTree:
             images = [self._images.opened_within(chosen, progress) for chosen in (before, after)]
+            entries = sum(image.entries for image in images)
+            if entries > self._images.max_entries:
+                raise LimitExceeded(
+                    f"the images have {entries} entries: at most {self._images.max_entries} are compared here",
+                    hint="use `lamina diff`",
+                )
             progress.begin("comparing files")
             return DiffTree(*images)
 

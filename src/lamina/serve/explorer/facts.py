@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from lamina.layer.entry import Kind
-from lamina.union.tree import Tree
+from lamina.union.tree import UNSTATED, Tree
+
+_FILE = int(Kind.FILE)
 
 
 class TreeFacts:
@@ -28,6 +30,7 @@ class TreeFacts:
         """Hidden nodes by their parent."""
         self._sets: list[int] = [0]  # distinct sets of layers, as bits
         self._numbers: dict[int, int] = {0: 0}
+        self._unions: dict[int, int] = {}  # two numbers of sets -> the number of their union
         self._visible = array("I", bytes(4 * count))  # numbers of sets
         self._hidden = array("I", bytes(4 * count))
         self._count_visible()
@@ -49,26 +52,29 @@ class TreeFacts:
         return self.gone.get(node, [])
 
     def _count_visible(self) -> None:
-        tree = self.tree
+        tree, add, column = self.tree, self._add, self._visible
         firsts = _first_names(tree)
-        ended, kids, parents = tree.endings_of, tree.kids, tree.parents
-        for node in range(len(tree.names) - 1, -1, -1):
+        ended, kids, parents, rows, origins = tree.endings_of, tree.kids, tree.parents, tree.rows, tree.origin_layers
+        kinds, lengths = [index.kind for index in tree.layers], [index.size for index in tree.layers]
+        own = [self._number(1 << layer) for layer in range(len(tree.layers))]
+        sizes, files = self.sizes, self.files
+        for node in range(len(rows) - 1, -1, -1):
             if ended[node]:
                 continue
-            layer = tree.layer(node)
-            if layer is not None:
-                self._add(self._visible, node, 1 << layer)
-            if kids[node] is None:
-                counted = firsts.get(node, True)
-                if counted and tree.kind(node) == Kind.FILE:
-                    number, row = tree.content(node)
-                    self.sizes[node] = tree.layers[number].size[row]
-                    self.files[node] = 1
+            row = rows[node]
+            if row != UNSTATED:
+                add(column, node, own[origins[node]])
+            if kids[node] is None and firsts.get(node, True):
+                layer, row = tree.content(node) if node in firsts else (origins[node], row)
+                if kinds[layer][row] == _FILE:
+                    sizes[node] = lengths[layer][row]
+                    files[node] = 1
             if node:
                 parent = parents[node]
-                self.sizes[parent] += self.sizes[node]
-                self.files[parent] += self.files[node]
-                self._add(self._visible, parent, self._sets[self._visible[node]])
+                sizes[parent] += sizes[node]
+                files[parent] += files[node]
+                if column[parent] != column[node]:
+                    add(column, parent, column[node])
 
     def _count_hidden(self) -> None:
         tree = self.tree
@@ -85,20 +91,21 @@ class TreeFacts:
         for node in reversed(hidden):
             ending = tree.endings[ended[node] - 1]
             bits = 1 << tree.origin_layers[node] | 1 << ending.layer
-            self._add(self._hidden, node, bits)
+            touched = self._number(bits)
+            self._add(self._hidden, node, touched)
             self.sizes[node] += self._own_size(node)
             parent = parents[node]
             if ended[parent]:
-                self._add(self._hidden, parent, self._sets[self._hidden[node]])
+                self._add(self._hidden, parent, self._hidden[node])
                 self.sizes[parent] += self.sizes[node]
             anchor = anchors[node]
-            self._add(self._hidden, anchor, bits)
+            self._add(self._hidden, anchor, touched)
             self.older[anchor] += 1
         for node in range(len(tree.names) - 1, 0, -1):
             if not ended[node] and self.older[node]:
                 parent = parents[node]
                 self.older[parent] += self.older[node]
-                self._add(self._hidden, parent, self._sets[self._hidden[node]])
+                self._add(self._hidden, parent, self._hidden[node])
 
     def _own_size(self, node: int) -> int:
         tree = self.tree
@@ -107,15 +114,23 @@ class TreeFacts:
         layer, row = tree.content(node)
         return int(tree.layers[layer].size[row])
 
-    def _add(self, column: array[int], node: int, bits: int) -> None:
-        known = self._sets[column[node]]
-        both = known | bits
-        if both != known:
-            number = self._numbers.get(both)
-            if number is None:
-                number = self._numbers[both] = len(self._sets)
-                self._sets.append(both)
-            column[node] = number
+    def _add(self, column: array[int], node: int, more: int) -> None:
+        """Add the layers of set number ``more`` to those of a node."""
+        known = column[node]
+        if known == more:
+            return
+        key = known << 32 | more
+        number = self._unions.get(key)
+        if number is None:
+            number = self._unions[key] = self._number(self._sets[known] | self._sets[more])
+        column[node] = number
+
+    def _number(self, bits: int) -> int:
+        number = self._numbers.get(bits)
+        if number is None:
+            number = self._numbers[bits] = len(self._sets)
+            self._sets.append(bits)
+        return number
 
     def _sorted(self, node: int, by: str, hidden: bool, layer: int | None) -> list[int]:
         tree = self.tree

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lamina.errors import BlobNotFound, InvalidDocument, NotFound
+from lamina.errors import BlobNotFound, InvalidDocument, LimitExceeded, NotFound
 from lamina.serve.explorer.cached_layer import CachedLayer
 from lamina.serve.explorer.facts import TreeFacts
 from lamina.serve.explorer.gallery import Gallery, Place
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from lamina.spec.image_config import ImageConfig
 
 MAX_PLATFORMS = 100
+MAX_LAYERS = 1000
+MAX_ENTRIES = 500_000
+"""Entries in the layers of an image that a server for many people shows."""
 _MAX_KNOWN = 500
 _NODE = 500  # estimated bytes of memory for each node of a tree
 
@@ -63,6 +66,11 @@ class OpenImage:
     @property
     def first(self) -> int:
         return self.stack.first
+
+    @property
+    def entries(self) -> int:
+        """The number of entries in all layers."""
+        return sum(len(index) for index in self.tree.layers)
 
     @property
     def size_in_memory(self) -> int:
@@ -138,10 +146,12 @@ def attestations(reader: Reader, descriptor: Descriptor, of: Digest, what: str) 
 class Images:
     """Opens images, each once, with the indexes of their layers from ``cache``."""
 
-    def __init__(self, gallery: Gallery, cache: LayerCache, work: Work) -> None:
+    def __init__(self, gallery: Gallery, cache: LayerCache, work: Work, max_entries: int) -> None:
+        """``max_entries``: an image with more in its layers is not opened, because it would take too much memory."""
         self._gallery = gallery
         self._cache = cache
         self._work = work
+        self.max_entries = max_entries
 
     def opened(self, chosen: Chosen) -> OpenImage:
         """Return the open image. Raises Working, Busy, NotFound, InvalidContent, Unsupported."""
@@ -182,11 +192,22 @@ class Images:
             )
             if not place.whole:
                 stack = stack.slice(place.low, place.high)
+            if len(stack.layers) > MAX_LAYERS:
+                raise _too_large(stack, f"{len(stack.layers)} layers", f"{MAX_LAYERS}")
             read_indexes(stack.layers, progress)
+            entries = sum(len(layer.index()) for layer in stack.layers)
+            if entries > self.max_entries:
+                raise _too_large(stack, f"{entries} entries", f"{self.max_entries}")
             progress.begin("merging the layers")
             return OpenImage(stack)
 
         return opening
+
+
+def _too_large(stack: Stack, found: str, most: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"{stack.name} has {found}: at most {most} are shown here", hint="pull the image, and use `lamina ui`"
+    )
 
 
 def read_indexes(layers: tuple[LayerHandle, ...], progress: Progress) -> None:

@@ -1,0 +1,172 @@
+"""The explorer of a real server: with users and rules, over object storage, and while clients push."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from lamina.cli import run
+from lamina.serve.access.htpasswd import hashed_password
+from object_storage import KINDS, s3_server
+from server_process import ServerProcess, serving
+from support import write_layout
+
+LAYERS = [
+    [("etc", None), ("etc/passwd", b"root\n"), ("etc/secret-plan", b"hidden soon")],
+    [("etc/.wh.secret-plan", b""), ("big.bin", bytes(range(256)) * 40_000)],  # 10 MB of content
+]
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("images") / "layout"
+    write_layout(directory, "docker.io/alice/app:1", LAYERS)
+    write_layout(directory, "docker.io/bob/app:1", [*LAYERS, [("bobs-file", b"only bob's")]])
+    return directory
+
+
+def login(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
+
+
+def get(
+    server: ServerProcess, target: str, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request("GET", target, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def fetch(
+    server: ServerProcess, page: str, headers: dict[str, str] | None = None, **query: object
+) -> tuple[int, Any]:
+    """Ask until there is an answer."""
+    until = time.monotonic() + 120
+    while True:
+        status, _, body = get(server, f"/explore/api/{page}?{urlencode(query)}", headers)
+        if status != 202:
+            return status, json.loads(body)
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def ask(server: ServerProcess, page: str, headers: dict[str, str] | None = None, **query: object) -> Any:
+    status, value = fetch(server, page, headers, **query)
+    assert status == 200, value
+    return value
+
+
+@pytest.fixture(scope="module")
+def server(layout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    top = tmp_path_factory.mktemp("users")
+    assert run(["--root", str(top / "store"), "load", "-q", "-i", str(layout)]) == 0
+    (top / "users").write_text(f"alice:{hashed_password('one', 4)}\nbob:{hashed_password('two', 4)}\n")
+    (top / "rules").write_text(
+        '[[rules]]\nwho = ["alice"]\nrepositories = ["alice/**"]\nactions = ["pull"]\n'
+        '[[rules]]\nwho = ["bob"]\nrepositories = ["**"]\nactions = ["pull"]\n'
+    )
+    words = ["--htpasswd", str(top / "users"), "--access", str(top / "rules")]
+    with serving(top / "store", *words, "--explorer-cache", str(top / "cache"), log=top / "log") as server:
+        yield server
+        assert server.stop() == 0
+    assert "Traceback" not in (top / "log").read_text()
+
+
+class TestUsers:
+    def test_a_browser_is_asked_to_log_in(self, server: ServerProcess) -> None:
+        for target in ("/", "/explore/api/about", "/explore/api/tree?image=bob/app:1", "/explore/static/main.js"):
+            status, headers, _ = get(server, target)
+            assert (status, headers["www-authenticate"].startswith("Basic ")) == (401, True), target
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert json.loads(get(server, "/explore/api/about")[2])["error"]["code"] == "unauthorized"
+        assert get(server, "/explore/api/about", login("alice", "wrong"))[0] == 401
+
+    def test_each_user_sees_what_he_may_pull(self, server: ServerProcess) -> None:
+        alice, bob = login("alice", "one"), login("bob", "two")
+        assert ask(server, "about", alice)["user"] == "alice"
+        names = {
+            name: [one["name"] for one in ask(server, "repositories", who)["repositories"]]
+            for name, who in (("alice", alice), ("bob", bob))
+        }
+        assert names == {"alice": ["alice/app"], "bob": ["alice/app", "bob/app"]}
+        assert ask(server, "tree", bob, image="bob/app:1", path="/")["total"] == 3
+        for page in ("image", "tree", "stack", "sharing", "blame", "ghosts", "file", "download", "raw", "treemap"):
+            status, value = fetch(server, page, alice, image="bob/app:1", path="/bobs-file")
+            assert (status, value["error"]["code"]) == (404, "not_found"), page
+            missing = fetch(server, page, alice, image="nobody/app:1", path="/bobs-file")[1]["error"]
+            assert value["error"]["message"].replace("bob/", "X/") == missing["message"].replace("nobody/", "X/")
+        assert fetch(server, "diff", alice, before="alice/app:1", after="bob/app:1")[0] == 404
+        for who, found in ((alice, set()), (bob, {"docker.io/bob/app:1"})):
+            results = ask(server, "search", who, q="bobs-file")["results"]
+            assert {place["image"] for one in results for place in one["images"]} == found
+        shared = ask(server, "sharing", alice, image="alice/app:1")["layers"]
+        assert [one["images"] for one in shared] == [[], []]
+        shared = ask(server, "sharing", bob, image="alice/app:1")["layers"]
+        assert [one["images"] for one in shared] == [["docker.io/bob/app:1"]] * 2
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_object_storage_are_shown(
+    kind: str, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s3").mkdir()
+    with s3_server(kind, tmp_path / "s3") as storage:
+        environment = {**storage.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        words = ["--storage", storage.url, "--writable"]
+        with serving(tmp_path / "none", *words, log=tmp_path / "log", environment=environment) as server:
+            target = f"docker://{server.name}/alice/app:1"
+            assert run(["copy", "-q", f"oci:{layout}:docker.io/alice/app:1", target]) == 0
+            image = "docker.io/alice/app:1"
+            (repository,) = ask(server, "repositories")["repositories"]
+            assert (repository["name"], repository["tags"]) == ("alice/app", 1)
+            (tag,) = ask(server, "tags", repository="docker.io/alice/app")["tags"]
+            assert (tag["image"], tag["layers"]) == (image, 2)
+            found = ask(server, "tree", image=image, path="/etc", hidden=1)
+            assert [(one["name"], one["state"]) for one in found["entries"]] == [
+                ("passwd", "visible"),
+                ("secret-plan", "hidden"),
+            ]
+            hidden = found["entries"][1]["node"]
+            assert ask(server, "file", image=image, node=hidden)["preview"]["text"] == "hidden soon"
+            status, _, body = get(server, "/explore/api/download?" + urlencode({"image": image, "path": "/big.bin"}))
+            assert (status, body == bytes(range(256)) * 40_000) == (200, True)
+            (result,) = ask(server, "search", q="secret*", ghosts=1)["results"]
+            assert result["images"][0]["state"] == "whiteout"
+            assert server.stop() == 0
+        with serving(tmp_path / "none", *words, log=tmp_path / "log", environment=environment) as server:
+            assert ask(server, "stack", image=image)["total"]["paths"] == 3
+            assert server.stop() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_pushed_image_is_shown_at_once_and_a_moved_tag_is_the_new_image(layout: Path, tmp_path: Path) -> None:
+    words = ["--writable", "--explorer-cache", str(tmp_path / "cache")]
+    with serving(tmp_path / "store", *words, log=tmp_path / "log") as server:
+        assert ask(server, "repositories")["repositories"] == []
+        assert fetch(server, "tree", image="new/app:1")[0] == 404
+        target = f"docker://{server.name}/new/app:1"
+        assert run(["copy", "-q", f"oci:{layout}:docker.io/alice/app:1", target]) == 0
+        assert ask(server, "tree", image="new/app:1")["total"] == 2
+        assert run(["copy", "-q", f"oci:{layout}:docker.io/bob/app:1", target]) == 0
+        assert ask(server, "tree", image="new/app:1")["total"] == 3
+        digest = ask(server, "image", image="new/app:1")["digest"]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("DELETE", f"/v2/new/app/manifests/{digest}")
+        assert connection.getresponse().status == 202
+        connection.close()
+        assert fetch(server, "tree", image="new/app:1")[0] == 404
+        assert server.stop() == 0
