@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from lamina.spec import mediatype
 from lamina.spec.digest import Digest
 from lamina.store.store import Store
 from server_process import ServerProcess, serving
-from support import lamina, write_layout
+from support import THOROUGH, lamina, require_root, write_layout
 from upstream import PIECE, Registry, upstream
 
 HOST = "up.example"
@@ -647,3 +648,131 @@ def test_who_looks_at_the_images_in_a_browser_causes_no_requests(world: World, t
                 assert blob(server.name, layer["digest"], f"{HOST}/team/app").status == 200
             found = Answer(server.name, tree)
             assert [one["name"] for one in json.loads(found.body or b"")["entries"]] == ["a", "b"]
+
+
+def test_a_registry_that_stalls_keeps_nobody_waiting_for_what_is_here(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamina.serve.mirror.repositories.SHORT_PATIENCE", 0.2)
+    monkeypatch.setattr("lamina.serve.mirror.repositories.PATIENCE", 0.3)
+    digest, _ = world.registry.push("app", "1", [b"x"])
+    go_on = threading.Event()
+    with world.mirror() as server:
+        assert manifest(server, "1").status == 200
+        world.registry.fault = lambda method, path: go_on.wait(20) and None
+        found = manifest(server, "1")
+        assert (found.status, found.headers["Docker-Content-Digest"]) == (200, digest)
+        assert "no answer from up.example" in found.headers["Warning"]
+        asked = len(world.registry.requests)
+        assert manifest(server, "1").status == 200  # it is not even asked now
+        assert len(world.registry.requests) == asked
+        assert manifest(server, "2").status == 502
+        go_on.set()
+
+
+def test_a_blob_that_is_larger_than_the_mirror_is_passed_on(world: World) -> None:
+    _, (layer,) = world.registry.push("app", "1", [LAYER])
+    with world.mirror(ttl=60, size=PIECE) as server:
+        manifest(server, "1")
+        for _ in range(2):
+            assert [one.body == LAYER for one in at_once(lambda _: blob(server, layer), 4)] == [True] * 4
+            until(lambda: layer.removeprefix("sha256:") not in world.kept())
+        assert world.parts() == []
+
+
+def test_on_a_full_disk_what_is_not_used_goes_first(world: World) -> None:
+    require_root()
+    layers = [random.Random(n).randbytes(40 * PIECE) for n in range(2)]
+    _, digests = world.registry.push("app", "1", layers)
+    huge, (too_large,) = world.registry.push("app", "2", [bytes(400 * PIECE)])
+    disk = world.top / "mirror"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+    try:
+        with world.mirror(ttl=60) as server:
+            assert manifest(server, "1").status == 200
+            for number in (0, 1, 0):
+                assert blob(server, digests[number]).body == layers[number]
+            assert manifest(server, huge).status == 200
+            assert blob(server, too_large).status == 507
+            assert blob(server, digests[1]).body == layers[1]
+            until(lambda: world.parts() == [])
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_whatever_happens_no_whole_answer_is_wrong(world: World, tmp_path: Path) -> None:
+    """Clients, a registry that cuts, lies and fails, servers that are killed, and a mirror that is too small."""
+    layers = [random.Random(n).randbytes((n % 7 + 1) * 3 * PIECE + n) for n in range(14)]
+    _, digests = world.registry.push("app", "1", layers)
+    content = dict(zip(digests, layers, strict=True))
+    chance = random.Random(5)
+    guard = threading.Lock()
+
+    def gate(digest: str, sent: int) -> None:
+        with guard:
+            kind = chance.random()
+        if kind < 0.02:
+            raise ConnectionError
+        time.sleep(0.001)
+
+    def fault(method: str, path: str) -> tuple[int, dict[str, str]] | None:
+        with guard:
+            kind = chance.random()
+            lying = chance.choice(digests)
+            if kind < 0.2:
+                world.registry.changed[lying] = content[lying][:-9] + bytes(9)
+            elif kind < 0.5:
+                world.registry.changed.clear()
+        return (503, {}) if kind > 0.97 else None
+
+    world.registry.gate, world.registry.fault = gate, fault
+    size = sum(map(len, layers)) // 2
+    options = ("--mirror", f"{HOST}=http://{world.upstream}", "--mirror-dir", str(tmp_path / "mirror"))
+    servers = [
+        ServerProcess(tmp_path / f"s{n}", *options, "--mirror-size", f"{size}b", log=tmp_path / f"log{n}")
+        for n in range(2)
+    ]
+    ended = threading.Event()
+    right, wrong = [0], [0]
+
+    def client(number: int) -> None:
+        own = random.Random(number)
+        while not ended.is_set():
+            digest = own.choice(digests)
+            start = own.choice((0, 0, 0, own.randrange(len(content[digest]))))
+            headers = {"Range": f"bytes={start}-"} if start else {}
+            try:
+                found = blob(own.choice(servers).name, digest, **headers)
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)  # the server was killed
+                continue
+            if found.status in (200, 206) and found.body is not None:
+                good = found.body == content[digest][start if found.status == 206 else 0 :]
+                with guard:
+                    (right if good else wrong)[0] += 1
+
+    try:
+        for server in servers:
+            server.start()
+        world.registry.fault = lambda method, path: None
+        manifest(servers[0].name, "1")
+        world.registry.fault = fault
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(10)]
+        for one in clients:
+            one.start()
+        for turn in range(6 if THOROUGH else 2):
+            time.sleep(1.5)
+            servers[turn % 2].kill()
+            servers[turn % 2].start()
+        ended.set()
+        for one in clients:
+            one.join()
+    finally:
+        ended.set()
+        for server in servers:
+            server.close()
+    assert wrong == [0]
+    assert right[0] > 20
+    for path in (tmp_path / "mirror" / "blobs" / "sha256").iterdir():
+        assert Digest.of(path.read_bytes()).encoded == path.name

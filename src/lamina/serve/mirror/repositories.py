@@ -47,6 +47,8 @@ PAUSE, MAX_PAUSE = 10.0, 300.0
 known."""
 MAX_NOTED = 10_000
 """Warnings and sizes that are kept in memory."""
+MAX_LISTED = 200_000
+"""Tags and referrers that are kept in memory."""
 _log = logging.getLogger("lamina.serve.mirror")
 
 
@@ -338,6 +340,8 @@ class MirroredRepositories:
             return last
         with self._guard:
             _bounded(self._lists, (repository, name), (time.monotonic(), found))
+            while len(self._lists) > 1 and sum(len(one[1]) + 1 for one in self._lists.values()) > MAX_LISTED:
+                self._lists.popitem(last=False)
         self._cache.set_list(repository, name, found)
         return found
 
