@@ -506,6 +506,7 @@ def test_the_audit_log_says_who_did_what_and_no_secret(client: Client, tmp_path:
     put = records[3]
     assert (put["user"], put["address"], put["repository"], put["what"]) == ("alice", "192.0.2.1", "team/app", "1")
     assert records[5]["user"] == "reader"
+    assert (records[4]["claimed"], "user" in records[4]) == ("alice", False)
     text = (tmp_path / "audit").read_text()
     for secret in (token, "alice-secret", "guess-secret", "Basic", "Bearer"):
         assert secret not in text

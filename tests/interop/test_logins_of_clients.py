@@ -30,7 +30,12 @@ who = "reader"
 actions = "pull"
 
 [[rules]]
-repositories = ["secret/**", "team/**"]
+repositories = "public/*"
+who = "anonymous"
+actions = "pull"
+
+[[rules]]
+repositories = ["secret/**", "team/**", "public/**"]
 who = "root"
 actions = "admin"
 """
@@ -64,7 +69,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     names = ("alice", "reader", "root")
     (top / "users").write_text("".join(f"{name}:{hashed_password(f'{name}-secret', 4)}\n" for name in names))
     (top / "rules.toml").write_text(RULES)
-    for name in ("team", "secret"):
+    for name in ("team", "secret", "public"):
         write_layout(top / "layout", name, [[(name, name.encode() * 1000)], [("etc/", None)]])
     words = ["--tls-self-signed", "localhost", "--htpasswd", str(top / "users"), "--access", str(top / "rules.toml")]
     words += ["--writable", "--audit-log", str(top / "audit")]
@@ -75,7 +80,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         found = Registry(f"localhost:{server.port}", certificates)
         own = Lamina(found, top / "own")
         own.login("root", "root-secret")
-        for name in ("team", "secret"):
+        for name in ("team", "secret", "public"):
             own.ok("copy", f"oci:{top / 'layout'}:{name}", f"docker://{found.name}/{name}/app:1")
         yield found
         assert server.running()
@@ -265,6 +270,8 @@ def test_a_client_does_what_its_user_may_do(make: object, registry: Registry) ->
     name = type(alice).__name__.lower()
     assert refused(stranger.pull("team/app:1"))
     assert refused(stranger.pull("team/none:1"))
+    done = stranger.pull("public/app:1")
+    assert done.returncode == 0, done.stderr
     assert alice.login("alice", "guess").returncode != 0
     done = alice.login("alice", "alice-secret")
     assert done.returncode == 0, done.stderr
@@ -303,6 +310,8 @@ def test_docker_logs_in_pulls_pushes_and_is_refused(registry: Registry, tmp_path
 
 def check_docker(docker: Docker, host: str) -> None:
     assert docker("pull", f"{host}/team/app:1").returncode != 0
+    docker.ok("pull", f"{host}/public/app:1")
+    docker.ok("rmi", f"{host}/public/app:1")
     assert docker("login", host, "-u", "alice", "--password-stdin", input=b"guess").returncode != 0
     docker.ok("login", host, "-u", "alice", "--password-stdin", input=b"alice-secret")
     docker.ok("pull", f"{host}/team/app:1")

@@ -202,6 +202,42 @@ def _layout(tmp_path: Path) -> Path:
     return tmp_path / "layout"
 
 
+def test_the_page_shows_what_the_user_may_pull(tmp_path: Path, users: str) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[rules]]\nrepositories="own/*"\nwho="alice"\nactions="pull"\n'
+        '[[rules]]\nrepositories="open/*"\nwho="anonymous"\nactions="pull"\n'
+    )
+    for name in ("own/app", "open/app", "other/app"):
+        write_layout(tmp_path / "layout", name, [[("x", name.encode())]])
+    assert lamina("load", "-i", str(tmp_path / "layout"), root=tmp_path / "store").returncode == 0
+    words = ["--htpasswd", users, "--access", str(rules), "--audit-log", str(tmp_path / "audit")]
+    with serving(tmp_path / "store", *words, log=tmp_path / "log") as server:
+
+        def shown(**headers: str) -> list[str]:
+            request = urllib.request.Request(f"http://{server.name}/explore/api/repositories", headers=headers)
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return [one["name"] for one in json.load(answer)["repositories"]]
+
+        alice = basic("alice", "one")
+        assert shown() == ["open/app"]
+        assert shown(Authorization=alice) == ["open/app", "own/app"]
+        assert status(server, "/explore/api/repositories", Authorization=basic("alice", "x")) == 401
+        assert status(server, "/explore/api/tags?repository=docker.io/own/app") == 404
+        assert status(server, "/explore/api/tags?repository=docker.io/own/app", Authorization=alice) == 200
+        assert status(server, "/explore/api/tags?repository=docker.io/other/app", Authorization=alice) == 404
+        assert status(server, "/") == 200
+        assert status(server, "/?login", Authorization=alice) == 200
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{server.name}/?login", timeout=30)
+        with caught.value as refused:
+            assert (refused.code, refused.headers["WWW-Authenticate"].partition(" ")[0]) == (401, "Basic")
+        rules.write_text('[[rules]]\nrepositories="own/*"\nwho="alice"\nactions="pull"\n')
+        eventually(lambda: status(server, "/") == 401)
+    records = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [(one["action"], one["claimed"]) for one in records] == [("explore", "alice")]
+
+
 def test_the_certificate_of_a_client_is_a_login(tmp_path: Path) -> None:
     ca, other = Authority(), Authority()
     certificate, key = ca.write(tmp_path, "server", "server")

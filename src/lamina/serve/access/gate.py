@@ -11,7 +11,7 @@ from lamina.errors import LaminaError
 from lamina.serve.access.audit import AuditLog
 from lamina.serve.access.authorization import basic_challenge, bearer_challenge, is_host
 from lamina.serve.access.buckets import Buckets, address_key
-from lamina.serve.access.identity import Current, Identifier, Identity, Refused, too_many
+from lamina.serve.access.identity import Current, Identifier, Identity, LoginRefused, Refused, too_many
 from lamina.serve.access.needs import READING, Need, need_of
 from lamina.serve.access.permits import RulesPermit
 from lamina.serve.access.quotas import Quotas
@@ -62,10 +62,10 @@ class Gate:
         try:
             response = self._answer(request, need)
         except ApiError as error:
-            self._note(request, need, error.status, error.code)
+            self._note(request, need, error.status, error)
             raise
         except LaminaError:
-            self._note(request, need, 500, "UNKNOWN")
+            self._note(request, need, 500)
             raise
         self._note(request, need, response.status)
         return response
@@ -73,11 +73,20 @@ class Gate:
     def admit(self, request: Request) -> tuple[RulesPermit, str]:
         """What the sender of a request outside of the API (a page) may do, and the user's name. Raises ApiError, with
         a challenge that browsers understand."""
+        try:
+            return self._admitted(request)
+        except ApiError as error:
+            if "Authorization" in request.headers:  # a wrong login; pages without one are no news
+                self._note(request, Need("", request.route.kind), error.status, error)
+            raise
+
+    def _admitted(self, request: Request) -> tuple[RulesPermit, str]:
         self._check_origin(request)
         try:
             identity = self._identified(request)
         except Refused as error:
-            raise self._log_in_page(str(error)) from None
+            request.asker = replace(request.asker, name="")
+            raise LoginRefused(error, basic_challenge(self._policy.tokens.value.service)) from None
         self._check_rate(request, identity)
         rules = self._policy.rules.value
         asks = "login" in request.route.query  # for a page that is open to all, and shows more to users
@@ -94,7 +103,7 @@ class Gate:
             identity = self._identified(request)
         except Refused as error:
             request.asker = replace(request.asker, name="")
-            raise self._unauthorized(request, need, str(error), error.error) from None
+            raise LoginRefused(error, self._challenge(request, need, error.error)) from None
         request.asker = replace(request.asker, name=identity.user)
         self._check_rate(request, identity)
         permit = RulesPermit(self._policy.rules.value, identity, self._quotas)
@@ -146,8 +155,10 @@ class Gate:
         raise ApiError(403, "DENIED", f"{_who(identity)} may not {need.action} {name}")
 
     def _unauthorized(self, request: Request, need: Need, message: str, error: str = "") -> ApiError:
-        challenge = bearer_challenge(self._realm(request), self._policy.tokens.value.service, need.scopes(), error)
-        return ApiError(401, "UNAUTHORIZED", message, WWW_Authenticate=challenge)
+        return ApiError(401, "UNAUTHORIZED", message, WWW_Authenticate=self._challenge(request, need, error))
+
+    def _challenge(self, request: Request, need: Need, error: str) -> str:
+        return bearer_challenge(self._realm(request), self._policy.tokens.value.service, need.scopes(), error)
 
     def _log_in_page(self, message: str) -> ApiError:
         return ApiError(
@@ -182,7 +193,7 @@ class Gate:
             raise _too_large(most)
         request.body = _at_most(request.body, most)
 
-    def _note(self, request: Request, need: Need, status: int, code: str = "") -> None:
+    def _note(self, request: Request, need: Need, status: int, error: ApiError | None = None) -> None:
         audit = self._policy.audit
         if audit is None or (request.route.kind == "base" and status < 400):
             return
@@ -196,7 +207,8 @@ class Gate:
             what=request.route.rest if request.route.kind in ("manifest", "blob", "referrers") else "",
             digest=request.route.one("digest")[:150],
             status=status,
-            code=code,
+            code=error.code if error is not None else "",
+            claimed=error.claimed if isinstance(error, LoginRefused) else "",
         )
 
 

@@ -58,6 +58,14 @@ class Refused(Exception):
         self.user = user
 
 
+class LoginRefused(ApiError):
+    """The response to credentials that are not accepted. ``claimed``: the user that they name."""
+
+    def __init__(self, refused: Refused, challenge: str) -> None:
+        super().__init__(401, "UNAUTHORIZED", str(refused), WWW_Authenticate=challenge)
+        self.claimed = refused.user
+
+
 class Identifier:
     """Finds out who asks. ``users`` are the hashes of passwords by name."""
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from lamina.serve.access.authorization import basic_challenge
-from lamina.serve.access.identity import Current, Identifier, Identity, Refused
+from lamina.serve.access.identity import Current, Identifier, Identity, LoginRefused, Refused
 from lamina.serve.access.rules import Rules
 from lamina.serve.access.scopes import granted, parse_scopes
 from lamina.serve.access.tokens import REFRESH, Tokens
@@ -39,7 +39,7 @@ class TokenEndpoint:
         try:
             identity = self._identifier.identify(request.headers.get("Authorization"), request.asker)
         except Refused as error:
-            raise self._unauthorized(str(error)) from None
+            raise LoginRefused(error, self._challenge()) from None
         if identity.claims is not None:
             raise self._unauthorized("a token is not accepted for another token")
         offline = query.get("offline_token", [""])[0].lower() in ("true", "1")
@@ -57,7 +57,7 @@ class TokenEndpoint:
             else:
                 raise ApiError(400, "UNSUPPORTED", "grant_type is neither password nor refresh_token")
         except Refused as error:
-            raise self._unauthorized(str(error)) from None
+            raise LoginRefused(error, self._challenge()) from None
         offline = grant == "password" and _first(form, "access_type") == "offline"
         return self._issued(request, identity, form, form.get("scope", []), offline=offline)
 
@@ -94,8 +94,10 @@ class TokenEndpoint:
         return Response(200, headers, json.dumps(answer).encode())
 
     def _unauthorized(self, message: str) -> ApiError:
-        challenge = basic_challenge(self._tokens.value.service)
-        return ApiError(401, "UNAUTHORIZED", message, WWW_Authenticate=challenge)
+        return ApiError(401, "UNAUTHORIZED", message, WWW_Authenticate=self._challenge())
+
+    def _challenge(self) -> str:
+        return basic_challenge(self._tokens.value.service)
 
 
 def _form(request: Request) -> dict[str, list[str]]:
