@@ -171,10 +171,13 @@ class ObjectRepositories:
         self._tags.remove(repository, tag)
 
     def delete_manifest(self, repository: str, digest: Digest) -> None:
-        if not digest.supported or not self._manifests.exists(repository, digest):
-            raise NotFound(f"no manifest {digest} in {repository}", hint="check the digest")
-        self._manifests.delete(repository, digest)
+        there = digest.supported and self._manifests.exists(repository, digest)
+        if there:
+            self._manifests.delete(repository, digest)
+        # also if it is not there: a server that was killed may have left tags, and the client tries again
         list(self._pool.map(lambda tag: self._untag_dangling(repository, tag, digest), self._tags.list(repository)))
+        if not there:
+            raise NotFound(f"no manifest {digest} in {repository}", hint="check the digest")
 
     def delete_blob(self, repository: str, digest: Digest) -> None:
         record = self._in(repository, digest, fresh=True)

@@ -245,6 +245,19 @@ def test_gc_frees_what_was_deleted_and_nothing_else(bucket: Bucket) -> None:
     place.close()
 
 
+def test_a_delete_that_was_interrupted_is_ended_by_the_next_one(bucket: Bucket) -> None:
+    place = ObjectRepositories(bucket)
+    gone = push(place, "gone", b"one layer").descriptor.digest
+    for key in keys_of(bucket, "repositories"):
+        if "/_manifests/" in key and gone.encoded in key:
+            bucket.delete(key)  # as far as a server came that was killed then
+    assert place.tags(REPOSITORY) == ["gone"]
+    with pytest.raises(NotFound):
+        ObjectRepositories(bucket).delete_manifest(REPOSITORY, gone)
+    assert place.tags(REPOSITORY) == []
+    place.close()
+
+
 def test_fsck_finds_what_is_missing_or_damaged(bucket: Bucket) -> None:
     place = ObjectRepositories(bucket)
     document = push(place, "x", b"one layer", b"another layer")
