@@ -18,6 +18,7 @@ from support import busybox, lamina, peer, require_tool
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 PYTHON = "/usr/bin/python3"
 """Debian's: other users than root can read it too."""
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PATIENCE = 90  # seconds
 _LIBRARIES = ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1", "libgcc_s.so.1")
 """What wheels need of the base, and Python itself does not."""
@@ -32,11 +33,13 @@ def ok(*words: str, root: Path) -> str:
 def make_server_image(root: Path, scratch: Path) -> None:
     """Build the image "lamina" from its Dockerfile."""
     require_tool(PYTHON)
+    assert os.path.exists(CERTIFICATES), "install the package ca-certificates"
     own_pip = Path(pip.__file__).parent
     source = DEPLOY.parent
     wheels = [sys.executable, "-m", "pip", "--python", PYTHON, "wheel", "-q", "-w", f"{scratch}/context/wheels"]
     subprocess.run([*wheels, f"{source}[serve,s3]"], check=True, timeout=240)
-    files = [f"--file={path}" for path in _libraries()]
+    # the client of object storage wants certificates also where it needs none
+    files = [f"--file={path}" for path in (*_libraries(), CERTIFICATES)]
     ok("pack", "-q", PYTHON, "sh", *files, f"--file={own_pip}:/usr/lib/python3/dist-packages/pip", "-t", "python:3",
        root=root)  # fmt: skip
     ok("build", "-q", "-t", "lamina", "-f", str(DEPLOY / "container/Dockerfile"), "--build-arg", "PYTHON=python:3",
@@ -46,7 +49,7 @@ def make_server_image(root: Path, scratch: Path) -> None:
 def make_other_images(root: Path) -> None:
     """The images "haproxy" and "versitygw"."""
     require_tool("haproxy")
-    gateway = peer("versitygw")
+    gateway = shutil.which(peer("versitygw")) or ""
     busybox()
     tools = [shutil.which("busybox") or ""]
     ok("pack", "-q", "haproxy", "-t", "haproxy", root=root)
