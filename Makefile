@@ -18,7 +18,7 @@ help:
 	@echo "make test   lint, types, import rules and all tests (LAMINA_TEST_THOROUGH=1: tests of chance take more examples)"
 	@echo "make bench  measurements of the parser, the index and the merge; with LAYOUT=DIR also of everything else, compared with other engines, in bench/RESULTS.md"
 	@echo "make soak  ten minutes of containers that start, end and are killed at random (root; SECONDS=600 SEED=1)"
-	@echo "make soak-serve  ten minutes of 64 clients of a registry that is killed each minute (SECONDS=600 SEED=1)"
+	@echo "make soak-serve  ten minutes of 64 clients of a registry that is killed each minute (SECONDS=600 SEED=1; STORAGE=versitygw: two servers over a bucket)"
 	@echo "make conformance  the OCI distribution conformance program against lamina serve; its report is in .venv/conformance, or REPORT=DIR (needs Go)"
 
 define install
@@ -77,7 +77,7 @@ soak: $(STAMP)
 
 # loopback only; says its seed
 soak-serve: $(STAMP)
-	@$(BIN)/python tests/soak_serve.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python tests/soak_serve.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(STORAGE),--storage $(STORAGE))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,19 +1,22 @@
 """A soak of the registry (`make soak-serve`): many clients push, pull, move and delete while the server is killed by
 SIGKILL again and again, and `prune` runs beside; and then nothing that was acknowledged may be lost.
 
-    python tests/soak_serve.py [--seconds 600] [--clients 64] [--kill-every 60] [--seed N]
+    python tests/soak_serve.py [--seconds 600] [--clients 64] [--kill-every 60] [--seed N] [--storage versitygw]
 
 Each client hashes every byte that it gets. In the end each acknowledged image is read whole, what was deleted must be
-absent, each list of tags is complete, and `fsck` finds nothing. Loopback only.
+absent, each list of tags is complete, and `fsck` finds nothing. Without --storage one server has a store; with it two
+servers share a bucket of an S3 server, and are killed in turn. Loopback only.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -32,6 +35,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_index, build_manifest
 from lamina.spec.platform import Platform
+from object_storage import KINDS, s3_server
 from server_process import ServerProcess
 from support import lamina, make_tar
 
@@ -609,17 +613,54 @@ def _base(chance: random.Random, size: int) -> tuple[Descriptor, bytes]:
     return Descriptor.of(mediatype.OCI_LAYER, tar), tar
 
 
-def prune_store(root: Path) -> str:
-    """`lamina prune`; what it says if it fails."""
-    done = lamina("prune", "--force", root=root)
-    return "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.decode()[-1500:]}"
+def soak_storage(top: Path, kind: str, *, seconds: float, clients: int, kill_every: float, seed: int) -> Report:
+    """A soak of two servers over one bucket of an S3 server of this kind, which run below ``top``."""
+    with s3_server(kind, top) as s3:
+        words = ("--storage", s3.url)
+        servers = [
+            ServerProcess(top / "none", *words, "--writable", log=top / f"log{number}", environment=s3.environment)
+            for number in range(2)
+        ]
+
+        def prune() -> str:
+            return failure(lamina("prune", "--force", *words, root=top / "none", **s3.environment))
+
+        try:
+            soak = Soak(servers, seconds=seconds, clients=clients, kill_every=kill_every, seed=seed, prune=prune)
+            report = soak.run()
+            _finish(soak)
+        finally:
+            for server in servers:
+                server.close()
+        for verb in ("fsck", "prune", "fsck"):
+            told = failure(
+                lamina(verb, *words, *(["--force"] if verb == "prune" else []), root=top / "none", **s3.environment)
+            )
+            if told:
+                soak.wrong(f"{verb}: {told}")
+    return report
+
+
+def _finish(soak: Soak) -> None:
+    """Stop the servers; look into their logs."""
+    for server in soak.servers:
+        if code := server.stop():
+            soak.wrong(f"the exit code of the server at {server.name} is {code}")
+        if "Traceback" in (told := server.log.read_text()):
+            soak.wrong(f"a traceback in the log of the server at {server.name}: {told[-3000:]}")
+
+
+def failure(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What a command says that has failed."""
+    if done.returncode == 0:
+        return ""
+    return f"exit code {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')[-3000:]}"
 
 
 def soak_store(top: Path, *, seconds: float, clients: int, kill_every: float, seed: int) -> Report:
     """A soak of one server over the store below ``top``."""
     root = top / "store"
-    with_log = top / "log"
-    server = ServerProcess(root, "--writable", log=with_log)
+    server = ServerProcess(root, "--writable", log=top / "log")
     try:
         soak = Soak(
             [server],
@@ -627,20 +668,15 @@ def soak_store(top: Path, *, seconds: float, clients: int, kill_every: float, se
             clients=clients,
             kill_every=kill_every,
             seed=seed,
-            prune=lambda: prune_store(root),
+            prune=lambda: failure(lamina("prune", "--force", root=root)),
         )
         report = soak.run()
-        code = server.stop()
-        if code:
-            soak.wrong(f"the server's exit code is {code}")
+        _finish(soak)
     finally:
         server.close()
     for words in (["fsck"], ["prune", "--force"], ["fsck"]):
-        done = lamina(*words, root=root)
-        if done.returncode:
-            soak.wrong(f"{words[0]}: exit code {done.returncode}: {(done.stdout + done.stderr).decode()[-3000:]}")
-    if b"Traceback" in with_log.read_bytes():
-        soak.wrong(f"a traceback in the log: {with_log.read_text()[-3000:]}")
+        if told := failure(lamina(*words, root=root)):
+            soak.wrong(f"{words[0]}: {told}")
     return report
 
 
@@ -650,10 +686,12 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64, help="how many clients at once (default 64)")
     parser.add_argument("--kill-every", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--storage", choices=KINDS, help="two servers over a bucket of this S3 server")
     options = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="lamina-soak-serve-"))
     print(f"seed {options.seed}, in {top}", flush=True)
-    report = soak_store(
+    work = functools.partial(soak_storage, kind=options.storage) if options.storage else soak_store
+    report = work(
         top, seconds=options.seconds, clients=options.clients, kill_every=options.kill_every, seed=options.seed
     )
     print(report)

@@ -243,6 +243,7 @@ def test_regctl_writes_sha512_and_moves_blobs_artifacts_and_referrers(host: str,
     assert "application/y" in ctl("artifact", "tree", f"{host}/regctl/all:1")
     ctl("tag", "delete", f"{host}/regctl/multi:1")
     assert tags(host, "regctl/multi") == []
+    assert digest(host, "regctl/multi", digest(host, "regctl/all", "1")) == digest(host, "regctl/all", "1")
 
 
 def test_oras_pushes_files_attaches_backs_up_and_restores(host: str, tmp_path: Path) -> None:
