@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conformance import Outcome, run_conformance
+from lamina.serve.access.htpasswd import hashed_password
 from server_process import serving
 from support import peer
 
@@ -23,3 +24,13 @@ def test_no_failure_in_push_pull_discovery_and_management(tmp_path: Path) -> Non
     program = peer("conformance")
     with serving(tmp_path / "s", "--writable", log=tmp_path / "log") as server:
         assert_all_passed(run_conformance(program, server.name, tmp_path / "results"))
+
+
+def test_no_failure_with_users_and_tokens(tmp_path: Path) -> None:
+    program = peer("conformance")
+    (tmp_path / "users").write_text(f"tester:{hashed_password('secret', 4)}\n")
+    words = ("--writable", "--htpasswd", str(tmp_path / "users"), "--audit-log", str(tmp_path / "audit"))
+    with serving(tmp_path / "s", *words, log=tmp_path / "log") as server:
+        login = {"OCI_USERNAME": "tester", "OCI_PASSWORD": "secret"}
+        assert_all_passed(run_conformance(program, server.name, tmp_path / "results", **login))
+    assert '"user":"tester"' in (tmp_path / "audit").read_text()
