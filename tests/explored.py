@@ -56,10 +56,11 @@ HOSTILE_NAMES = (
 
 def png(width: int, height: int, seed: int = 0) -> bytes:
     """A picture: a soft gradient."""
-    rows = b"".join(
-        b"\0" + b"".join(bytes((x * 255 // width, (y * 160 // height + seed * 40) % 256, 190)) for x in range(width))
-        for y in range(height)
-    )
+
+    def colour(x: int, y: int) -> bytes:
+        return bytes((x * 255 // width, min(255, y * 160 // height + seed * 30), 190))
+
+    rows = b"".join(b"\0" + b"".join(colour(x, y) for x in range(width)) for y in range(height))
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

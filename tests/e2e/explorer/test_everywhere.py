@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import combinations
+from math import dist
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ from explored import HOSTILE_NAMES
 if TYPE_CHECKING:
     from explored import Visitor
 
+STATIC = Path(lamina.serve.__file__).parent / "explorer/static"
 WEB = "docker.io/shop/web:1.4"
 HOSTILE = "docker.io/library/hostile:1"
 VIEWS = (
@@ -223,7 +227,7 @@ def test_fifty_thousand_entries_scroll(visitors: Callable[..., Visitor], width: 
 
 
 def test_no_file_of_the_page_parses_text_as_html_or_asks_elsewhere() -> None:
-    files = sorted((Path(lamina.serve.__file__).parent / "explorer/static").iterdir())
+    files = sorted(STATIC.iterdir())
     assert {file.suffix for file in files} <= {".html", ".css", ".js", ".svg", ".ico", ".png"}
     forbidden = re.compile(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setAttribute\(\"style\"|srcdoc"
@@ -236,6 +240,54 @@ def test_no_file_of_the_page_parses_text_as_html_or_asks_elsewhere() -> None:
             if file.suffix == ".html":
                 assert not re.search(r"<style|<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=", text)
     assert sum(file.stat().st_size for file in files) < 250_000
+
+
+# Machado, Oliveira and Fernandes (2009): how linear RGB looks to people who lack one kind of cone
+SIGHT = {
+    "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protan": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deutan": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "tritan": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
+}
+
+
+def oklab(colour: str, sight: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
+    """A colour as somebody sees it, in a space where distances are differences (Ottosson, 2020)."""
+    values = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in values]
+    red, green, blue = (max(0, sum(map(mul, row, linear))) for row in sight)
+    long = (0.4122214708 * red + 0.5363325363 * green + 0.0514459929 * blue) ** (1 / 3)
+    middle = (0.2119034982 * red + 0.6806995451 * green + 0.1073969566 * blue) ** (1 / 3)
+    short = (0.0883024619 * red + 0.2817188376 * green + 0.6299787005 * blue) ** (1 / 3)
+    return (
+        0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
+    )
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("theme", [0, 1])
+def test_colours_of_layers_differ_for_everyone(sight: str, theme: int) -> None:
+    style = (STATIC / "page.css").read_text()
+    pairs = re.findall(r"--c\d: light-dark\((#\w{6}), (#\w{6})\)", style)
+    seen = [oklab(pair[theme], SIGHT[sight]) for pair in pairs]
+    assert len(seen) == 8
+    for one, other in combinations(range(8), 2):
+        neighbours = other - one in (1, 7)
+        assert dist(seen[one], seen[other]) > (0.12 if neighbours else 0.07), (pairs[one], pairs[other])
 
 
 def test_layouts_are_true(visitor: Visitor) -> None:

@@ -172,7 +172,8 @@ export function filesView(box, state, { image, signal }) {
     try {
       await mine.start();
       if (mine !== tree || signal.aborted) return;
-      work.textContent = root.node ? `${number(root.node.files)} files, ${humanSize(root.node.total)}` : "";
+      work.textContent =
+        root.node && !shows.layer ? `${number(root.node.files)} files, ${humanSize(root.node.total)}` : "";
       put(
         holder,
         root.total

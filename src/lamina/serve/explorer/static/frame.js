@@ -8,8 +8,8 @@ const mark = () =>
   s(
     "svg",
     { class: "mark", viewBox: "0 0 32 32", width: 26, height: 26, "aria-hidden": "true", focusable: "false" },
-    s("path", { class: "layer c4", d: "M16 16.5 29 23l-13 6.5L3 23z" }),
-    s("path", { class: "layer c1", d: "M16 10 29 16.5 16 23 3 16.5z" }),
+    s("path", { class: "layer c1", d: "M16 16.5 29 23l-13 6.5L3 23z" }),
+    s("path", { class: "layer c2", d: "M16 10 29 16.5 16 23 3 16.5z" }),
     s("path", { class: "layer c0", d: "M16 3.5 29 10l-13 6.5L3 10z" }),
   );
 

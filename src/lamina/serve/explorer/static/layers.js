@@ -1,8 +1,8 @@
-// A layer's colour and number. Numbers tell layers apart for everyone; after ten, colours return with stripes.
+// A layer's colour and number. Numbers tell layers apart for everyone; after eight, colours return with stripes.
 
 import { h } from "./dom.js";
 
-export const COLOURS = 10;
+export const COLOURS = 8;
 
 /** The classes that give an element the colour of a layer. */
 export const layerClass = (number) => {

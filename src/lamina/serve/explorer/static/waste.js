@@ -92,9 +92,7 @@ export function wasteView(box, state, { image, signal }) {
     const totals = answer.totals ?? {};
     const total = (kind) => totals[kind]?.count ?? answer[kind]?.length ?? 0;
     const saved = (kind) =>
-      totals[kind]?.size === undefined
-        ? ""
-        : ` ${humanSize(totals[kind].size)} in ${counted(totals[kind].count, "case")}.`;
+      !totals[kind]?.size ? "" : ` ${humanSize(totals[kind].size)} in ${counted(totals[kind].count, "case")}.`;
     const part = (kind, options) =>
       pages({
         ...options,
