@@ -21,6 +21,7 @@ from lamina.store.members import Members
 if TYPE_CHECKING:
     from lamina.store.store import Store
 
+_PATIENCE = 2.0  # seconds
 _log = logging.getLogger("lamina.store")
 
 
@@ -37,7 +38,7 @@ def collecting(store: Store, every: float | None) -> Iterator[None]:
         yield
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE)  # a gc may end at any moment, as by kill -9
 
 
 def _collect_until(store: Store, every: float, stopped: threading.Event) -> None:

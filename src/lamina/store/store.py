@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamina.settings import Settings
     from lamina.source.protocols import Blob, Deleter, Session, Writer
     from lamina.source.search import Search, Words
-    from lamina.source.served import Served, WritableRepositories
+    from lamina.source.served import Repositories, Served, WritableRepositories
     from lamina.source.stack import Stack
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
@@ -138,6 +138,13 @@ class Store:
         from lamina.store.serving_rules import ServingRules
 
         return serving(self.reader, self.serving_rules or ServingRules(), self.session(SERVING))
+
+    def reading(self) -> Repositories:
+        """As ``Indexed.reading``."""
+        from lamina.store.repositories import StoreRepositories
+        from lamina.store.serving_rules import ServingRules
+
+        return StoreRepositories(self.reader, self.serving_rules or ServingRules())
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """As ``Tags.give``. A name for a document that is already here needs no session."""

@@ -10,6 +10,7 @@ import click
 from lamina.cli.registry.mirror_options import mirror_of, mirror_options
 from lamina.cli.registry.serve_access import Protection, protection_options
 from lamina.cli.registry.storage_options import storage_of, storage_options
+from lamina.cli.registry.store_options import apply_store_options, store_options
 from lamina.cli.session import Session
 from lamina.cli.verbs import command
 from lamina.errors import UsageError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @command(
     "serve",
     "lamina serve --port 5000\nlamina serve --writable --workers 2\nlamina serve oci:./layout\n"
-    "lamina serve --mirror docker.io --mirror-size 50g\n"
+    "lamina serve --mirror docker.io --mirror-size 50g\nlamina serve --writable --gc 6h\n"
     "lamina serve --host 0.0.0.0 --writable --htpasswd users --tls-self-signed registry.lan",
 )
 @click.argument("source", required=False, default="")
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Keep indexes of layers here, at most 2 GiB (default: lamina/explorer in the cache directory of the user).",
 )
+@store_options
 @mirror_options
 @protection_options
 @click.pass_obj
@@ -119,6 +121,9 @@ def serve(
     metrics_from: tuple[str, ...],
     explorer: bool,
     explorer_cache: str | None,
+    gc: str,
+    gc_grace: str,
+    keep_uploads: str,
     mirror: tuple[str, ...],
     mirror_dir: str | None,
     mirror_size: str | None,
@@ -155,6 +160,7 @@ def serve(
         metrics_from=metrics_from,
         explorer=explorer,
         explorer_cache=explorer_cache,
+        gc_every=apply_store_options(place, gc, gc_grace, keep_uploads, max_blob << 30),
         mirror=mirror_of(session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, has_store=not storage),
         protection=protection,
         state=protection.state_dir or ("" if source or storage else os.path.join(session.settings.root, "serve")),

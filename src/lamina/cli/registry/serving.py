@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -61,6 +61,7 @@ class Settings:
     explorer_cache: str | None
     protection: Protection
     state: str
+    gc_every: float | None = None
     mirror: Mirror | None = None
     passing_key: bytes = field(default_factory=partial(os.urandom, 32), repr=False)
 
@@ -104,7 +105,7 @@ def run_small(place: Readable, settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     say(f"this is the small server, for this machine only; {INSTALL} for the one with TLS, users and metrics")
-    with server:
+    with server, _collecting(place, settings):
         _announce(place, [server.url], settings)
         while not done.wait(0.5):  # with a timeout: a signal may come just before it blocks
             pass
@@ -270,6 +271,7 @@ def _site(
             api = stack.enter_context(open_api(place, writable=settings.writable, mirror=settings.mirror))
             gate = Gate(api, access.policy) if access is not None else None
             routes = stack.enter_context(_explorer(place, api.place, settings, gate))
+            stack.enter_context(_collecting(place, settings))
             reading = _READING_OF_MIRROR if settings.mirror is not None else Limits.reading
             site = Site(
                 api.answer if gate is None else gate.answer,
@@ -314,6 +316,17 @@ def _explorer(
     cache = LayerCache(settings.explorer_cache or default_directory())
     with Explorer(gallery, cache, pulls=True, writable=settings.writable) as explorer:
         yield explorer_routes(explorer, everybody if gate is None else gate.admit)
+
+
+def _collecting(place: Readable, settings: Settings) -> AbstractContextManager[None]:
+    """Garbage collection, as long as the block runs."""
+    if settings.gc_every is None:
+        return nullcontext()
+    from lamina.store.online_gc import collecting
+    from lamina.store.store import Store
+
+    assert isinstance(place, Store)
+    return collecting(place, settings.gc_every)
 
 
 def _check_readable(place: Repositories) -> None:
