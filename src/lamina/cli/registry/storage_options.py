@@ -22,7 +22,7 @@ _OPTIONS = (
         "--gc",
         metavar="INTERVAL",
         default="",
-        help="With --storage and --writable: delete what nothing needs, every 6h for example.",
+        help="Delete the blobs that no image needs, every 6h for example; pushes and pulls go on.",
     ),
     click.option(
         "--redirect",
@@ -42,8 +42,8 @@ def storage_options(function: Any) -> Any:
 def storage_of(url: str, source: str, gc: str, *, redirect: bool, writable: bool) -> ObjectPlace | None:
     """Open the object storage that is to be served; None if it is another place. Raises UsageError, Unsupported."""
     if not url:
-        if gc or redirect:
-            raise UsageError("--gc and --redirect need --storage", hint="run `lamina prune` for the store")
+        if redirect:
+            raise UsageError("--redirect needs --storage", hint="leave it out: this host sends the blobs")
         return None
     if source:
         raise UsageError("SOURCE and --storage exclude each other", hint="give one of them")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; they arrive as ``gc``, ``gc_grace`` and ``keep_uploads``."""
+    """Add the options; they arrive as ``gc_grace`` and ``keep_uploads``."""
     for option in (
         click.option(
             "--keep-uploads",
@@ -32,20 +32,16 @@ def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Protect from gc and prune for so long what was pushed, or found by a client that pushes, and no "
             "manifest needs yet.",
         ),
-        click.option(
-            "--gc",
-            default="",
-            metavar="INTERVAL",
-            help="Delete each INTERVAL (such as 6h) the blobs that no image needs; pushes and pulls go on.",
-        ),
     ):
         function = option(function)
     return function
 
 
-def apply_store_options(place: Readable, gc: str, gc_grace: str, keep_uploads: str, max_blob: int) -> float | None:
+def apply_store_options(
+    place: Readable, gc: str, gc_grace: str, keep_uploads: str, max_blob: int, *, storage: bool
+) -> float | None:
     """Give the store the rules that the options state. ``max_blob`` in bytes. Returns the seconds between two garbage
-    collections; None if the server makes none. Raises UsageError."""
+    collections of the store; None if the server makes none. Raises UsageError."""
     from lamina.spec.duration import of_option
     from lamina.store.serving_rules import ServingRules
     from lamina.store.store import Store
@@ -60,6 +56,7 @@ def apply_store_options(place: Readable, gc: str, gc_grace: str, keep_uploads: s
     )
     if isinstance(place, Store):
         place.serving_rules = rules
-    elif every is not None:
-        raise UsageError(f"{place.location} has no garbage collection", hint="leave out --gc: it is for the store")
-    return every
+        return every
+    if every is not None and not storage:  # object storage has a gc of its own
+        raise UsageError(f"{place.location} has no garbage collection", hint="leave out --gc")
+    return None
