@@ -308,6 +308,9 @@ class TestRepositories:
         assert refused(explorer, "tree", image=APP, layer=9) == 400
         assert refused(explorer, "tree", image=APP, platform="plan9/riscv64/../x") == 400
         assert refused(explorer, "nothing") == 404
+        assert refused(explorer, "search", q="[a-z]" * 9) == 400
+        assert refused(explorer, "search", q="x" * 301) == 400
+        assert refused(explorer, "search", q="") == 400
 
 
 class TestHostile:
@@ -715,6 +718,30 @@ class TestPlatforms:
             assert refused(explorer, "tree", image="multi:1", platform="linux/amd64") == 404
             (tag,) = ask(explorer, "tags", repository="docker.io/library/multi")["tags"]
             assert tag["platforms"] == ["linux/riscv64", "linux/s390x"]
+
+
+class TestReferrers:
+    def test_signatures_and_bills_of_materials_are_named(self, tmp_path: Path) -> None:
+        directory = tmp_path / "layout"
+        image = write_layout(directory, "docker.io/library/app:1", [[("a", b"a")]])
+        empty = Descriptor.of(mediatype.OCI_EMPTY, b"{}")
+        with LayoutWriter(str(directory)).session("test") as session:
+            session.put_blob(empty, BytesBlob(empty, b"{}"))
+            for tag, kind, subject in (
+                ("bom", "application/spdx+json", image),
+                ("chart", "application/x-other", image),
+                (f"sha256-{image.digest.encoded}.sig", "application/vnd.dev.cosign.artifact.sig.v1+json", None),
+            ):
+                document = build_manifest(empty, [empty], artifact_type=kind, subject=subject)
+                session.put_manifest(document.descriptor, document.raw)
+                session.tag(f"docker.io/library/app:{tag}", document.descriptor)
+        gallery = Gallery(ListedRepositories(LayoutReader(str(directory))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+            found = ask(explorer, "image", image=APP)
+            assert sorted(one["kind"] for one in found["referrers"]) == ["other", "sbom", "signature"]
+            assert (found["signed"], found["sbom"]) == (True, True)
+            kinds = {one["tag"]: one["kind"] for one in ask(explorer, "tags", repository=APP[:-2])["tags"]}
+            assert kinds["bom"] == kinds["chart"] == "artifact"
 
 
 class TestNamed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -15,12 +16,16 @@ from lamina.errors import InvalidLayer, NotFound
 from lamina.insight.du import weigh
 from lamina.layer.name_search import glob
 from lamina.serve.explorer.asked import Asked, Refused
+from lamina.serve.explorer.catalog import Catalogs
 from lamina.serve.explorer.facts import TreeFacts
+from lamina.serve.explorer.gallery import Gallery
 from lamina.serve.explorer.loopback import check_origin
+from lamina.serve.explorer.opened import Choices
 from lamina.serve.explorer.preview import decoded, picture_type
 from lamina.serve.explorer.static_files import static_file
 from lamina.serve.explorer.work import Busy, Progress, Work, Working
 from lamina.serve.http_message import Asker
+from lamina.spec.platform import Platform
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
 from support import layer_index, rounds
@@ -276,6 +281,16 @@ class TestWork:
         assert calls == [1, 2, 3, 1, 3]
         work.close()
 
+    def test_a_result_that_is_not_whole_is_made_again_later(self) -> None:
+        work, calls = Work(), []
+        for _ in range(2):
+            work.get("a", lambda progress: calls.append(1), lasts=lambda one: 0, wait=30)
+        assert calls == [1, 1]
+        for _ in range(2):
+            work.get("b", lambda progress: calls.append(2), lasts=lambda one: 3600, wait=30)
+        assert calls == [1, 1, 2]
+        work.close()
+
     def test_work_within_work_does_not_wait_for_a_thread(self) -> None:
         """All threads wait for inner work that nobody has begun: each does it itself."""
         work = Work(threads=2)
@@ -333,6 +348,46 @@ class TestWork:
         work.close()
         with pytest.raises(Busy):
             work.get("b", lambda progress: 1, wait=0)
+
+
+class TestCatalog:
+    def test_a_slow_place_is_listed_behind_the_last_catalog(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However long a list takes, it is used once, and those who ask do not wait for the next one."""
+        monkeypatch.setattr("lamina.serve.explorer.catalog.FRESH", 0)
+        monkeypatch.setattr("lamina.serve.explorer.catalog.SECONDS", 3600)
+        go, begun, names = threading.Event(), threading.Event(), ["a"]
+        go.set()
+
+        class Place:
+            location = "a place"
+
+            def names(self) -> list[str]:
+                begun.set()
+                assert go.wait(60)
+                return list(names)
+
+            def tags(self, repository: str) -> list[str]:
+                return []
+
+        place: Any = Place()
+        work = Work()
+        catalogs = Catalogs(Gallery(place), Choices(Platform.host()), work)
+        while True:
+            try:
+                first = catalogs.all()
+                break
+            except Working:
+                continue
+        assert first.turn == 0
+        go.clear()
+        begun.clear()
+        assert [catalogs.all().turn for _ in range(3)] == [0, 0, 0]
+        assert begun.wait(60)
+        go.set()
+        until = time.monotonic() + 60
+        while catalogs.all().turn == 0:
+            assert time.monotonic() < until
+        work.close()
 
 
 class TestGlob:

@@ -112,13 +112,14 @@ def _finder(session: Session, image: str, name: ImageName) -> Callable[[], Place
 
     if name.transport:
         network = session.network()
-        reader = reader_for(name, network)
+        elsewhere = reader_for(name, network)
         inside = str(network.full(name.name)) if name.transport == REGISTRY else name.name
-    else:
-        reader, inside = session.store, name.name
+        place = Place(image, image, elsewhere, elsewhere.resolve(inside), low=name.low, high=name.high)
+        return lambda: place  # a registry is asked once for what the name points to
+    store = session.store
 
     def find() -> Place:
-        return Place(image, image, reader, reader.resolve(inside), low=name.low, high=name.high)
+        return Place(image, image, store, store.resolve(name.name), low=name.low, high=name.high)
 
     return find
 

@@ -3,6 +3,7 @@ is read from it."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from lamina.errors import LaminaError
 from lamina.insight.layer_report import sharers_among
 from lamina.serve.explorer.gallery import Gallery, Place
 from lamina.serve.explorer.opened import Choices, Chosen
+from lamina.serve.explorer.work import Working
 from lamina.serve.permit import Permit
 from lamina.spec.digest import Digest
 
@@ -49,6 +51,7 @@ class Catalog:
 
     images: tuple[Listed, ...]
     complete: bool
+    turn: int = 0
 
 
 class Catalogs:
@@ -59,18 +62,26 @@ class Catalogs:
         self._choices = choices
         self._work = work
         self._known: dict[tuple[str, Digest], Listed | None] = {}
+        self._guard = threading.Lock()
+        self._turn = 0
+        self._last: tuple[float, Catalog] | None = None
+        """When the catalog of the last turn was made."""
 
     def all(self) -> Catalog:
-        """Raises Working, Busy."""
-        return self._work.get(self._key(), self._read)
+        """Return the catalog: an older one while a new one is made. Raises Working, Busy."""
+        with self._guard:
+            last = self._last
+            if last is not None and time.monotonic() > last[0] + FRESH and last[1].turn == self._turn:
+                self._turn += 1
+            turn = self._turn
+        try:
+            return self._work.get(("catalog", turn), lambda progress: self._read(progress, turn))
+        except Working:
+            if last is None:
+                raise
+            return last[1]
 
-    def all_within(self, progress: Progress) -> Catalog:
-        return self._work.within(self._key(), self._read, progress)
-
-    def _key(self) -> tuple[object, ...]:
-        return "catalog", int(time.monotonic() / FRESH)
-
-    def _read(self, progress: Progress) -> Catalog:
+    def _read(self, progress: Progress, turn: int) -> Catalog:
         gallery, found = self._gallery, []
         until = time.monotonic() + SECONDS
         known: dict[tuple[str, Digest], Listed | None] = {}
@@ -92,7 +103,10 @@ class Catalogs:
                 found.append(self._listed(partial(gallery.in_repository, repository, tag), known))
                 progress.done += 1
         self._known = known
-        return Catalog(tuple(one for one in found if one is not None), complete)
+        catalog = Catalog(tuple(one for one in found if one is not None), complete, turn)
+        with self._guard:
+            self._last = time.monotonic(), catalog
+        return catalog
 
     def _listed(self, find: Callable[[], Place], known: dict[tuple[str, Digest], Listed | None]) -> Listed | None:
         try:

@@ -27,7 +27,7 @@ from lamina.serve.explorer.layer_cache import LayerCache
 from lamina.serve.explorer.listing import path_blame, tree_page
 from lamina.serve.explorer.opened import MAX_ENTRIES, Choices, Chosen, Images, OpenImage
 from lamina.serve.explorer.preview import download, picture, picture_answer, preview
-from lamina.serve.explorer.search import Result, query_of, search_images, search_page
+from lamina.serve.explorer.search import UNFINISHED, Result, query_of, search_images, search_page
 from lamina.serve.explorer.static_files import static_file
 from lamina.serve.explorer.summary import image_summary, repositories_page, tags_page
 from lamina.serve.explorer.weights import (
@@ -38,7 +38,7 @@ from lamina.serve.explorer.weights import (
     treemap,
     waste_page,
 )
-from lamina.serve.explorer.work import Busy, Progress, Work, Working
+from lamina.serve.explorer.work import FOREVER, Busy, Progress, Work, Working
 from lamina.spec.platform import Platform
 from lamina.version import __version__
 
@@ -235,7 +235,12 @@ class Explorer:
             def search(progress: Progress) -> Result:
                 return search_images(images, query, self._images, progress)
 
-        found = self._get(key, search, weigh=lambda one: 50_000 + 2000 * len(one.search.found))
+        found = self._get(
+            key,
+            search,
+            weigh=lambda one: 50_000 + 2000 * len(one.search.found),
+            lasts=lambda one: UNFINISHED if one.search.unread else FOREVER,  # the next search comes further
+        )
         return search_page(found, asked)
 
     def _file(self, asked: Asked) -> dict[str, Any]:
@@ -247,7 +252,7 @@ class Explorer:
         chosen, image = self._both(asked)
         key = ("raw", asked.image_path(), asked.text("node"), *chosen.key)
         return picture_answer(
-            self._get(key, lambda progress: picture(image, asked), weigh=lambda one: len(one[1]), wait=30.0)
+            self._get(key, lambda progress: picture(image, asked), weigh=lambda one: len(one[1]), wait=10.0)
         )
 
     def _diff_text(self, asked: Asked) -> dict[str, Any]:
@@ -282,9 +287,10 @@ class Explorer:
         compute: Callable[[Progress], T],
         *,
         weigh: Callable[[T], int] = lambda value: 10_000,
+        lasts: Callable[[T], float] = lambda value: FOREVER,
         wait: float | None = None,
     ) -> T:
-        return self._work.get(key, compute, weigh=weigh, wait=self._wait if wait is None else wait)
+        return self._work.get(key, compute, weigh=weigh, lasts=lasts, wait=self._wait if wait is None else wait)
 
     def _chosen(self, asked: Asked, name: str = "image") -> Chosen:
         platform = asked.text("platform" if name == "image" else f"{name}_platform", 100)

@@ -30,6 +30,9 @@ MAX_QUERY = 300
 MAX_HITS = 10_000
 SECONDS = 20.0
 """The time after which no more layers are read or searched."""
+UNFINISHED = 30.0
+"""Seconds that a result is kept if some images were not searched."""
+MAX_GROUPS = 8
 MAX_IMAGES_SHOWN = 20
 MAX_SKIPPED = 50
 
@@ -50,6 +53,8 @@ def query_of(asked: Asked) -> Query:
     text = asked.needed("q", MAX_QUERY)
     kind, ghosts = asked.choice("kind", "", "f", "d", "l"), asked.flag("ghosts")
     regex = not any(one in text for one in "*?[")
+    if text.count("[") > MAX_GROUPS:
+        raise Refused(400, "bad_request", f"a pattern has at most {MAX_GROUPS} groups in brackets")
     try:
         pattern = "(?i)" + re.escape(text) if regex else text
         return Query.of(pattern, regex=regex, type=kind, ghosts=ghosts)

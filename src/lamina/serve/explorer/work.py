@@ -6,6 +6,7 @@ The threads are few, so that people who look at images do not slow down clients 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -21,6 +22,7 @@ _log = logging.getLogger("lamina.serve")
 
 _FAILED_FOR = 10.0
 """Seconds that a failure is kept, so that a client that asks again learns of it."""
+FOREVER = math.inf
 
 
 class Progress:
@@ -56,6 +58,7 @@ class Busy(Exception):
 class _Job:
     compute: Callable[[Progress], Any]
     weigh: Callable[[Any], int]
+    lasts: Callable[[Any], float]
     progress: Progress
     ended: threading.Event = field(default_factory=threading.Event)
     taken: bool = False
@@ -73,7 +76,7 @@ class Work:
         self._guard = threading.Condition()
         self._queue: deque[tuple[Hashable, _Job]] = deque()
         self._jobs: dict[Hashable, _Job] = {}
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Any, int, float]] = OrderedDict()
         self._failed: OrderedDict[Hashable, tuple[float, Exception]] = OrderedDict()
         self._size = 0
         self._idle = self._running = 0
@@ -85,16 +88,18 @@ class Work:
         compute: Callable[[Progress], T],
         *,
         weigh: Callable[[T], int] = lambda value: 10_000,
+        lasts: Callable[[T], float] = lambda value: FOREVER,
         wait: float = 0.25,
     ) -> T:
-        """Return the result of ``compute``, kept or new. ``weigh``: its bytes in memory. Raises what ``compute``
+        """Return the result of ``compute``, kept or new. ``weigh``: its bytes in memory; ``lasts``: the seconds for
+        which it may be kept. Raises what ``compute``
         raises, Working if it takes longer than ``wait`` seconds, Busy."""
         with self._guard:
             job: _Job | None = self._known(key)
             if job is None:
                 if len(self._jobs) >= self._waiting or self._cancel.is_set:
                     raise Busy
-                job = self._jobs[key] = _Job(compute, weigh, Progress(self._cancel))
+                job = self._jobs[key] = _Job(compute, weigh, lasts, Progress(self._cancel))
                 self._queue.append((key, job))
                 self._more_threads()
                 self._guard.notify()
@@ -115,7 +120,7 @@ class Work:
         with self._guard:
             job = self._known(key)
             if job is None:
-                job = self._jobs[key] = _Job(compute, weigh, progress)
+                job = self._jobs[key] = _Job(compute, weigh, lambda value: FOREVER, progress)
             mine = not job.taken and not job.ended.is_set()
             job.taken = True
             if mine:
@@ -141,8 +146,10 @@ class Work:
     def _known(self, key: Hashable) -> _Job | None:
         found = self._kept.get(key)
         if found is not None:
-            self._kept.move_to_end(key)
-            return _ended(found[0], None)
+            if time.monotonic() < found[2]:
+                self._kept.move_to_end(key)
+                return _ended(found[0], None)
+            self._size -= self._kept.pop(key)[1]
         failed = self._failed.get(key)
         if failed is not None:
             if time.monotonic() < failed[0]:
@@ -178,10 +185,10 @@ class Work:
             self._compute(key, job)
 
     def _compute(self, key: Hashable, job: _Job) -> None:
-        weight = 0
+        weight, until = 0, FOREVER
         try:
             job.value = job.compute(job.progress)
-            weight = job.weigh(job.value)
+            weight, until = job.weigh(job.value), time.monotonic() + job.lasts(job.value)
         except LaminaError as error:
             job.error = error
         except Exception as error:  # noqa: BLE001  (those who wait get it)
@@ -190,22 +197,23 @@ class Work:
         with self._guard:
             self._jobs.pop(key, None)
             if job.error is None:
-                self._keep(key, job.value, weight)
+                self._keep(key, job.value, weight, until)
             else:
                 self._failed[key] = time.monotonic() + _FAILED_FOR, job.error
                 while len(self._failed) > 100:
                     self._failed.popitem(last=False)
         job.ended.set()
 
-    def _keep(self, key: Hashable, value: Any, weight: int) -> None:
-        self._kept[key] = value, weight
+    def _keep(self, key: Hashable, value: Any, weight: int, until: float) -> None:
+        self._kept[key] = value, weight, until
         self._size += weight
         while self._size > self._room and len(self._kept) > 1:
             self._size -= self._kept.popitem(last=False)[1][1]
 
 
 def _ended(value: Any, error: Exception | None) -> _Job:
-    job = _Job(lambda progress: None, lambda value: 0, Progress(Cancel()), taken=True, value=value, error=error)
+    progress = Progress(Cancel())
+    job = _Job(lambda _: None, lambda _: 0, lambda _: 0, progress, taken=True, value=value, error=error)
     job.ended.set()
     return job
 
