@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from docker_engine import docker_daemon
+from docker_engine import die_with_us, docker_daemon
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 from server_process import ServerProcess
-from support import lamina, peer, podman_command, real_registry, require_tool, write_layout
+from support import lamina, peer, podman_command, real_registry, require_root, require_tool, write_layout
 
 pytestmark = pytest.mark.peer
 LAYERS = [[("bin/", None), ("etc/conf", b"one\n")], [("etc/conf", b"two\n"), ("big", bytes(range(256)) * 9000)]]
@@ -70,6 +72,42 @@ def test_docker_pulls_through_its_registry_mirror(world: World) -> None:
             pulled = json.loads(docker.ok("image", "inspect", name))[0]
             assert pulled["RepoDigests"][0].endswith(world.digest)
     assert world.kept() == 4  # the manifest, the config and two layers
+
+
+def test_containerd_pulls_by_its_hosts_directory(world: World, tmp_path: Path) -> None:
+    require_root()
+    require_tool("containerd", "ctr")
+    hosts = tmp_path / "certs.d" / "docker.io"
+    hosts.mkdir(parents=True)
+    (hosts / "hosts.toml").write_text(
+        'server = "https://nowhere.invalid"\n'
+        f'[host."http://{world.mirror.name}"]\n  capabilities = ["pull", "resolve"]\n'
+    )
+    with tempfile.TemporaryDirectory(prefix="lc-", ignore_cleanup_errors=True) as top:  # sockets want a short path
+        address = f"{top}/c.sock"
+        (Path(top) / "config.toml").write_text(
+            f'version = 2\nroot = "{top}/root"\nstate = "{top}/state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{address}"\n'
+        )
+        with open(f"{top}/log", "wb") as log:
+            daemon = subprocess.Popen(
+                ["containerd", "--config", f"{top}/config.toml"],
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_us,  # noqa: PLW1509
+            )
+        try:
+            deadline = time.monotonic() + 30
+            while subprocess.run(["ctr", "-a", address, "version"], capture_output=True, check=False).returncode:
+                assert time.monotonic() < deadline, Path(f"{top}/log").read_text()[-2000:]
+                time.sleep(0.1)
+            image = "docker.io/team/app:1"
+            run("ctr", "-a", address, "content", "fetch", "--hosts-dir", tmp_path / "certs.d", image)
+            assert world.digest in run("ctr", "-a", address, "images", "ls")
+        finally:
+            daemon.kill()
+            daemon.wait()
+    assert world.kept() == 4
 
 
 def test_podman_and_skopeo_pull_by_a_mirror_of_registries_conf(world: World, tmp_path: Path) -> None:
