@@ -177,10 +177,12 @@ def push(servers: list[Server], options: argparse.Namespace, place: Path, digest
 
 
 def memory(servers: list[Server], options: argparse.Namespace, place: Path, digest: str) -> None:
-    """64 clients that pull and push 1 GB each at once: the most memory (PSS) of the server in MB."""
+    """32 clients that pull 1 GB each, and 32 that push 256 MB, at once: the most memory (PSS) of the server in MB."""
     big = place / "big"
     size = 1 << 30
     big_digest = write_blob(big, size)
+    part = place / "part"
+    write_blob(part, size >> 2)
     for server in servers:
         if not server.pushes:
             continue
@@ -196,7 +198,7 @@ def memory(servers: list[Server], options: argparse.Namespace, place: Path, dige
         watcher = threading.Thread(target=watch)
         watcher.start()
         pulling = in_processes_begun(32, fetch, server.port, f"/v2/app/blobs/{big_digest}", 1)
-        pushing = in_processes_begun(32, push_and_cancel, server.port, str(big), size)
+        pushing = in_processes_begun(32, push_and_cancel, server.port, str(part), size >> 2)
         for one in (*pulling, *pushing):
             one.join()
         done.set()
