@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from lamina.serve.routes import ApiError
 
@@ -35,24 +36,37 @@ class Lane:
         else:
             await self._free.acquire()
         self.running += 1
-        future = self.executor.submit(work)
-        future.add_done_callback(self._ended(asyncio.get_running_loop()))
-        return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        try:
+            self.executor.submit(self._work, work, future, loop)
+        except RuntimeError:  # it was closed: the server stops
+            self._ended(future, None, asyncio.CancelledError())
+        return await future
 
-    def _ended(self, loop: asyncio.AbstractEventLoop) -> Callable[[object], None]:
-        """The thread is free when its work ends, even if nobody waits for that any more."""
+    def _work(self, work: Callable[[], T], future: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: run the work, and tell the loop how it ended."""
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._ended, future, result, failure)
 
-        def release() -> None:
-            self.running -= 1
-            self._free.release()
-
-        def ended(_: object) -> None:
-            try:
-                loop.call_soon_threadsafe(release)
-            except RuntimeError:  # the loop has ended
-                pass
-
-        return ended
+    def _ended(self, future: asyncio.Future[Any], result: object, failure: BaseException | None) -> None:
+        """The thread is free now, even if nobody waits for the work any more."""
+        self.running -= 1
+        self._free.release()
+        if future.done():
+            return
+        if failure is None:
+            future.set_result(result)
+        elif isinstance(failure, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(failure)
 
     def count(self) -> float:
         return self.running
