@@ -76,7 +76,7 @@ class Gate:
         try:
             return self._admitted(request)
         except ApiError as error:
-            if "Authorization" in request.headers:  # a wrong login; pages without one are no news
+            if "Authorization" in request.headers:  # a wrong login; one without a login is not noted
                 self._note(request, Need("", request.route.kind), error.status, error)
             raise
 
