@@ -776,3 +776,52 @@ def test_whatever_happens_no_whole_answer_is_wrong(world: World, tmp_path: Path)
     assert right[0] > 20
     for path in (tmp_path / "mirror" / "blobs" / "sha256").iterdir():
         assert Digest.of(path.read_bytes()).encoded == path.name
+
+
+def test_a_rate_limit_of_blobs_and_an_empty_blob(world: World) -> None:
+    _, digests = world.registry.push("app", "1", [LAYER, b""])
+    with world.mirror(ttl=60) as server:
+        assert manifest(server, "1").status == 200
+        world.registry.fault = fails(429, Retry_After="33")
+        found = blob(server, digests[0])
+        assert (found.status, found.headers["Retry-After"]) == (429, "33")
+        world.registry.fault = lambda method, path: None
+        assert blob(server, digests[1]).body == b""
+        assert blob(server, digests[0]).body == LAYER
+    assert world.parts() == []
+
+
+def test_mirrors_of_registries_conf_are_not_asked(world: World, tmp_path: Path) -> None:
+    """One of them may be this server."""
+    world.registry.push("app", "1", [LAYER])
+    server = ServerProcess(
+        tmp_path / "s",
+        *("--mirror", f"{HOST}=http://{world.upstream}"),
+        log=tmp_path / "log",
+        environment={"CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf")},
+    )
+    (tmp_path / "registries.conf").write_text(
+        f'[[registry]]\nlocation = "{HOST}"\n'
+        f'[[registry.mirror]]\nlocation = "{server.name}/{HOST}"\ninsecure = true\n'
+    )
+    try:
+        server.start()
+        assert manifest(server.name, "1").status == 200
+        assert manifest(server.name, "2").status == 404
+        assert lamina("fsck", root=tmp_path / "s").returncode == 0  # what is in the mirror is not of the store
+        assert lamina("prune", "--all", "--force", root=tmp_path / "s").returncode == 0
+        assert manifest(server.name, "1").status == 200
+    finally:
+        server.close()
+
+
+def test_a_client_that_does_not_read_does_not_keep_others_from_a_new_fetch(world: World) -> None:
+    _, (layer,) = world.registry.push("app", "1", [LAYER * 4])
+    world.registry.changed[layer] = (LAYER * 4)[:-1] + b"?"
+    with world.mirror(ttl=60) as server:
+        manifest(server, "1")
+        with reading(server, layer) as idle:  # it keeps the part file of the fetch that fails
+            assert idle.read(100) == LAYER[:100]
+            assert blob(server, layer).body is None
+            world.registry.changed.clear()
+            assert blob(server, layer).body == LAYER * 4
