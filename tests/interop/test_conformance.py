@@ -8,6 +8,7 @@ import pytest
 
 from conformance import Outcome, run_conformance
 from lamina.serve.access.htpasswd import hashed_password
+from object_storage import KINDS, s3_server
 from server_process import serving
 from support import peer
 
@@ -34,3 +35,20 @@ def test_no_failure_with_users_and_tokens(tmp_path: Path) -> None:
         login = {"OCI_USERNAME": "tester", "OCI_PASSWORD": "secret"}
         assert_all_passed(run_conformance(program, server.name, tmp_path / "results", **login))
     assert '"user":"tester"' in (tmp_path / "audit").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_failure_on_object_storage(tmp_path: Path, kind: str) -> None:
+    program = peer("conformance")
+    with (
+        s3_server(kind, tmp_path / "s3") as storage,
+        serving(
+            tmp_path / "none",
+            "--storage",
+            storage.url,
+            "--writable",
+            log=tmp_path / "log",
+            environment=dict(storage.environment),
+        ) as server,
+    ):
+        assert_all_passed(run_conformance(program, server.name, tmp_path / "results"))

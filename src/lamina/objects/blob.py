@@ -93,6 +93,13 @@ class PartStream:
             data, self._left = self._left[:size], self._left[size:]
         return data
 
+    def piece(self) -> bytes:
+        """The next bytes, as many as have come together; b"" at the end. They are not copied."""
+        if self._left:
+            data, self._left = self._left, b""
+            return data
+        return self._piece()
+
     def abort(self) -> None:
         self._aborted = True
 

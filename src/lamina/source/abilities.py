@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Growing,
         Indexed,
         Linked,
+        Pieces,
         Served,
         WarningRepositories,
     )
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 def gives_url(blob: object) -> TypeIs[Linked]:
     """Whether clients may be sent elsewhere for the bytes of this blob."""
     return hasattr(blob, "url")
+
+
+def gives_pieces(stream: object) -> TypeIs[Pieces]:
+    """Whether the stream has bytes in pieces of its own sizes."""
+    return hasattr(stream, "piece")
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:

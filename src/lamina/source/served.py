@@ -175,6 +175,14 @@ class Served(Readable, Protocol):
         ...
 
 
+class Pieces(Stream, Protocol):
+    """A stream whose bytes come in pieces of less than 1 MiB, which need not be copied."""
+
+    def piece(self) -> bytes:
+        """The next piece; b"" at the end."""
+        ...
+
+
 class Linked(Blob, Protocol):
     """A blob that clients can read from another server."""
 

@@ -477,3 +477,26 @@ def test_clients_are_sent_to_the_storage(storage: S3Server, url: str, tmp_path: 
         assert (status, headers["content-length"]) == (200, str(len(data)))
     assert len(keys_of(open_bucket(url), "data")) == 1
     assert Checker(open_bucket(url), deep=True).run().damage == []
+
+
+def test_several_processes_and_the_explorer_serve_one_bucket(storage: S3Server, url: str, tmp_path: Path) -> None:
+    place = ObjectRepositories(open_bucket(url))
+    document = push(place, "v1", b"layer")
+    place.close()
+    with serving(
+        tmp_path / "none",
+        "--storage",
+        url,
+        "--workers",
+        "2",
+        log=tmp_path / "log",
+        environment={**storage.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    ) as server:
+        for _ in range(8):  # each worker answers some
+            status, _, body = call(server, "GET", "/v2/app/manifests/v1")
+            assert (status, body) == (200, document.raw)
+            assert call(server, "GET", f"/v2/app/blobs/{document.layers[0].digest}")[2] == b"layer"
+        assert call(server, "POST", "/v2/app/blobs/uploads/")[0] == 405
+        status, _, body = call(server, "GET", "/explore/api/repositories")
+        assert status == 200, body
+        assert b'"app"' in body

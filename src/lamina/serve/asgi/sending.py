@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.host.files import has_extent
 from lamina.serve.asgi.limits import PIECE
-from lamina.source.abilities import is_growing
+from lamina.source.abilities import gives_pieces, is_growing
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Stream
@@ -74,7 +74,11 @@ async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, g
     """Read the next piece in a thread while this one is sent."""
     loop = asyncio.get_running_loop()
     sent = 0
-    coming = loop.run_in_executor(threads, stream.read, min(PIECE, size))
+
+    def read(left: int) -> bytes:
+        return stream.piece() if gives_pieces(stream) else stream.read(min(PIECE, left))
+
+    coming = loop.run_in_executor(threads, read, size)
     try:
         while sent < size:
             piece = await coming
@@ -82,7 +86,7 @@ async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, g
                 raise ShortBlob
             left = size - sent - len(piece)
             if left > 0:
-                coming = loop.run_in_executor(threads, stream.read, min(PIECE, left))
+                coming = loop.run_in_executor(threads, read, left)
             sent += len(piece)
             await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
             if gone():
