@@ -50,7 +50,7 @@ class Lane:
         failure: BaseException | None = None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             failure = error
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(self._ended, future, result, failure)
