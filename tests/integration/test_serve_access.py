@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -374,6 +375,38 @@ def test_immutable_tags_are_neither_moved_nor_deleted(client: Client) -> None:
     assert cleaner.status("DELETE", "/v2/team/app/manifests/none") == 404
     assert root.status("DELETE", "/v2/team/app/manifests/v1") == 202
     assert alice.push("alice/app", "v1", text="one").status == alice.push("alice/app", "v1", text="two").status == 201
+
+
+def test_a_push_of_several_tags_moves_all_or_none(client: Client) -> None:
+    alice = client.as_user("alice")
+    for tag in ("v1", "latest"):
+        assert alice.push("team/app", tag, text="one").status == 201
+    assert alice.push("team/app", "two", text="two").status == 201
+    raw = alice.send("GET", "/v2/team/app/manifests/two").body
+    before = alice.send("GET", "/v2/team/app/manifests/latest").body
+    for tags in ("tag=latest&tag=v1", "tag=v1&tag=latest", "tag=v2&tag=latest&tag=v1"):
+        target = f"/v2/team/app/manifests/{Digest.of(raw)}?{tags}"
+        assert alice.status("PUT", target, raw, Content_Type=mediatype.OCI_MANIFEST) == 409
+        assert alice.send("GET", "/v2/team/app/manifests/latest").body == before
+        assert alice.status("GET", "/v2/team/app/manifests/v2") == 404
+    target = f"/v2/team/app/manifests/{Digest.of(raw)}?tag=latest&tag=v2"
+    assert alice.status("PUT", target, raw, Content_Type=mediatype.OCI_MANIFEST) == 201
+    assert alice.send("GET", "/v2/team/app/manifests/v2").body == raw
+
+
+def test_pushes_of_one_immutable_tag_at_once_have_one_winner(client: Client) -> None:
+    alice = client.as_user("alice")
+    for number in range(8):
+        assert alice.push("team/app", f"part{number}", text=f"text {number}").status == 201
+    documents = [alice.send("GET", f"/v2/team/app/manifests/part{number}").body for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        done = [
+            pool.submit(alice.status, "PUT", "/v2/team/app/manifests/v1", raw, Content_Type=mediatype.OCI_MANIFEST)
+            for raw in documents
+        ]
+    codes = [one.result() for one in done]
+    assert sorted(codes) == [201] + [409] * 7
+    assert alice.send("GET", "/v2/team/app/manifests/v1").body == documents[codes.index(201)]
 
 
 def test_what_an_immutable_image_needs_is_not_deleted(client: Client) -> None:
