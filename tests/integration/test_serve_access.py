@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from lamina.errors import UsageError
+from lamina.serve.access import quotas
 from lamina.serve.access.gate import Gate
 from lamina.serve.access.htpasswd import hashed_password
 from lamina.serve.access.opening import AccessOptions, OpenAccess, open_access
@@ -449,6 +450,19 @@ def test_a_quota_refuses_before_and_within_the_body(client: Client) -> None:
     mount = f"/v2/team/small/blobs/uploads/?mount={Digest.of(b'b' * 1000)}&from=team/big"
     assert alice.code("POST", mount) == (403, "DENIED")
     assert alice.push("team/big", "1", text="a" * 5000).status == 201
+
+
+def test_a_quota_counts_what_no_manifest_names_and_not_what_was_deleted(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "LIFE", 0.0)  # each request counts
+    root = client.as_user("root")
+    for letter in b"abc":
+        assert root.push_blob("team/small", bytes([letter]) * 600).status == 201
+    assert root.push_blob("team/small", b"d" * 600).status == 403
+    assert root.status("DELETE", f"/v2/team/small/blobs/{Digest.of(b'a' * 600)}") == 202
+    assert root.push_blob("team/small", b"d" * 600).status == 201
+    assert root.push_blob("team/small", b"f" * 600).status == 403
 
 
 def test_manifests_have_limits(client: Client) -> None:

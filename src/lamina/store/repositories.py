@@ -22,7 +22,7 @@ from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign
 from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
-from lamina.store.members import LINKS, PUSHED, Members
+from lamina.store.members import DELETED, LINKS, PUSHED, Members
 from lamina.store.name_table import Change, NameTable
 from lamina.store.repository_contents import Contents
 from lamina.store.uploads import Uploads
@@ -82,6 +82,15 @@ class StoreRepositories(ListedRepositories):
     def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
         with self._contents(repository) as contents:
             return contents.referrers(subject)
+
+    def usage(self, repository: str) -> int:
+        with self._contents(repository) as contents:
+            sizes = contents.sizes()
+        with reported(self._paths.repositories):
+            pushed = self._members.listed(repository, PUSHED) | self._members.listed(repository, LINKS)
+            deleted = self._members.listed(repository, DELETED)
+        sizes.update((digest, self._blobs.size(digest) or 0) for digest in pushed if digest not in sizes)
+        return sum(size for digest, size in sizes.items() if digest not in deleted)
 
     def _document(self, repository: str, digest: Digest) -> Descriptor | None:
         named = self._refs.named_in(repository, digest)

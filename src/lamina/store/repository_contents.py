@@ -36,6 +36,10 @@ class Contents:
         found = self._documents.get(digest)
         return found[0] if found else None
 
+    def sizes(self) -> dict[Digest, int]:
+        """The sizes of all objects, as their documents state them."""
+        return {digest: one.size for content, _ in self._tops.values() for digest, one in content.items()}
+
     def referrers(self, subject: Digest) -> list[Descriptor]:
         """The documents with this subject, sorted by digest."""
         found = self._referrers.get(subject, {})
