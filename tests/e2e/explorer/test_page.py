@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-if TYPE_CHECKING:
-    from explored import Visitor
+from explored import Visitor
+from support import lamina, running, write_layout
 
 WEB = "docker.io/shop/web:1.4"
+RULES = """
+[[rules]]
+repositories = "shop/**"
+who = "anonymous"
+actions = "pull"
+
+[[rules]]
+repositories = "**"
+who = "*"
+actions = "pull"
+"""
 
 
 def state(page: Any) -> dict[str, str]:
@@ -440,3 +453,33 @@ def test_work_that_takes_long_shows_how_far_it_is(visitor: Visitor) -> None:
     assert page.locator("progress").first.get_attribute("value") == "25"
     page.get_by_text("of the bytes are visible").wait_for()
     assert answers == []
+
+
+def test_users_log_in_to_see_more(browser: Any, tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", "shop/web:1", [[("a", b"a")]])
+    write_layout(tmp_path / "layout", "secret/plans:1", [[("b", b"b")]])
+    assert lamina("load", "-i", str(tmp_path / "layout"), root=tmp_path / "store").returncode == 0
+    users, rules, cache = tmp_path / "users", tmp_path / "rules.toml", {"XDG_CACHE_HOME": str(tmp_path)}
+    made = lamina(
+        "passwd", str(users), "ann", "--password-stdin", "--cost", "4", root=tmp_path, input=b"a long secret"
+    )
+    assert made.returncode == 0, made.stderr
+    rules.write_text(RULES)
+    words = ["serve", "--port", "0", "--htpasswd", str(users), "--access", str(rules), "--state-dir", str(tmp_path)]
+    with running(*words, root=tmp_path / "store", env={**os.environ, **cache}) as server:
+        assert server.stdout is not None
+        found = re.search(rb"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert found
+        address = found[0].decode()
+        with browser.new_context(http_credentials={"username": "ann", "password": "a long secret"}) as context:
+            visitor = Visitor(context, address)
+            page = visitor.see()
+            assert page.locator(".lines").inner_text().split()[0] == "docker.io/shop/web"
+            assert "secret" not in page.locator("main").inner_text()
+            page.get_by_role("link", name="Log in").click()
+            page.locator(".user").wait_for()
+            visitor.settled()
+            assert page.locator(".user").inner_text() == "ann"
+            assert "docker.io/secret/plans" in page.locator(".lines").inner_text()
+        wrong = [one for one in visitor.wrong if "401" not in one]
+        assert wrong == []

@@ -314,7 +314,8 @@ def _explorer(
     ):  # everybody may see everything, so layers may be found by what configs state
         gallery = Gallery(repositories, local_layer=place.layers.unpacked)
     cache = LayerCache(settings.explorer_cache or default_directory())
-    with Explorer(gallery, cache, pulls=True, writable=settings.writable) as explorer:
+    logins = gate is not None and gate.has_users
+    with Explorer(gallery, cache, pulls=True, writable=settings.writable, logins=logins) as explorer:
         yield explorer_routes(explorer, everybody if gate is None else gate.admit)
 
 

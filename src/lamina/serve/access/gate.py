@@ -56,6 +56,11 @@ class Gate:
         self._quotas = Quotas()
         self._rates: tuple[float, int, Buckets] | None = None
 
+    @property
+    def has_users(self) -> bool:
+        """Whether there is somebody who can log in."""
+        return self._policy.has_users
+
     def answer(self, request: Request) -> Response:
         """Answer a request. Raises ApiError, LaminaError."""
         need = need_of(request.method, request.route)

@@ -78,6 +78,7 @@ class Explorer:
         usual: Platform | None = None,
         pulls: bool = False,
         writable: bool = False,
+        logins: bool = False,
         wait: float = 0.25,
         work: Work | None = None,
         max_entries: int = MAX_ENTRIES,
@@ -86,6 +87,7 @@ class Explorer:
         self._choices = Choices(usual or Platform.host())
         self._pulls = pulls
         self._writable = writable
+        self._logins = logins
         self._wait = wait
         self._work = work or Work()
         self._images = Images(gallery, cache, self._work, max_entries)
@@ -167,6 +169,7 @@ class Explorer:
             "user": asked.asker.name,
             "pulls": self._pulls,
             "writable": self._writable,
+            "logins": self._logins,
         }
 
     def _stack(self, asked: Asked) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import { h, icon, put, s } from "./dom.js";
 import { plain } from "./text.js";
-import { go, state, to } from "./url.js";
+import { go, state, to, write } from "./url.js";
 
 const mark = () =>
   s(
@@ -30,6 +30,8 @@ export function drawTop(about) {
     go({ image, platform, view: "search", q: field.value.trim() });
   });
   const theme = h("button", { type: "button", class: "quiet theme" });
+  // a plain link: the server asks for the login when the page itself is loaded
+  const login = h("a", { class: "login" }, "Log in");
   const label = () => {
     const dark = window.laminaTheme.dark();
     theme.setAttribute("aria-label", dark ? "Use the light theme" : "Use the dark theme");
@@ -39,7 +41,6 @@ export function drawTop(about) {
   theme.addEventListener("click", () => {
     window.laminaTheme.switch();
     label();
-    dispatchEvent(new Event("lamina-theme"));
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
   label();
@@ -48,7 +49,7 @@ export function drawTop(about) {
     h("a", { class: "home", "aria-label": "lamina: all images", ...to({}) }, mark(), h("span", {}, "lamina")),
     h("span", { class: "place dim", title: plain(about.location) }, plain(about.location)),
     h("div", { class: "push find", role: "search" }, icon("search"), field, h("kbd", { "aria-hidden": "true" }, "/")),
-    about.user && h("span", { class: "dim user" }, plain(about.user)),
+    about.user ? h("span", { class: "dim user" }, plain(about.user)) : about.logins && login,
     theme,
   );
   addEventListener("keydown", (event) => {
@@ -61,6 +62,8 @@ export function drawTop(about) {
   return {
     /** Write into the field what is searched. */
     show: (current) => {
+      const here = write(current);
+      login.href = `${here}${here.includes("?") ? "&" : "?"}login=1`;
       field.value = current.view === "search" ? (current.q ?? "") : "";
       field.placeholder = current.image ? "Search this image: *.pem" : "Search all images: *.pem";
     },

@@ -49,6 +49,8 @@ export function drawStack(image, { pick, signal }) {
   const words = (layer) => step(layer.step ?? steps.get(layer.number)?.created_by) || "no step recorded";
 
   function drawSlabs() {
+    drawing.toggleAttribute("hidden", !layers.length);
+    if (!layers.length) return;
     const height = Math.min(300, Math.max(90, layers.length * 34));
     const thick = thicknesses(layers.map(size), height, THINNEST);
     slabs.clear();
@@ -263,6 +265,10 @@ export function drawStack(image, { pick, signal }) {
 
   function drawTotal(answer) {
     const { total: sums } = answer;
+    if (!layers.length) {
+      put(total, "The image has no layers.");
+      return;
+    }
     put(
       total,
       `${humanSize(sums.size)} compressed, ${humanSize(sums.visible)} in ${counted(sums.paths, "path")}. `,

@@ -26,8 +26,7 @@ export function failed(error, again) {
     { class: "notice bad", role: "alert" },
     h("p", { class: "strong" }, plain(error.message || "The page failed.")),
     error.hint && h("p", {}, plain(error.hint)),
-    error.status === 401 &&
-      h("p", {}, "Sign in: reload the page, and enter the name and password that you use for docker login."),
+    error.status === 401 && h("p", {}, "Reload the page, and log in with the name and password of docker login."),
     again && h("button", { type: "button", onclick: again }, "Try again"),
   );
 }
