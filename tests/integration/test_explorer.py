@@ -18,11 +18,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.cli import run
 from lamina.errors import BlobNotFound
-from lamina.serve.explorer.asked import Answer, Asked
+from lamina.serve.explorer.asked import Answer, Asked, Refused
 from lamina.serve.explorer.explorer import Explorer
 from lamina.serve.explorer.gallery import Gallery, Place
 from lamina.serve.explorer.layer_cache import LayerCache
@@ -38,7 +40,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
-from support import make_tar, running, write_index, write_layout
+from support import make_tar, rounds, running, write_index, write_layout
 
 MANY = 50_000
 EVIL = "<img src=x onerror=alert(1)>"
@@ -393,6 +395,37 @@ class TestHostile:
         assert [one["name"] for one in by_two["entries"]] == ["copy", "etc"]
 
 
+ODD = [
+    *("", "0", "1", "-1", "9" * 14, "1e9", "\0", "/", "//", "..", "/../..", "a" * 2500, "%", "\ud800", "\u202e"),
+    *("*", "[", "[]", "[!]", "?", "\\", "~1:2", "@", ":", "sha256:" + "0" * 64, "linux", "linux/amd64/v9/x"),
+    *("name", "size", "f", "app", "app:1", APP, APP2, "big:1", "/etc", "/etc/passwd", "/loop", "/out", "/bad"),
+    *("rewrites", "'\"<>&", "ⅷ", "٣"),
+]
+PAGES = ["about", "repositories", "tags", "image", "stack", "sharing", "tree", "blame", "diff", "diff/text"]
+PAGES += ["treemap", "waste", "ghosts", "search", "file", "raw", "download", "", "nothing", "tree/", "../tree"]
+FIELDS = ["image", "before", "after", "platform", "path", "path_b64", "node", "offset", "limit", "sort", "hidden"]
+FIELDS += ["layer", "kind", "each", "q", "ghosts", "depth", "bytes", "filter", "repository", "before_platform", "x"]
+QUERIES = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD), max_size=6)
+
+
+@settings(max_examples=rounds(3000, 400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(PAGES), QUERIES, st.booleans())
+def test_no_request_makes_it_fail(explorer: Explorer, page: str, query: dict[str, str], complete: bool) -> None:
+    if complete:  # as far as a real question, with odd parts
+        query = {"image": APP, "before": APP, "after": APP2, "path": "/etc", "q": "a", **query}
+    target = f"/explore/api/{page}?{urlencode(query, errors='surrogatepass')}"
+    try:
+        asked = Asked.parse("GET", target, {}, Asker())
+    except Refused:
+        return
+    answer = explorer.answer(asked)
+    assert answer.status in (200, 202, 400, 404, 415, 422, 503), (target, answer.body)
+    if answer.stream is not None:
+        answer.stream.close()
+    elif answer.headers["Content-Type"].startswith("application/json"):
+        json.loads(answer.body)
+
+
 class TestLarge:
     def test_a_directory_with_many_entries_comes_in_pages(self, explorer: Explorer) -> None:
         seen: list[str] = []
@@ -547,6 +580,24 @@ class TestCache:
         assert read < 2000  # the second time only manifest and config
         with Explorer(Gallery(ListedRepositories(counted)), cache) as explorer:
             assert ask(explorer, "file", image=APP, path="/etc/new")["preview"]["text"] == "new\n"
+
+    def test_many_who_ask_at_once_wait_for_the_same_work(self, layout: Path, tmp_path: Path) -> None:
+        counted = CountedReader(str(layout))
+        answers: list[Any] = []
+        with Explorer(Gallery(ListedRepositories(counted)), LayerCache(str(tmp_path / "cache"))) as explorer:
+
+            def look(path: str) -> None:
+                answers.append(ask(explorer, "tree", image="big:1", path=path)["total"])
+                answers.append(ask(explorer, "stack", image="big:1")["total"]["paths"])
+
+            threads = [threading.Thread(target=look, args=(path,)) for path in ("/", "/many") * 5]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(120)
+        assert sorted(answers) == [1] * 5 + [MANY] * 5 + [MANY + 1] * 10
+        layer = json.loads(counted.manifest(counted.resolve("docker.io/library/big:1")))["layers"][0]
+        assert counted.read < 2 * layer["size"]  # once, and documents
 
     def test_the_cache_stays_within_its_bound(self, layout: Path, tmp_path: Path) -> None:
         place = tmp_path / "cache"

@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +21,7 @@ from lamina.cli import run
 from lamina.serve.access.htpasswd import hashed_password
 from object_storage import KINDS, s3_server
 from server_process import ServerProcess, serving
-from support import write_layout
+from support import running, write_layout
 
 LAYERS = [
     [("etc", None), ("etc/passwd", b"root\n"), ("etc/secret-plan", b"hidden soon")],
@@ -170,3 +174,28 @@ def test_a_pushed_image_is_shown_at_once_and_a_moved_tag_is_the_new_image(layout
         connection.close()
         assert fetch(server, "tree", image="new/app:1")[0] == 404
         assert server.stop() == 0
+
+
+def test_ui_shows_an_image_of_a_registry_without_pulling_it(layout: Path, tmp_path: Path) -> None:
+    access, cache = tmp_path / "access", tmp_path / "cache"
+    words = ["--access-log", str(access), "--log-format", "text", "--no-explorer", f"oci:{layout}"]
+    with serving(tmp_path / "none", *words, log=tmp_path / "log") as registry:
+        name = f"docker://{registry.name}/alice/app:1"
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+        with running("ui", "-p", "0", name, root=tmp_path / "store", env=environment) as ui:
+            assert ui.stdout is not None
+            found = re.search(rb":(\d+)/", ui.stdout.readline())
+            assert found
+            server: Any = SimpleNamespace(port=int(found[1]))
+            assert ask(server, "about")["images"] == [name]
+            assert ask(server, "tree", image=name, path="/etc")["total"] == 1
+            asked = access.read_text().count("manifests")
+            assert ask(server, "file", image=name, path="/etc/passwd")["preview"]["text"] == "root\n"
+            assert ask(server, "tree", image=name, path="/")["total"] == 2
+            assert access.read_text().count("manifests") == asked  # it knows what the name stands for
+            status, value = fetch(server, "tree", image=f"docker://{registry.name}/bob/app:1")
+            assert (status, value["error"]["code"]) == (404, "not_found")
+            ui.send_signal(signal.SIGINT)
+            assert ui.wait(30) == 0
+        assert registry.stop() == 0
+    assert not (tmp_path / "store").exists()
