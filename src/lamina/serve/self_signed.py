@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lamina.errors import UsageError
-from lamina.host.files import replace_file, reported
+from lamina.host.files import make_directory, replace_file, reported
 from lamina.host.lock import locked
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class SelfSigned:
         if self._holds():
             return
         with reported(self.directory):
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(self.directory), mode=0o700, exist_ok=True)
+            make_directory(self.directory)
             with locked(os.path.join(self.directory, "lock")):
                 if not self._holds():
                     self._make()

@@ -4,6 +4,7 @@ change while it runs; and the verb that makes users."""
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -202,6 +204,49 @@ def _layout(tmp_path: Path) -> Path:
     return tmp_path / "layout"
 
 
+def test_guesses_at_once_are_limited_and_hold_up_nobody(tmp_path: Path, users: str) -> None:
+    with serving(tmp_path / "store", "--writable", "--htpasswd", users, log=tmp_path / "log") as server:
+        good = basic("alice", "one")
+        assert status(server, "/v2/", Authorization=good) == 200
+        with ThreadPoolExecutor(32) as pool:
+            guesses = [
+                pool.submit(status, server, "/v2/", Authorization=basic("alice", f"guess {number}"))
+                for number in range(64)
+            ]
+            asked = [pool.submit(status, server, "/v2/", Authorization=good) for _ in range(20)]
+            assert [one.result() for one in asked] == [200] * 20
+        codes = [one.result() for one in guesses]
+        assert set(codes) == {401, 429}
+        assert codes.count(401) <= 10 + 16  # the burst, and those that were being checked at that moment
+        assert status(server, "/v2/", Authorization=basic("alice", "another")) == 429
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [basic("alice", "one"), basic("alice", "one")],
+        [basic("alice", "wrong"), basic("alice", "one")],
+        ["Bearer x", basic("alice", "one")],
+        [basic("alice", "one") + ", Bearer x"],
+        ["Bearer " + "x" * 50_000],
+        ["\xff\xfe"],
+    ],
+)
+def test_a_request_with_odd_credentials_is_refused(headers: list[str], tmp_path: Path, users: str) -> None:
+    with serving(tmp_path / "store", "--writable", "--htpasswd", users, log=tmp_path / "log") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.putrequest("POST", "/v2/app/blobs/uploads/")
+        for value in headers:
+            connection.putheader("Authorization", value.encode("latin-1"))
+        connection.putheader("Content-Length", "0")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 401
+        assert json.loads(answer.read())["errors"][0]["code"] == "UNAUTHORIZED"
+        connection.close()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_the_page_shows_what_the_user_may_pull(tmp_path: Path, users: str) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text(
@@ -266,7 +311,8 @@ def test_a_self_made_certificate_is_trusted_by_its_ca_and_stays(tmp_path: Path, 
             assert status(server, "/v2/", context, Authorization=basic("alice", "one")) == 200
             assert server.stop() == 0
     assert str(state / "tls" / "ca.crt") in (tmp_path / "log").read_text()
-    assert stat.S_IMODE((state / "tls").stat().st_mode) == 0o700
+    for directory in (state, state / "tls"):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     for name in ("tls/ca.key", "tls/server.key", "token-key"):
         assert stat.S_IMODE((state / name).stat().st_mode) == 0o600
     assert lamina("fsck", root=tmp_path / "store").returncode == 0

@@ -136,7 +136,7 @@ def serve(
     Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
     from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
 
-    if storage and protection.htpasswd and not (protection.token_key or protection.state_dir):
+    if storage and protection.has_users and not (protection.token_key or protection.state_dir):
         raise UsageError(
             "users of --storage need a key for tokens, the same at all servers", hint="give --token-key FILE"
         )

@@ -83,16 +83,20 @@ class Protection:
         return bool(self.tls_cert or self.tls_self_signed)
 
     @property
+    def has_users(self) -> bool:
+        return bool(self.htpasswd or self.tls_client_ca)
+
+    @property
     def says_who_may_push(self) -> bool:
         """Whether users or rules decide who may push."""
-        return bool(self.htpasswd or self.tls_client_ca or self.access)
+        return self.has_users or bool(self.access)
 
     def access_options(self, *, state: str, local: bool, anonymous_push: bool, passing_key: bytes) -> AccessOptions:
         """``state``: the directory of the server's own files, "" if there is none; ``passing_key`` signs tokens then.
         Raises UsageError."""
         from lamina.serve.access.opening import AccessOptions
 
-        if self.anonymous_pull and not self.htpasswd and not self.tls_client_ca:
+        if self.anonymous_pull and not self.has_users:
             raise UsageError(
                 "--anonymous-pull needs users", hint="give --htpasswd FILE; without users everyone may pull"
             )
