@@ -3,6 +3,8 @@ others are told."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from builders import buildkit_process
 from docker_engine import Docker
 from lamina.serve.access.htpasswd import hashed_password
 from server_process import serving
@@ -329,3 +332,33 @@ def check_docker(docker: Docker, host: str) -> None:
     assert docker("pull", f"{host}/secret/app:1").returncode != 0
     for name in ("team/app", "team/docker", "secret/docker"):
         docker.ok("rmi", f"{host}/{name}:1")
+
+
+def test_buildkit_pushes_with_the_login_of_docker(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text(
+        "".join(f"{name}:{hashed_password(f'{name}-secret', 4)}\n" for name in ("alice", "reader"))
+    )
+    (tmp_path / "rules.toml").write_text(RULES)
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    words = ["--writable", "--htpasswd", str(tmp_path / "users"), "--access", str(tmp_path / "rules.toml")]
+    with serving(tmp_path / "store", *words, log=tmp_path / "log") as server, buildkit_process() as address:
+
+        def build(user: str, name: str) -> subprocess.CompletedProcess[str]:
+            home = tmp_path / user
+            home.mkdir(exist_ok=True)
+            login = base64.b64encode(f"{user}:{user}-secret".encode()).decode()
+            (home / "config.json").write_text(json.dumps({"auths": {server.name: {"auth": login}}}))
+            command = [
+                peer("buildctl"), "--addr", address, "build", "--frontend", "dockerfile.v0", "--progress", "plain",
+                "--local", f"context={context}", "--local", f"dockerfile={context}",
+                "--output", f"type=image,name={server.name}/{name},push=true,registry.insecure=true",
+            ]  # fmt: skip
+            environment = {**os.environ, "DOCKER_CONFIG": str(home)}
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+        done = build("alice", "team/built:1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert refused(build("reader", "team/built:2"))
+        assert refused(build("alice", "secret/built:1"))
