@@ -52,3 +52,9 @@ def test_no_failure_on_object_storage(tmp_path: Path, kind: str) -> None:
         ) as server,
     ):
         assert_all_passed(run_conformance(program, server.name, tmp_path / "results"))
+
+
+def test_no_failure_with_two_processes(tmp_path: Path) -> None:
+    program = peer("conformance")
+    with serving(tmp_path / "s", "--writable", "--workers", "2", log=tmp_path / "log") as server:
+        assert_all_passed(run_conformance(program, server.name, tmp_path / "results"))
