@@ -105,7 +105,8 @@ class NameTable:
 
     def named_in(self, repository: str, digest: Digest) -> Entries:
         """The entries of a document whose name is in a repository."""
-        return [one for one in self.of(digest) if (split_name(name_of(one)) or ("", ""))[0] == repository]
+        starts = (f"{repository}:", f"{repository}@")
+        return [one for one in self.of(digest) if name_of(one).startswith(starts) or name_of(one) == repository]
 
     def apply(self, change: Change) -> None:
         gone = {number: None for name in change.names for number in self._names().get(name, ())}

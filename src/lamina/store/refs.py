@@ -49,7 +49,7 @@ SMALL = 128 << 10
 """Bytes. A smaller index.json is rewritten as fast as a record is appended."""
 SOON = 1.0
 """Seconds. A process that changes names again within this time appends to the log; a server folds the log when no
-name has changed for this time."""
+name has changed for this time, or for eight times as long as the last fold took."""
 _LATEST = 10.0
 """Seconds after which a server folds the log while names still change."""
 _SHARE = 8
@@ -293,7 +293,8 @@ class Refs:
                     self._changed.wait()
                     continue
                 now = time.monotonic()
-                due = min(self._changed_at + SOON, self._begun_at + max(_LATEST, _SHARE * self._fold_took))
+                share = _SHARE * self._fold_took
+                due = min(self._changed_at + max(SOON, share), self._begun_at + max(_LATEST, share))
                 if due > now:
                     self._changed.wait(due - now)
                     continue
