@@ -483,3 +483,21 @@ def test_users_log_in_to_see_more(browser: Any, tmp_path: Path) -> None:
             assert "docker.io/secret/plans" in page.locator(".lines").inner_text()
         wrong = [one for one in visitor.wrong if "401" not in one]
         assert wrong == []
+
+
+def test_ui_shows_the_one_image_that_was_named(browser: Any, tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", "app", [[("a", b"a")], [("b", b"b")]])
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    with running("ui", f"oci:{tmp_path}/layout:app", root=tmp_path, env={**os.environ, **cache}) as server:
+        assert server.stdout is not None
+        found = re.search(rb"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert found
+        with browser.new_context() as context:
+            visitor = Visitor(context, found[0].decode())
+            page = visitor.see()
+            page.locator("[role=tree]").wait_for()
+            assert state(page) == {"image": f"oci:{tmp_path}/layout:app"}
+            assert rows(page) == ["a", "b"]
+            assert page.locator(".pull").count() == 0, "nobody can pull from here"
+            assert page.locator(".slab").count() == 2
+        assert visitor.wrong == []

@@ -61,7 +61,7 @@ def ui(session: Session, images: tuple[str, ...], open_: bool, host: str, port: 
         write(f"the images are shown at {server.url}/")
         sys.stdout.flush()
         if open_:
-            _browse(f"{server.url}/")
+            _browse(f"{server.url}/{_query(gallery)}")
         while not done.wait(0.5):  # with a timeout: a signal may come just before it blocks
             pass
 
@@ -122,6 +122,13 @@ def _finder(session: Session, image: str, name: ImageName) -> Callable[[], Place
         return Place(image, image, store, store.resolve(name.name), low=name.low, high=name.high)
 
     return find
+
+
+def _query(gallery: Gallery) -> str:
+    """Return the part of the page's address that shows the image, if only one was named."""
+    from urllib.parse import quote
+
+    return f"?image={quote(gallery.first[0], safe='/:@')}" if len(gallery.first) == 1 else ""
 
 
 def _browse(url: str) -> None:

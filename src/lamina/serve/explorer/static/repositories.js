@@ -3,7 +3,7 @@
 import { h, icon, put } from "./dom.js";
 import { listing } from "./listing.js";
 import { counted, plain, visible } from "./text.js";
-import { to } from "./url.js";
+import { to, turn } from "./url.js";
 import { empty } from "./waiting.js";
 
 /** A repository's name: the host is quiet, the last part is what people look for. */
@@ -30,6 +30,7 @@ export function repositoriesPage(box, _state, { about, signal }) {
     ),
   );
   if (about.kind === "images") {
+    if (given.length === 1) queueMicrotask(() => turn({ image: given[0] }));
     put(
       box,
       h("h1", {}, "Images"),

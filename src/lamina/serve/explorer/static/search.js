@@ -194,7 +194,12 @@ function controls(state, image) {
   return h(
     "div",
     { class: "bar" },
-    h("h2", {}, "Search ", h("span", { class: "dim" }, image ? "in this image" : "in all images")),
+    h(
+      image ? "h2" : "h1",
+      { class: "search-title" },
+      "Search ",
+      h("span", { class: "dim" }, image ? "in this image" : "in all images"),
+    ),
     h("span", { class: "push" }),
     image && h("a", to({ view: "search", q: state.q, kind: state.kind }), "search all images"),
     h("label", { class: "check", for: "search-hidden" }, hidden, " hidden entries"),

@@ -58,6 +58,12 @@ export function go(next) {
   change(next);
 }
 
+/** Show another state in the place of this one. */
+export function turn(next) {
+  history.replaceState(null, "", write(next));
+  change(next);
+}
+
 /** Write a state into the address without a step, and without showing it again. */
 export function note(changes) {
   current = { ...current, ...changes };

@@ -164,21 +164,20 @@ export function wasteView(box, state, { image, signal }) {
             h(
               "td",
               {},
-              h(
-                "details",
-                {},
+              link(one.paths[0]),
+              one.paths.length > 1 &&
                 h(
-                  "summary",
-                  {},
-                  link(one.paths[0]),
-                  h("span", { class: "dim" }, count > 1 ? ` and ${number(count - 1)} more` : ""),
+                  "details",
+                  { class: "more" },
+                  h("summary", {}, `and ${number(count - 1)} more`),
+                  h(
+                    "ul",
+                    { class: "plain" },
+                    one.paths.slice(1).map((each) => h("li", {}, link(each))),
+                    count > one.paths.length &&
+                      h("li", { class: "dim" }, `${number(count - one.paths.length)} are not listed`),
+                  ),
                 ),
-                h(
-                  "ul",
-                  { class: "plain" },
-                  one.paths.slice(1).map((each) => h("li", {}, link(each))),
-                ),
-              ),
             ),
             h("td", { class: "right" }, humanSize(one.size)),
             h("td", { class: "right strong" }, humanSize(one.wasted)),
