@@ -143,7 +143,7 @@ def test_workers_share_a_port_and_are_replaced(tmp_path: Path) -> None:
         deadline = time.monotonic() + 30
         while len(now := children.read_text().split()) < 3 or set(now) & set(first[:2]):
             assert time.monotonic() < deadline
-            assert ask(server.port, "GET", "/v2/")[0] == 200  # the third one answers
+            assert ask(server.port, "GET", f"/v2/app/blobs/{digest}")[2] == CONTENT  # the third one answers
             time.sleep(0.05)
         push(server.port, b"another")
         while b'kind="uploads"' not in ask(server.port, "GET", "/metrics")[2]:
