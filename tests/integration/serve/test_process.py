@@ -24,7 +24,7 @@ from docker_engine import die_with_us
 from lamina.spec.digest import Digest
 from lamina.store.store import Store
 from server_process import ServerProcess, serving
-from support import lamina
+from support import lamina, require_root
 
 CONTENT = random.Random(8).randbytes(2 << 20)
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
@@ -313,9 +313,8 @@ def test_the_access_log_has_no_secrets_and_is_reopened(tmp_path: Path) -> None:
         assert text.isascii()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="root mounts a small disk")
 def test_a_full_disk_gives_507_and_leaves_nothing(tmp_path: Path) -> None:
+    require_root()
     place = tmp_path / "disk"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)], check=True)
