@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket
 
 _TRIES = 3
+_AHEAD = 1 << 20
 VALID = 1200
 """Seconds for which the URL of a blob is valid."""
 
@@ -63,9 +64,10 @@ class LinkedBlob(ObjectBlob):
 
 
 class PartStream:
-    """``Stream`` over a range of a blob. While one part is read, the next one is asked for: nobody waits at each part
-    for the time that storage takes to answer. The first part is asked for at once, so that a missing blob is known
-    before anything is sent. A broken connection to the storage is made again. Raises SystemFailure, RemoteFailure."""
+    """``Stream`` over a range of a blob. While the end of a part is read, the next one is asked for: nobody waits at
+    each part for the time that storage takes to answer. The first part is asked for at once, so that a missing blob
+    is known before anything is sent. A broken connection to the storage is made again. Raises SystemFailure,
+    RemoteFailure."""
 
     def __init__(self, bucket: Bucket, record: Record, start: int, end: int) -> None:
         self._bucket, self._ident = bucket, record.ident
@@ -128,6 +130,7 @@ class PartStream:
                 continue
             if piece:
                 self._done += len(piece)
+                self._look_ahead()
                 return piece
             _, _, start, end = self._parts[self._at]
             if self._done != end - start:
@@ -141,13 +144,8 @@ class PartStream:
         return b""
 
     def _taken(self) -> Iterator[bytes]:
-        """The part that was asked for ahead; then ask for the one after it."""
-        ahead = self._next
-        if self._at + 1 < len(self._parts):
-            following = self._parts[self._at + 1]
-            self._next = ahead_of_need().submit(self._stream, following, 0)
-        else:
-            self._next = None
+        """The part that was asked for ahead."""
+        ahead, self._next = self._next, None
         if ahead is None:
             return self._opened(0)
         try:
@@ -155,9 +153,13 @@ class PartStream:
         except RemoteFailure:
             return self._opened(0)
 
-    def _opened(self, done: int) -> Iterator[bytes]:
-        if self._next is None and self._at + 1 < len(self._parts):
+    def _look_ahead(self) -> None:
+        """Ask for the next part when little of this one is left: an answer that waits takes memory."""
+        _, _, start, end = self._parts[self._at]
+        if self._next is None and end - start - self._done <= _AHEAD and self._at + 1 < len(self._parts):
             self._next = ahead_of_need().submit(self._stream, self._parts[self._at + 1], 0)
+
+    def _opened(self, done: int) -> Iterator[bytes]:
         return self._stream(self._parts[self._at], done)
 
     def _stream(self, part: tuple[int, int, int, int], done: int) -> Iterator[bytes]:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from lamina.spec.digest import Hasher
 
 LARGEST_PART = 8 << 20
-SMALLEST_PART = 512 << 10
-BUDGET = 64 << 20
+SMALLEST_PART = 256 << 10
+BUDGET = 32 << 20
 """Bytes that all uploads of a server hold in memory together, roughly."""
 
 CHECKPOINT = 32 << 20
