@@ -290,6 +290,12 @@ def test_colours_of_layers_differ_for_everyone(sight: str, theme: int) -> None:
         assert dist(seen[one], seen[other]) > (0.12 if neighbours else 0.07), (pairs[one], pairs[other])
 
 
+def test_all_modules_are_asked_for_at_once() -> None:
+    page = (STATIC / "index.html").read_text()
+    modules = {file.name for file in STATIC.iterdir() if file.suffix == ".js"} - {"main.js", "theme.js"}
+    assert set(re.findall(r'modulepreload" href="/explore/static/([a-z]+\.js)"', page)) == modules
+
+
 def test_layouts_are_true(visitor: Visitor) -> None:
     page = visitor.see()
     wrong = page.evaluate(
