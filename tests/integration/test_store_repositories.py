@@ -307,6 +307,22 @@ def test_images_of_the_command_line_are_in_their_repositories(root: Path, tmp_pa
             place.blob(REPOSITORY, Digest.parse(manifest["config"]["digest"]))
 
 
+def test_a_child_that_was_found_stays_when_its_name_is_pruned(root: Path) -> None:
+    with serving(root) as place:
+        child = push(place, "1", b"layer")
+        place.untag(REPOSITORY, "1")
+        found = place.find(REPOSITORY, child)
+        assert place.keep(REPOSITORY, child)
+        prune(Store.open(str(root)))
+        index = build_index([found])
+        place.put_manifest(REPOSITORY, index.descriptor, index.raw, ["all"])
+        assert place.manifest(place.find(REPOSITORY, child))
+        age(root)
+        collect(Store.open(str(root)))
+        assert read(place, Digest.of(b"layer")) == b"layer"
+        assert fsck(Store.open(str(root))) == []
+
+
 def test_children_and_referrers_come_and_go_with_their_documents(root: Path) -> None:
     with serving(root) as place:
         child = push(place, "", b"layer")

@@ -62,6 +62,8 @@ class Api(WriteApi):
         if kind == "referrers" and reading:
             return self._referrers(request)
         if kind == "manifest":
+            if method == "HEAD":
+                return self._kept_manifest(request)
             if reading:
                 return self._manifest(request)
             if method == "PUT":

@@ -65,6 +65,15 @@ class WriteApi(ReadApi):
             raise ApiError(404, "BLOB_UNKNOWN", f"blob {request.route.rest} not found")
         return response
 
+    def _kept_manifest(self, request: Request) -> Response:
+        """Answer HEAD of a manifest. A client that pushes an index does not send the manifests that it finds by their
+        digests: they are protected from gc."""
+        response = self._manifest(request)
+        repository, digest = repository_of(request.route), digest_or_none(request.route.rest)
+        if self._writing is not None and digest is not None and request.permit.may_push(repository):
+            self._writing.keep(repository, digest)
+        return response
+
     def _begin(self, request: Request) -> Response:
         place = self._writable()
         repository = repository_of(request.route)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from lamina.errors import LaminaError, StoreDamaged
+from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.spec import mediatype
 from lamina.spec.manifest import Index, parse
@@ -294,8 +295,9 @@ class NameFiles:
         except FileNotFoundError:
             return b"", None
         try:
-            stamp = _stamp(os.fstat(descriptor))
-            return _read(descriptor, at), stamp
+            with reported(self._paths.name_log):
+                stamp = _stamp(os.fstat(descriptor))
+                return _read(descriptor, at), stamp
         finally:
             os.close(descriptor)
 
