@@ -561,3 +561,69 @@ def test_hostile_names_of_repositories_reach_no_other_path(root: Path) -> None:
 def test_kinds_of_members_are_what_the_documents_say() -> None:
     assert {LINKS, PUSHED, KEPT, DELETED} == set(members.KINDS)
     assert hashlib.sha256(b"").hexdigest() == Digest.of(b"").encoded
+
+
+def put_index(place: WritableRepositories, repository: str, tag: str, *children: Descriptor) -> Digest:
+    index = build_index(list(children))
+    place.put_manifest(repository, index.descriptor, index.raw, [tag])
+    return index.descriptor.digest
+
+
+def test_an_index_does_not_bring_in_what_only_another_repository_has(root: Path) -> None:
+    """Whoever knows a digest may list it; that is no way to read it."""
+    secret = manifest_with(b"secret")
+    layer = secret.layers[0].digest
+    with serving(root) as place:
+        push(place, "1", b"secret", repository=OTHER)
+        inner = build_index([secret.descriptor])
+        place.put_manifest(OTHER, inner.descriptor, inner.raw, ["all"])
+        outer = put_index(place, REPOSITORY, "mine", secret.descriptor, inner.descriptor)
+        place.put_manifest(REPOSITORY, inner.descriptor, inner.raw, ["same"])  # the bytes that the other one has
+        assert place.find(OTHER, secret.descriptor.digest).digest == secret.descriptor.digest
+
+        def check(place: WritableRepositories) -> None:
+            with pytest.raises(NotFound):
+                place.find(REPOSITORY, secret.descriptor.digest)
+            with pytest.raises(BlobNotFound):
+                place.blob(REPOSITORY, layer)
+            assert not place.keep(REPOSITORY, layer)
+            assert not place.mount("docker.io/library/third", layer, REPOSITORY)
+            assert place.find(REPOSITORY, outer).digest == outer
+
+        check(place)
+        place.untag(OTHER, "all")
+        place.untag(REPOSITORY, "same")
+        check(place)
+        assert place.find(OTHER, inner.descriptor.digest).size == len(inner.raw)
+        assert place.blob(OTHER, layer).descriptor.size == 6
+    with serving(root) as place:
+        check(place)
+        push(place, "own", b"secret")
+        assert place.find(REPOSITORY, secret.descriptor.digest).size == len(secret.raw)
+        assert place.blob(REPOSITORY, layer).descriptor.size == 6
+
+
+def test_an_index_without_a_tag_keeps_its_children(root: Path) -> None:
+    child = manifest_with(b"layer")
+    with serving(root) as place:
+        push(place, "child", b"layer")
+        index = put_index(place, REPOSITORY, "all", child.descriptor)
+        place.untag(REPOSITORY, "child")
+        place.untag(REPOSITORY, "all")
+    with serving(root) as place:
+        assert place.find(REPOSITORY, index).digest == index
+        assert place.find(REPOSITORY, child.descriptor.digest).digest == child.descriptor.digest
+        assert place.blob(REPOSITORY, child.layers[0].digest).descriptor.size == 5
+
+
+def test_a_foreign_layer_does_not_bring_in_what_only_another_repository_has(root: Path) -> None:
+    foreign = Descriptor.of("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", b"secret")
+    manifest = build_manifest(Descriptor.of(TYPE, b"{}"), [foreign], artifact_type="a/b")
+    with serving(root) as place:
+        push(place, "1", b"secret", repository=OTHER)
+        push_blob(place, b"{}")
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["mine"])
+        with pytest.raises(BlobNotFound):
+            place.blob(REPOSITORY, foreign.digest)
+        push_blob(place, b"secret")
+        assert place.blob(REPOSITORY, foreign.digest).descriptor.size == 6

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from lamina.errors import BlobNotFound, LaminaError, NotFound, UsageError
 from lamina.light import TYPE_CHECKING
 from lamina.source.abilities import has_blobs
-from lamina.source.walk import Known, classifier, listed_documents, manifest_blobs, walk
+from lamina.source.walk import Classified, Known, classifier, listed_documents, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, parse
+from lamina.spec.mediatype import is_foreign
 from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from lamina.source.protocols import Blob
     from lamina.source.served import BlobPlace, Readable
 
+    K = TypeVar("K")
     T = TypeVar("T")
+    _Key = tuple[Digest, frozenset[Digest] | None, bool]
 
 ANY_TYPE = "application/octet-stream"
 MAX_REMEMBERED = 100_000
@@ -70,7 +73,7 @@ class ListedRepositories:
         self._sizes = place.blobs if blobs is None and has_blobs(place) else blobs
         self.location = place.location
         self._guard = threading.Lock()
-        self._remembered: dict[Digest, dict[Digest, Descriptor]] = {}
+        self._remembered: dict[_Key, dict[Digest, Descriptor]] = {}
         self._referrers: dict[Digest, tuple[Digest, Descriptor] | None] = {}
 
     def names(self, after: str = "", limit: int | None = None) -> list[str]:
@@ -146,23 +149,32 @@ class ListedRepositories:
         blobs have ``ANY_TYPE``. Remembered only if every document was there: what is missing may arrive."""
         return self._content_and_state(top)[0]
 
-    def _content_and_state(self, top: Descriptor) -> tuple[dict[Digest, Descriptor], bool]:
-        """As ``_content``, and whether every document was there."""
-        known = self._remembered.get(top.digest)
+    def _content_and_state(
+        self, top: Descriptor, *, listed: frozenset[Digest] | None = None, foreign: bool = True
+    ) -> tuple[dict[Digest, Descriptor], bool]:
+        """As ``_content``, and whether every document was there. ``listed``: the only documents that count of those
+        that an index lists (None: all). ``foreign``: whether foreign layers count."""
+        key = (top.digest, listed, foreign)
+        known = self._remembered.get(key)
         if known is not None:
             return known, True
         found: dict[Digest, Descriptor] = {}
         complete = True
-        for one in walk(classifier(self._place), [top], children=listed_documents, max_depth=None):
+
+        def below(one: Classified) -> Iterable[Descriptor]:
+            return [child for child in listed_documents(one) if listed is None or child.digest in listed]
+
+        for one in walk(classifier(self._place), [top], children=below, max_depth=None):
             if not isinstance(one, Known):
                 complete = False
                 continue
             found[one.descriptor.digest] = one.descriptor
             if not isinstance(one.document, Index):
                 for blob in manifest_blobs(one.document):
-                    found.setdefault(blob.digest, Descriptor(ANY_TYPE, blob.digest, blob.size))
+                    if foreign or not is_foreign(blob.media_type):
+                        found.setdefault(blob.digest, Descriptor(ANY_TYPE, blob.digest, blob.size))
         if complete:
-            self._remember(self._remembered, top.digest, found)
+            self._remember(self._remembered, key, found)
         return found, complete
 
     def _referrer(self, top: Descriptor) -> tuple[Digest, Descriptor] | None:
@@ -189,11 +201,11 @@ class ListedRepositories:
         self._remember(self._referrers, top.digest, found)
         return found
 
-    def _remember(self, memory: dict[Digest, T], digest: Digest, value: T) -> None:
+    def _remember(self, memory: dict[K, T], key: K, value: T) -> None:
         with self._guard:
             if len(memory) >= MAX_REMEMBERED:
                 memory.clear()
-            memory[digest] = value
+            memory[key] = value
 
 
 def page(names: list[str], after: str, limit: int | None) -> list[str]:

@@ -15,16 +15,16 @@ from lamina.errors import BlobNotFound, Conflict, NotFound
 from lamina.host.files import reported
 from lamina.host.lock import locked
 from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
-from lamina.source.walk import manifest_blobs
+from lamina.source.walk import Classified, classifier, listed_documents, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import is_foreign
+from lamina.spec.mediatype import is_foreign, is_known_document
 from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.members import DELETED, LINKS, PUSHED, Members
 from lamina.store.name_table import Change, NameTable
-from lamina.store.repository_contents import Contents
+from lamina.store.repository_contents import Contents, limited_to, listed_in, merged_entries, with_children
 from lamina.store.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -127,7 +127,12 @@ class StoreRepositories(ListedRepositories):
                 contents = self._contents_of[repository] = Contents()
         with contents.guard:
             if contents.version != version:
-                contents.update(version, self._tops(repository), self._content_and_state, self._referrer)
+                foreign = not self._members.exists(repository)
+
+                def content_of(top: Descriptor) -> tuple[dict[Digest, Descriptor], bool]:
+                    return self._content_and_state(top, listed=listed_in(top), foreign=foreign)
+
+                contents.update(version, merged_entries(self._tops(repository)), content_of, self._referrer)
             yield contents
 
     def _tops(self, repository: str) -> list[Descriptor]:
@@ -137,7 +142,7 @@ class StoreRepositories(ListedRepositories):
             return named
         with reported(self._paths.repositories):
             there = self._members.listed(repository, LINKS) | self._members.listed(repository, PUSHED)
-        return [*named, *(entry for entry in unnamed if entry.digest in there)]
+        return [*named, *(limited_to(entry, there) for entry in unnamed if entry.digest in there)]
 
     # writing
 
@@ -165,10 +170,11 @@ class StoreRepositories(ListedRepositories):
     ) -> None:
         descriptor.check(raw)
         document = parse(raw, descriptor.media_type, str(descriptor.digest))
-        named = list(manifest_blobs(document)) if isinstance(document, Manifest) else []
-        for one in named:
-            # the bytes of a foreign layer may be where its URLs say
-            if not is_foreign(one.media_type) and not self._has(repository, one.digest):
+        named = []
+        for one in manifest_blobs(document) if isinstance(document, Manifest) else []:
+            if self._has(repository, one.digest):
+                named.append(one)
+            elif not is_foreign(one.media_type):  # the bytes of a foreign layer may be where its URLs say
                 raise _missing(descriptor.digest, one.digest)
         with reported(self._paths.repositories):
             self._check_fixed(repository, descriptor.digest, [tag for tag in tags if tag in fixed])
@@ -206,6 +212,11 @@ class StoreRepositories(ListedRepositories):
         fixed: Collection[str],
     ) -> None:
         digest = descriptor.digest
+        own = self._own_children(repository, document)
+
+        def fetched(top: Descriptor, known: frozenset[str]) -> str:
+            here = fetched_children(top, known, self._blobs, self._layers).split(",")
+            return ",".join(child for child in here if child in own)
 
         def change(table: NameTable) -> Change:
             # Under the lock: the protection may have ended with another manifest that got its name and lost it.
@@ -218,25 +229,38 @@ class StoreRepositories(ListedRepositories):
             names = [f"{repository}:{tag}" for tag in tags] or [f"{repository}@{digest}"]
             for name in names:
                 self._link_superseded(table, repository, name, digest)
-            return table.setting_all(names, descriptor, self._fetched)
+            return table.setting_all(names, descriptor, fetched)
 
         self._refs.change(change)
 
     def _link_superseded(self, table: NameTable, repository: str, name: str, digest: Digest) -> None:
         """A document that loses its name is still found by its digest."""
         for entry in table.named(name):
-            if entry.digest != digest and not self._members.has(repository, entry.digest):
-                self._members.link(repository, [entry.digest])
+            if entry.digest != digest:
+                missing = [one for one in with_children(entry) if not self._members.has(repository, one)]
+                if missing:
+                    self._members.link(repository, missing)
 
-    def _fetched(self, top: Descriptor, known: frozenset[str]) -> str:
-        return fetched_children(top, known, self._blobs, self._layers)
+    def _own_children(self, repository: str, document: Manifest | Index) -> frozenset[str]:
+        """The documents that an index lists, at any depth, and that the repository has: listing one that only another
+        repository has does not bring it in."""
+        if not isinstance(document, Index):
+            return frozenset()
+
+        def below(found: Classified) -> Iterable[Descriptor]:
+            return listed_documents(found) if self._document(repository, found.descriptor.digest) is not None else ()
+
+        tops = [one for one in document.manifests if is_known_document(one.media_type)]
+        found = walk(classifier(self._place), tops, children=below, max_depth=None)
+        digests = [one.descriptor.digest for one in found]
+        return frozenset(str(one) for one in digests if self._document(repository, one) is not None)
 
     def untag(self, repository: str, tag: str) -> None:
         def change(table: NameTable) -> Change:
             found = table.tagged(repository, tag) if tag else []
             if not found:
                 raise NotFound(f"no tag {tag[:150]!r} in {repository}", hint="check the tag")
-            self._members.link(repository, [entry.digest for entry in found])
+            self._members.link(repository, [one for entry in found for one in with_children(entry)])
             self._members.sync(repository)
             return table.removing([f"{repository}:{tag}", *_names(found)], keep_untagged=True)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from lamina.source.repositories import ANY_TYPE
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.store.name_table import FETCHED
 
 if TYPE_CHECKING:
-    from lamina.spec.descriptor import Descriptor
-    from lamina.spec.digest import Digest
-
     Content = dict[Digest, Descriptor]
     Referrer = tuple[Digest, Descriptor] | None
 
@@ -23,7 +23,7 @@ class Contents:
     def __init__(self) -> None:
         self.version = -1
         self.guard = threading.Lock()
-        self._tops: dict[Digest, tuple[Content, Referrer]] = {}
+        self._tops: dict[Digest, tuple[Descriptor, Content, Referrer]] = {}
         self._counts: dict[Digest, int] = {}
         self._documents: dict[Digest, list[Descriptor]] = {}
         self._referrers: dict[Digest, dict[Digest, Descriptor]] = {}
@@ -38,7 +38,7 @@ class Contents:
 
     def sizes(self) -> dict[Digest, int]:
         """The sizes of all objects, as their documents state them."""
-        return {digest: one.size for content, _ in self._tops.values() for digest, one in content.items()}
+        return {digest: one.size for _, content, _ in self._tops.values() for digest, one in content.items()}
 
     def referrers(self, subject: Digest) -> list[Descriptor]:
         """The documents with this subject, sorted by digest."""
@@ -52,11 +52,12 @@ class Contents:
         content_of: Callable[[Descriptor], tuple[Content, bool]],
         referrer_of: Callable[[Descriptor], Referrer],
     ) -> None:
-        """Bring it up to date: the repository has these documents. Only those that are new are read, and those of
-        which something was missing before. ``content_of`` tells whether nothing is missing."""
+        """Bring it up to date: the repository has these documents, each once. Only those that are new are read, and
+        those of which something was missing before. ``content_of`` tells whether nothing is missing."""
         wanted = {top.digest: top for top in tops}
-        for digest in [digest for digest in self._tops if digest not in wanted or digest in self._incomplete]:
-            self._remove(digest)
+        for digest, (top, _, _) in list(self._tops.items()):
+            if wanted.get(digest) != top or digest in self._incomplete:
+                self._remove(digest)
         for digest, top in wanted.items():
             if digest not in self._tops:
                 content, complete = content_of(top)
@@ -66,7 +67,7 @@ class Contents:
         self.version = version
 
     def _add(self, top: Descriptor, content: Content, referrer: Referrer) -> None:
-        self._tops[top.digest] = (content, referrer)
+        self._tops[top.digest] = (top, content, referrer)
         for digest, one in content.items():
             self._counts[digest] = self._counts.get(digest, 0) + 1
             if one.media_type != ANY_TYPE:
@@ -75,7 +76,7 @@ class Contents:
             self._referrers.setdefault(referrer[0], {})[top.digest] = referrer[1]
 
     def _remove(self, top: Digest) -> None:
-        content, referrer = self._tops.pop(top)
+        _, content, referrer = self._tops.pop(top)
         self._incomplete.discard(top)
         for digest, one in content.items():
             self._counts[digest] -= 1
@@ -89,3 +90,39 @@ class Contents:
             del self._referrers[referrer[0]][top]
             if not self._referrers[referrer[0]]:
                 del self._referrers[referrer[0]]
+
+
+def listed_in(entry: Descriptor) -> frozenset[Digest]:
+    """The documents that an index has in the repository of its entry, of those that it lists. A client may push an
+    index that lists anything: what it lists counts only if it was in the repository, or came with the index."""
+    text = entry.annotations.get(FETCHED, "")
+    return frozenset(Digest(*one.split(":", 1)) for one in text.split(",") if ":" in one)
+
+
+def with_children(entry: Descriptor) -> list[Digest]:
+    """A document, and ``listed_in`` it."""
+    return [entry.digest, *listed_in(entry)]
+
+
+def limited_to(entry: Descriptor, digests: Collection[Digest]) -> Descriptor:
+    """The entry with only these of ``listed_in``."""
+    text = ",".join(sorted(str(one) for one in listed_in(entry) if one in digests))
+    return entry.with_annotations({FETCHED: text or None})
+
+
+def merged_entries(entries: Iterable[Descriptor]) -> list[Descriptor]:
+    """One entry for each document: what is listed in one of its entries is listed. Names are left out."""
+    listed: dict[Digest, set[Digest]] = {}
+    first: dict[Digest, Descriptor] = {}
+    for entry in entries:
+        first.setdefault(entry.digest, entry)
+        listed.setdefault(entry.digest, set()).update(listed_in(entry))
+    return [
+        Descriptor(
+            one.media_type,
+            digest,
+            one.size,
+            annotations={FETCHED: ",".join(sorted(map(str, listed[digest])))} if listed[digest] else {},
+        )
+        for digest, one in first.items()
+    ]

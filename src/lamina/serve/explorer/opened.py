@@ -192,6 +192,8 @@ class Images:
             )
             if not place.whole:
                 stack = stack.slice(place.low, place.high)
+            for layer in stack.layers:
+                place.reader.blob(layer.descriptor)  # an index may be kept of a layer that is in other repositories
             if len(stack.layers) > MAX_LAYERS:
                 raise _too_large(stack, f"{len(stack.layers)} layers", f"{MAX_LAYERS}")
             read_indexes(stack.layers, progress)
