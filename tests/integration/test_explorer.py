@@ -608,6 +608,14 @@ class TestCache:
                 assert sum(path.stat().st_size for path in place.iterdir()) <= 20_000
             assert ask(explorer, "file", image=APP, path="/etc/new")["preview"]["text"] == "new\n"
 
+    def test_a_cache_that_cannot_be_written_is_said_to_be(self, layout: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("not a directory")
+        cache = LayerCache(str(tmp_path / "file" / "cache"))
+        with Explorer(Gallery(ListedRepositories(LayoutReader(str(layout)))), cache) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+            assert (answer.status, b"--explorer-cache" in answer.body) == (500, True), answer.body
+            assert ask(explorer, "image", image=APP)["size"] > 0
+
     @pytest.mark.parametrize("damage", [b"", b"garbage" * 100])
     def test_a_damaged_file_of_the_cache_is_made_again(self, layout: Path, tmp_path: Path, damage: bytes) -> None:
         place = tmp_path / "cache"

@@ -48,9 +48,15 @@ class LayerCache:
     def write(self, digest: Digest, kind: str, pieces: list[bytes] | list[memoryview]) -> None:
         """Write a derived file, and remove others if there is too little room. Raises SystemFailure."""
         path = self.path(digest, kind)
-        with reported(path):
-            make_directory(self.directory)
-            replace_file(path, pieces, mode=0o600, lasting=False)
+        try:
+            with reported(path):
+                make_directory(self.directory)
+                replace_file(path, pieces, mode=0o600, lasting=False)
+        except SystemFailure as error:
+            raise SystemFailure(
+                f"the index of a layer can't be kept: {error.message}",
+                hint="make the cache directory writable, or choose another (`lamina serve --explorer-cache`)",
+            ) from None
         self._make_room(path)
 
     def used(self, digest: Digest) -> None:
