@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from lamina.archive.layout import LayoutReader
 from lamina.errors import BlobNotFound, Conflict, DigestMismatch, LimitExceeded, NotFound
+from lamina.host.lock import unheld
 from lamina.source.served import WritableRepositories
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -447,6 +449,27 @@ def test_one_writer_at_a_time_in_all_servers(root: Path) -> None:
             assert place.uploads.append(REPOSITORY, ident, [b"x"]) == 1
         with second.uploads.held(REPOSITORY, ident):
             pass
+
+
+def test_a_writer_waits_for_a_prune_that_looks_at_its_upload(root: Path) -> None:
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        (path,) = root.glob(f"ingest/upload-{ident}*")
+        looks, release = threading.Event(), threading.Event()
+
+        def look() -> None:
+            with unheld(str(path)) as free:
+                assert free
+                looks.set()
+                release.wait(10)
+
+        prune_looks = threading.Thread(target=look)
+        prune_looks.start()
+        assert looks.wait(10)
+        threading.Timer(0.1, release.set).start()
+        with place.uploads.held(REPOSITORY, ident):
+            assert release.is_set()
+        prune_looks.join()
 
 
 def test_what_arrived_before_the_connection_was_lost_stays(root: Path) -> None:

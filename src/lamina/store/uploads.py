@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PREFIX = "upload-"
 ANY_TYPE = "application/octet-stream"
 _SWEEP_EVERY = 3600.0
+_PATIENCE = 2.0  # seconds until an upload that is locked is refused
 _MOST_HASHED = 10_000
 """Uploads whose hash is remembered; the file of another one is read again."""
 _IDENT = pattern(r"[0-9a-f]{32}")
@@ -102,8 +103,7 @@ class Uploads:
         """Lock an upload, because only one request at a time may write to it. Raises Conflict if it is locked."""
         path = self._path(repository, ident)
         with self._open(path, ident) as descriptor:
-            if not acquire(descriptor, path, wait=False):
-                raise Conflict("another request writes to this upload", hint="wait until it ends")
+            _lock(descriptor, path)
             if not is_same(descriptor, path):
                 raise _unknown(ident)
             try:
@@ -237,3 +237,13 @@ def _hashed(descriptor: int, hasher: _Hash, done: int) -> tuple[_Hash, int]:
 
 def _unknown(ident: str) -> NotFound:
     return NotFound(f"upload {ident[:64]!r} not found", hint="begin a new upload")
+
+
+def _lock(descriptor: int, path: str) -> None:
+    """Lock an upload, if it becomes free soon: prune holds each one for a moment, and a request whose client has gone
+    ends a little later. Raises Conflict."""
+    deadline = time.monotonic() + _PATIENCE
+    while not acquire(descriptor, path, wait=False):
+        if time.monotonic() > deadline:
+            raise Conflict("another request writes to this upload", hint="wait until it ends")
+        time.sleep(0.02)
