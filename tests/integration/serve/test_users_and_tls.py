@@ -362,6 +362,7 @@ def test_a_certificate_has_only_host_names_and_addresses(name: str) -> None:
     [
         ("--host 0.0.0.0 --htpasswd USERS", "would not be encrypted"),
         ("--host 0.0.0.0 --plain-http --writable", "anyone there could push"),
+        ("--writable --trusted-proxy 127.0.0.1", "other machines reach this server through a proxy"),
         ("--htpasswd missing", "no such file"),
         ("--htpasswd BAD", "line 1"),
         ("--access missing", "no such file"),

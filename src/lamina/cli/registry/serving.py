@@ -122,6 +122,8 @@ def run_service(place: Readable, settings: Settings) -> None:
         check_writable(place)
     for networks in (settings.trusted, settings.metrics_from):
         parse_networks(networks)
+    if settings.trusted:  # a proxy is there for other machines, and TLS is its business
+        _check_exposure(settings, "this server through a proxy", local=False, tls=True)
     _check_protection(settings)
     sockets = given_by_systemd()
     if not sockets:
@@ -163,12 +165,16 @@ def _addresses(settings: Settings) -> list[Address]:
 
 
 def _check(settings: Settings, address: Address) -> None:
+    _check_exposure(settings, str(address), local=address.is_local, tls=settings.protection.has_tls)
+
+
+def _check_exposure(settings: Settings, address: str, *, local: bool, tls: bool) -> None:
     from lamina.serve.exposure import check_exposure
 
     check_exposure(
-        str(address),
-        local=address.is_local,
-        tls=settings.protection.has_tls,
+        address,
+        local=local,
+        tls=tls,
         plain_http=settings.plain_http,
         writable=settings.writable,
         has_users=settings.protection.says_who_may_push,
