@@ -32,9 +32,9 @@ def settings(name: str) -> list[str]:
 def words_of_the_service() -> list[str]:
     """The command line that systemd would run, with this Python's lamina."""
     (options,) = (
-        one.removeprefix("LAMINA_SERVE_OPTIONS=")
+        one.strip('"').removeprefix("LAMINA_SERVE_OPTIONS=")
         for one in settings("Environment")
-        if one.startswith("LAMINA_SERVE_OPTIONS=")
+        if one.startswith('"LAMINA_SERVE_OPTIONS=')
     )
     program, *words = shlex.split(settings("ExecStart")[0].replace("$LAMINA_SERVE_OPTIONS", options))
     assert program.endswith("/lamina")
