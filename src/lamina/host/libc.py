@@ -7,6 +7,7 @@ import ctypes
 import os
 from functools import cache
 
+_ARENA_MAX = -8  # mallopt(3)
 _DEATH_SIGNAL, _SIGKILL = 1, 9  # prctl(2), signal(7)
 
 
@@ -32,3 +33,11 @@ def die_with(parent: int) -> None:
 def outlive_parent() -> None:
     """Undo ``die_with``."""
     libc().prctl(_DEATH_SIGNAL, 0, 0, 0, 0)
+
+
+def share_memory_between_threads() -> None:
+    """Have threads take their memory from two heaps. Otherwise there are up to eight for each core, and a server with
+    large buffers in many threads keeps much more memory. Does nothing where the C library has no such setting."""
+    mallopt = getattr(libc(), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_ARENA_MAX, 2)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, NotFound, ReferenceNotFound
+from lamina.host.libc import share_memory_between_threads
 from lamina.objects.address import open_bucket
 from lamina.objects.blob import ObjectBlob
 from lamina.objects.collecting import collecting
@@ -42,10 +43,12 @@ class ObjectPlace:
         return self._open
 
     def reading(self) -> Repositories:
+        share_memory_between_threads()
         return self._repositories
 
     @contextmanager
     def repositories(self) -> Iterator[WritableRepositories]:
+        share_memory_between_threads()
         with collecting(self.bucket, self._gc_every):
             yield self._repositories
         self._repositories.close()
