@@ -17,11 +17,18 @@ from urllib.parse import urlencode
 
 import pytest
 
+from lamina.archive.layout import LayoutReader
 from lamina.cli import run
 from lamina.serve.access.htpasswd import hashed_password
+from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
+from lamina.spec.image_config import ImageConfig
+from lamina.spec.manifest import Manifest, parse
+from lamina.spec.platform import Platform
 from object_storage import KINDS, s3_server
 from server_process import ServerProcess, serving
-from support import running, write_layout
+from support import make_tar, running, write_layout
 
 LAYERS = [
     [("etc", None), ("etc/passwd", b"root\n"), ("etc/secret-plan", b"hidden soon")],
@@ -49,6 +56,18 @@ def get(
         connection.request("GET", target, headers=headers or {})
         answer = connection.getresponse()
         return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def send(
+    server: ServerProcess, method: str, target: str, headers: dict[str, str], body: bytes, expected: int
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request(method, target, body, headers)
+        answer = connection.getresponse()
+        assert answer.status == expected, answer.read()
     finally:
         connection.close()
 
@@ -120,6 +139,43 @@ class TestUsers:
         assert [one["images"] for one in shared] == [[], []]
         shared = ask(server, "sharing", bob, image="alice/app:1")["layers"]
         assert [one["images"] for one in shared] == [["docker.io/bob/app:1"]] * 2
+
+
+def test_a_layer_that_was_read_elsewhere_is_not_shown_to_who_only_names_it(layout: Path, tmp_path: Path) -> None:
+    assert run(["--root", str(tmp_path / "store"), "load", "-q", "-i", str(layout)]) == 0
+    (tmp_path / "users").write_text(f"alice:{hashed_password('one', 4)}\nbob:{hashed_password('two', 4)}\n")
+    (tmp_path / "rules").write_text(
+        '[[rules]]\nwho = ["alice"]\nrepositories = ["alice/**"]\nactions = ["push"]\n'
+        '[[rules]]\nwho = ["bob"]\nrepositories = ["**"]\nactions = ["pull"]\n'
+    )
+    words = ["--htpasswd", str(tmp_path / "users"), "--access", str(tmp_path / "rules"), "--writable"]
+    alice, bob = login("alice", "one"), login("bob", "two")
+    with serving(
+        tmp_path / "store", *words, "--explorer-cache", str(tmp_path / "cache"), log=tmp_path / "log"
+    ) as server:
+        assert ask(server, "search", bob, q="bobs-file")["results"]  # now its index is kept
+        secret = LayoutReader(str(layout))
+        manifest = parse(secret.manifest(secret.resolve("docker.io/bob/app:1")), mediatype.OCI_MANIFEST)
+        assert isinstance(manifest, Manifest)
+        layer = {**manifest.layers[2].to_json(), "mediaType": mediatype.OCI_FOREIGN_GZIP}
+        tar = make_tar([("bobs-file", b"only bob's")])
+        config = ImageConfig.build(Platform.host(), diff_ids=[Digest.of(tar)])
+        raw = json.dumps(config.json).encode()
+        stated = Descriptor.of(mediatype.OCI_CONFIG, raw)
+        send(server, "POST", f"/v2/alice/trap/blobs/uploads/?digest={stated.digest}", alice, raw, 201)
+        kind = mediatype.OCI_MANIFEST
+        body = {"schemaVersion": 2, "mediaType": kind, "config": stated.to_json(), "layers": [layer]}
+        named = {**alice, "Content-Type": kind}
+        send(server, "PUT", "/v2/alice/trap/manifests/1", named, json.dumps(body).encode(), 201)
+        assert server.stop() == 0
+        server.start()  # it keeps the indexes, and lists the images anew
+        for page in ("tree", "stack", "treemap", "waste", "ghosts"):
+            assert fetch(server, page, alice, image="alice/trap:1", path="/")[0] == 404, page
+        assert fetch(server, "search", alice, q="bobs-file", image="alice/trap:1")[0] == 404
+        assert ask(server, "search", alice, q="bobs-file")["results"] == []
+        found = ask(server, "search", bob, q="bobs-file")  # what alice names does not hide what bob has
+        assert "docker.io/bob/app:1" in {place["image"] for one in found["results"] for place in one["images"]}
+        assert server.stop() == 0
 
 
 @pytest.mark.peer

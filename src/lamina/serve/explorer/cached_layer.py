@@ -46,8 +46,10 @@ class CachedLayer:
         return HERE
 
     def is_ready(self) -> bool:
-        """Whether the index is at hand."""
+        """Whether the index is at hand. Raises NotFound if the place does not have the blob: the index may have been
+        made for another repository."""
         if self._index is None:
+            self._find_blob()
             self._index = self._kept()
         return self._index is not None
 

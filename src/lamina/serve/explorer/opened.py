@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -166,17 +167,21 @@ class Images:
     def layers(self, place: Place, manifest: Manifest, config: ImageConfig) -> tuple[LayerHandle, ...]:
         """The layers of an image. Nothing is read."""
         return tuple(
-            self.layer(place.reader, descriptor, diff_id)
+            self.layer([place.reader], descriptor, diff_id)
             for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
         )
 
-    def layer(self, reader: Reader, descriptor: Descriptor, diff_id: Digest) -> LayerHandle:
+    def layer(self, readers: Sequence[Reader], descriptor: Descriptor, diff_id: Digest) -> LayerHandle:
+        """A layer, from the first of ``readers`` that has it. Nothing is read."""
         local = self._gallery.local_layer(descriptor, diff_id)
         if local is not None:
             return local
 
         def find_blob() -> Blob:
-            return reader.blob(descriptor)
+            for reader in readers[:-1]:
+                with suppress(NotFound):
+                    return reader.blob(descriptor)
+            return readers[-1].blob(descriptor)
 
         return CachedLayer(self._cache, descriptor, diff_id, find_blob)
 
@@ -192,8 +197,6 @@ class Images:
             )
             if not place.whole:
                 stack = stack.slice(place.low, place.high)
-            for layer in stack.layers:
-                place.reader.blob(layer.descriptor)  # an index may be kept of a layer that is in other repositories
             if len(stack.layers) > MAX_LAYERS:
                 raise _too_large(stack, f"{len(stack.layers)} layers", f"{MAX_LAYERS}")
             read_indexes(stack.layers, progress)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lamina.layer.file_digests import LayerDigests
     from lamina.layer.index import LayerIndex
     from lamina.serve.explorer.work import Progress
-    from lamina.source.protocols import LayerHandle
+    from lamina.source.protocols import LayerHandle, Reader
     from lamina.source.search_hits import Found
 
 MAX_QUERY = 300
@@ -35,6 +35,8 @@ UNFINISHED = 30.0
 MAX_GROUPS = 8
 MAX_IMAGES_SHOWN = 20
 MAX_SKIPPED = 50
+MAX_READERS = 20
+"""Images that are asked for a layer which they name."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def search_images(
     """Search images for names. ``first``: the number of the lowest layer."""
     numbers: dict[tuple[object, object], int] = {}
     layers: list[LayerHandle] = []
+    readers: list[list[Reader]] = []
     known = LayerMap()
     for one in found:
         stack = []
@@ -101,8 +104,11 @@ def search_images(
             key = (descriptor.digest, diff_id)
             if key not in numbers:
                 numbers[key] = len(layers)
-                layers.append(images.layer(one.reader, descriptor, diff_id))
+                readers.append([])
+                layers.append(images.layer(readers[-1], descriptor, diff_id))
                 known.layers.append(diff_id)
+            if len(readers[numbers[key]]) < MAX_READERS:  # an image may name a layer that its repository lacks
+                readers[numbers[key]].append(one.reader)
             stack.append(numbers[key])
         known.stacks.setdefault(tuple(stack), []).append((one.image, str(one.digest)))
     progress.begin("searching", len(layers))
