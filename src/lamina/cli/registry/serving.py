@@ -149,6 +149,8 @@ def run_service(place: Readable, settings: Settings) -> None:
         else:
             code = supervise(settings.workers, work, announce, notify_alive)
     finally:
+        for one in sockets:
+            one.close()
         for address in bound:
             if address.path:
                 _remove(address.path)
