@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from lamina.serve.api import open_api
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
 from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.store.repositories import RepositoryUploads
 from lamina.store.store import Store
 
 RULES = """
@@ -450,6 +453,26 @@ def test_a_quota_refuses_before_and_within_the_body(client: Client) -> None:
     mount = f"/v2/team/small/blobs/uploads/?mount={Digest.of(b'b' * 1000)}&from=team/big"
     assert alice.code("POST", mount) == (403, "DENIED")
     assert alice.push("team/big", "1", text="a" * 5000).status == 201
+
+
+def test_pushes_at_once_do_not_exceed_a_quota_together(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = client.as_user("alice")
+    assert alice.push_blob("team/small", b"{}").status == 201  # the quota is counted, and there is room for one more
+    together = threading.Barrier(6, timeout=30)
+    finish = RepositoryUploads.finish
+
+    def finished(self: RepositoryUploads, repository: str, ident: str, digest: Digest) -> Descriptor:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(1)  # all that got so far go on together
+        return finish(self, repository, ident, digest)
+
+    monkeypatch.setattr(RepositoryUploads, "finish", finished)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda one: alice.push_blob("team/small", bytes([one]) * 1200).status, range(6)))
+    assert sorted(answers) == [201, *[403] * 5]
+    monkeypatch.undo()
+    assert alice.push_blob("team/small", b"a" * 600).status == 201  # nothing is held by those that were refused
+    assert alice.push_blob("team/small", b"b" * 600).status == 403
 
 
 def test_a_quota_counts_what_no_manifest_names_and_not_what_was_deleted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -36,8 +37,9 @@ class Permit(Protocol):
         """Check that ``more`` bytes fit into the quota. Raises ApiError (403 DENIED)."""
         ...
 
-    def took(self, repository: str, more: int) -> None:
-        """Count bytes that were taken in."""
+    def room(self, repository: str, more: int, place: Holdings) -> AbstractContextManager[None]:
+        """Check that ``more`` bytes fit into the quota, and count them: while the block takes them in, so that others
+        can't take the same room, and afterwards if it succeeds. Raises ApiError (403 DENIED)."""
         ...
 
     def check_links(self, count: int) -> None:
@@ -66,8 +68,8 @@ class Everything:
     def check_room(self, repository: str, more: int, place: Holdings) -> None:
         pass
 
-    def took(self, repository: str, more: int) -> None:
-        pass
+    def room(self, repository: str, more: int, place: Holdings) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def check_links(self, count: int) -> None:
         pass

@@ -109,12 +109,11 @@ class WriteApi(ReadApi):
         place = self._writable()
         try:
             size = place.blob(source, digest).descriptor.size
+            with request.permit.room(repository, size, place):
+                if not place.mount(repository, digest, source):  # it was removed meanwhile
+                    raise BlobNotFound(f"no blob {digest} in {source}", hint="push it")
         except BlobNotFound:
             return False
-        request.permit.check_room(repository, size, place)
-        if not place.mount(repository, digest, source):
-            return False
-        request.permit.took(repository, size)
         return True
 
     def _upload(self, request: Request) -> Response:
@@ -178,11 +177,12 @@ class WriteApi(ReadApi):
         }
 
     def _finished(self, request: Request, repository: str, ident: str, digest: Digest) -> Response:
+        place = self._writable()
         try:
-            blob = self._writable().uploads.finish(repository, ident, digest)
+            with request.permit.room(repository, place.uploads.size(repository, ident), place):
+                place.uploads.finish(repository, ident, digest)
         except (InvalidContent, Unsupported) as error:
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
-        request.permit.took(repository, blob.size)
         return self._created(request, digest)
 
     def _created(self, request: Request, digest: Digest) -> Response:

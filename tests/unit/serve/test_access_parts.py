@@ -428,7 +428,8 @@ def test_what_was_taken_in_counts_at_once_and_counts_are_remembered() -> None:
     place, quotas = Place(library__a=10), Quotas()
     for _ in range(9):
         quotas.check([quota], "docker.io/library/a", 10, place)
-        quotas.add([quota], "docker.io/library/a", 10)
+        with quotas.room([quota], "docker.io/library/a", 10, place):
+            pass
     with pytest.raises(ApiError):
         quotas.check([quota], "docker.io/library/a", 1, place)
     assert place.asked == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from lamina.serve.access.identity import Identity
@@ -48,8 +49,8 @@ class RulesPermit:
     def check_room(self, repository: str, more: int, place: Holdings) -> None:
         self.quotas.check(self.rules.quotas, repository, more, place)
 
-    def took(self, repository: str, more: int) -> None:
-        self.quotas.add(self.rules.quotas, repository, more)
+    def room(self, repository: str, more: int, place: Holdings) -> AbstractContextManager[None]:
+        return self.quotas.room(self.rules.quotas, repository, more, place)
 
     def check_links(self, count: int) -> None:
         most = self.rules.limits.layers
