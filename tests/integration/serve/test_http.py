@@ -208,6 +208,16 @@ def test_http_1_0_is_answered_and_closed(server: World) -> None:
         assert wire.at_end()
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * 100_000])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(server: World, body: bytes) -> None:
+    method, target = ("POST", "/v2/app/blobs/uploads/") if body else ("GET", "/v2/")
+    with server.wire() as wire:
+        wire.send(request(method, target, body, Connection="Upgrade, HTTP2-Settings", Upgrade="h2c"))
+        answer = wire.answer()
+        assert (answer.status, answer.headers["connection"]) == (202 if body else 200, "close")
+        assert wire.at_end()  # the client sends its next request on another connection, and waits for nothing here
+
+
 def test_a_file_that_is_shorter_than_the_blob_cuts_the_connection(server: World) -> None:
     digest = server.push(CONTENT)
     path = Path(server.store.blobs.path(Digest.parse(digest)))

@@ -159,6 +159,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        if self.parser.should_upgrade():  # to a protocol that is not spoken here: the parser takes no other request
+            self.cycle.keep_alive = False
         length = b"0"
         for name, value in self.headers:
             if name == b"content-length":
