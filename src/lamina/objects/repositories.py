@@ -209,11 +209,11 @@ class ObjectRepositories:
     def _link(self, repository: str, digest: Digest, record: Record) -> bool:
         """Put a blob into a repository, and protect it for the grace time. False if it is not here any more."""
         key = keys.link(repository, digest, record.ident, record.size)
-        if not self._written.get(key):
-            self._announce(repository)
-            self._bucket.put(key, b"1")
-            self._written.put(key, True)
-            self._seen.put(key, True)
+        self._announce(repository)
+        # also if this server has written it before: another one may have deleted it since
+        self._bucket.put(key, b"1")
+        self._written.put(key, True)
+        self._seen.put(key, True)
         now = self.records.rely(digest)
         return now is not None and now.ident == record.ident
 

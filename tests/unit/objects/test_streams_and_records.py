@@ -107,3 +107,23 @@ def test_a_blob_that_is_pushed_while_it_is_removed_is_there_afterwards(seed: int
     stage.play([collect, lambda: finish(0), lambda: finish(1)])
     with server().blob(REPOSITORY, digest).open() as stream:
         assert stream.read() == data
+
+
+def test_a_blob_that_another_server_has_deleted_from_a_repository_is_there_again_after_a_push() -> None:
+    bucket = ModelBucket()
+    first, other = (ObjectRepositories(bucket, clock=bucket.clock, pool=AtOnce()) for _ in range(2))
+    source = "docker.io/library/source"
+
+    def push(server: ObjectRepositories, repository: str) -> Digest:
+        ident = server.uploads.create(repository)
+        server.uploads.append(repository, ident, [b"a blob"])
+        return server.uploads.finish(repository, ident, Digest.of(b"a blob")).digest
+
+    digest = push(first, REPOSITORY)
+    other.delete_blob(REPOSITORY, digest)
+    push(first, REPOSITORY)
+    assert other.blob(REPOSITORY, digest).descriptor.size == 6
+    push(first, source)
+    other.delete_blob(REPOSITORY, digest)
+    assert first.mount(REPOSITORY, digest, source)
+    assert other.blob(REPOSITORY, digest).descriptor.size == 6
