@@ -386,6 +386,30 @@ def test_a_reader_that_saw_a_record_which_was_cut_off_forgets_it(
         assert {name for name, _ in reader.names()} == {full("a"), full("c")}
 
 
+def test_a_reader_that_saw_a_record_which_was_cut_off_reads_the_index_that_contains_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, reader = opened(tmp_path), Store.open(str(tmp_path / "s"))
+    with store.refs.logging(), reader.refs.logging():
+        store.tag("a:1", bring(store, 1))
+        calls = []
+
+        def fails(descriptor: int) -> None:
+            calls.append(descriptor)
+            if len(calls) == 1:
+                assert reader.refs.get(full("b"))
+                raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(refs, "sync", fails)
+        with pytest.raises(SystemFailure):
+            store.tag("b:1", bring(store, 2))
+        store.tag("c:1", bring(store, 2))  # with the serial number of the other one
+        assert store.refs.fold()
+        assert {name for name, _ in reader.names()} == {full("a"), full("c")}
+        reader.tag("d:1", bring(store, 3))
+    assert set(names(tmp_path / "s")) == {full("a"), full("c"), full("d")}
+
+
 def test_find_sees_names_of_the_log(tmp_path: Path) -> None:
     from lamina.spec.platform import Platform
 

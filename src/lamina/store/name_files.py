@@ -17,7 +17,17 @@ from lamina.host.files import reported
 from lamina.light import TYPE_CHECKING
 from lamina.spec import mediatype
 from lamina.spec.manifest import Index, parse
-from lamina.store.name_log import ANNOTATION, DAMAGED, HEAD_SIZE, Included, Tail, ident_of, read_records, sealed_as
+from lamina.store.name_log import (
+    ANNOTATION,
+    DAMAGED,
+    HEAD_SIZE,
+    Included,
+    Tail,
+    ident_of,
+    mark_of,
+    read_records,
+    sealed_as,
+)
 from lamina.store.name_table import NameTable
 
 if TYPE_CHECKING:
@@ -95,6 +105,7 @@ class NameFiles:
         self._log: Stamp | None = None
         self._ident = ""
         self._serial = 0
+        self._mark = ""
         self.version = 0
         """A number that grows whenever the table changes."""
         self._last = b""  # the line of the last record, or the first line of the log
@@ -121,7 +132,10 @@ class NameFiles:
     def position(self) -> Included | None:
         """The log and its last record; None if there is no log."""
         with self._guard:
-            return Included(self._ident, self._serial) if self._log is not None else None
+            return self._position() if self._log is not None else None
+
+    def _position(self) -> Included:
+        return Included(self._ident, self._serial, self._mark)
 
     @property
     def index_size(self) -> int:
@@ -135,7 +149,7 @@ class NameFiles:
 
     def is_log_empty(self) -> bool:
         """Whether index.json contained the whole log when they were read."""
-        return self._log is None or self._included == Included(self._ident, self._serial)
+        return self._log is None or self._included.has_all_of(self._position())
 
     def log_grew(self) -> bool:
         """Whether the log has more than its first line. Raises OSError."""
@@ -148,7 +162,7 @@ class NameFiles:
         """Read both files again when they are needed next."""
         with self._guard:
             self._table = self._index = self._log = None
-            self._ident, self._serial, self.log_end, self._last = "", 0, 0, b""
+            self._ident, self._serial, self._mark, self.log_end, self._last = "", 0, "", 0, b""
 
     def replaced(self, table: NameTable, size: int, included: Included) -> None:
         """Note that the caller has written index.json, which contains this table and the whole log now."""
@@ -161,7 +175,7 @@ class NameFiles:
                 self._table, self._index = table, seen
                 self._included = included
                 if self._log is not None:
-                    self._serial = included.serial
+                    self._serial, self._mark = included.serial, included.mark
 
     def empty_log(self) -> None:
         """Cut the log after its first line: index.json contains all of it. Nothing waits for the disk: a record that
@@ -240,9 +254,10 @@ class NameFiles:
 
     def _note_end(self, raw: bytes, start: int, tail: Tail) -> None:
         """Remember the last record. ``raw``: the bytes of the log from ``start`` on."""
-        self._serial, self.log_end = max(tail.serial, self._serial), tail.end
         before = raw.rfind(b"\n", 0, tail.end - start - 1)
-        self._last = raw[before + 1 : tail.end - start]
+        self._last, self.log_end = raw[before + 1 : tail.end - start], tail.end
+        if tail.serial > self._serial:
+            self._serial, self._mark = tail.serial, mark_of(self._last)
 
     def _load(self) -> None:
         """Read both files. A fold first replaces index.json, and only then empties the log: if index.json is still
@@ -256,7 +271,7 @@ class NameFiles:
                 break
         index.done()
         sealed = sealed_as(raw)
-        if before is not None and sealed is not None and sealed == Included(self._ident, self._serial):
+        if before is not None and sealed is not None and sealed == self._position():
             table = before  # another process has folded the log, and nothing else
             self._included = sealed
         else:
@@ -264,7 +279,7 @@ class NameFiles:
             self._included = Included.parse(document.annotations.get(ANNOTATION, ""))
             table = NameTable(list(document.manifests))
             self.version += 1
-        self._serial, self.log_end, self._ident, self._last = 0, 0, "", b""
+        self._serial, self._mark, self.log_end, self._ident, self._last = 0, "", 0, "", b""
         if log is not None:
             self._read_log(table, records)
         self._index, self._log, self._table = index, log, table
@@ -273,7 +288,8 @@ class NameFiles:
         self._ident = ident_of(records)
         if not self._ident:
             raise StoreDamaged(f"{self._paths.name_log} is not a log of names", hint=DAMAGED)
-        included = self._included.serial if self._included.ident == self._ident else 0
+        known = self._included if self._included.ident == self._ident else Included()
+        included = known.serial
         tail = read_records(
             records[HEAD_SIZE:],
             self._ident,
@@ -285,7 +301,7 @@ class NameFiles:
         for change in tail.changes:
             table.apply(change)
         self.version += len(tail.changes)
-        self._serial = included
+        self._serial, self._mark = known.serial, known.mark
         self._note_end(records, 0, tail)
 
     def _opened_log(self, at: int) -> tuple[bytes, Stamp | None]:

@@ -30,20 +30,34 @@ DAMAGED = "run `lamina fsck --repair`: it keeps the names that can be read"
 
 
 class Included(Value):
-    """What an index.json contains: the records of a log, and how many changes were made in all."""
+    """What an index.json contains: the records of a log, and how many changes were made in all. ``mark`` tells the
+    last change from others with its serial number: a record that could not be synced is cut off, and the next one
+    gets its number, but a reader may have seen the first."""
 
     ident: str = ""
     serial: int = 0
+    mark: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Included:
         """The value of the annotation; nothing is included if it is not valid."""
         ident, _, rest = text.partition(" ")
-        serial = rest.partition(" ")[0]
-        return cls(ident, int(serial)) if len(ident) == _IDENT and serial.isascii() and serial.isdigit() else cls()
+        serial, _, rest = rest.partition(" ")
+        if len(ident) != _IDENT or not (serial.isascii() and serial.isdigit()):
+            return cls()
+        mark = rest.partition(" ")[0]
+        return cls(ident, int(serial), mark[1:] if mark.startswith("=") else "")
+
+    def has_all_of(self, other: Included) -> bool:
+        """Whether this contains the whole log of which ``other`` is the last record."""
+        return (self.ident, self.serial) == (other.ident, other.serial)
+
+    def next(self) -> Included:
+        """After one more change, of which the log has no record."""
+        return Included(self.ident, self.serial + 1, hexlify(os.urandom(4)).decode())
 
     def __str__(self) -> str:
-        return f"{self.ident} {self.serial}"
+        return f"{self.ident} {self.serial}" + f" ={self.mark}" * bool(self.mark)
 
 
 def sealed(document: bytes, included: Included) -> bytes:
@@ -81,6 +95,11 @@ def ident_of(raw: bytes) -> str:
     ident = raw[len(_HEAD) : HEAD_SIZE - 1]
     whole = raw.startswith(_HEAD) and len(ident) == _IDENT and raw[HEAD_SIZE - 1 : HEAD_SIZE] == b"\n"
     return ident.decode("ascii", "replace") if whole else ""
+
+
+def mark_of(line: bytes) -> str:
+    """The mark of a record."""
+    return line[:8].decode("ascii", "replace")
 
 
 def record(ident: str, serial: int, change: Change) -> bytes:

@@ -200,7 +200,7 @@ class Refs:
         began = time.monotonic()
         included = self._files.position()
         if included is not None and not is_fold:
-            included = Included(included.ident, included.serial + 1)
+            included = included.next()
         value = {
             "schemaVersion": 2,
             "mediaType": mediatype.OCI_INDEX,

@@ -153,10 +153,12 @@ def test_what_index_json_contains_is_skipped() -> None:
     tail = read_records(log, ident, at=0, after=0, what="log", included=3)
     assert [change.names for change in tail.changes] == [("4",), ("5",)]
     assert Included.parse(str(Included(ident, 3))) == Included(ident, 3)
+    assert Included.parse(str(Included(ident, 3).next())).serial == 4
     document = b'{"schemaVersion":2}'
-    whole = sealed(document, Included(ident, 3))
+    whole = sealed(document, Included(ident, 3, "0123abcd"))
     assert json.loads(whole)["annotations"] == {ANNOTATION: whole.decode().split('"')[-2]}
-    assert Included.parse(json.loads(whole)["annotations"][ANNOTATION]) == sealed_as(whole) == Included(ident, 3)
+    found = Included.parse(json.loads(whole)["annotations"][ANNOTATION])
+    assert found == sealed_as(whole) == Included(ident, 3, "0123abcd")
     for other in (document, whole[:-1], whole + b"\n", whole.replace(b"2", b"1", 1), whole.replace(b" 3 ", b" x ")):
         assert sealed_as(other) in (None, Included())
     for text in ("", "x 1", f"{ident} -1", f"{ident} x", f"{ident}"):
