@@ -82,7 +82,8 @@ class Members:
 
     def has(self, repository: str, digest: Digest) -> bool:
         """Whether the object was pushed to the repository, and not deleted since."""
-        return any(os.path.exists(self._path(repository, kind, digest)) for kind in (LINKS, PUSHED))
+        # in this order: settling moves a file from the first to the second
+        return any(os.path.exists(self._path(repository, kind, digest)) for kind in (PUSHED, LINKS))
 
     def is_deleted(self, repository: str, digest: Digest) -> bool:
         return os.path.exists(self._path(repository, DELETED, digest))
