@@ -580,6 +580,9 @@ def test_the_audit_log_says_who_did_what_and_no_secret(client: Client, tmp_path:
     text = (tmp_path / "audit").read_text()
     for secret in (token, "alice-secret", "guess-secret", "Basic", "Bearer"):
         assert secret not in text
+    client.as_user("n" * 30_000, "guess").status("GET", f"/v2/team/app/manifests/{'t' * 60_000}")
+    client.as_user("reader").status("GET", f"/v2/team/app/manifests/{'t' * 60_000}")
+    assert max(map(len, (tmp_path / "audit").read_text().splitlines())) < 1000
 
 
 def test_certificates_are_logins(tmp_path: Path) -> None:

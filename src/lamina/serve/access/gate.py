@@ -23,6 +23,9 @@ from lamina.serve.http_message import Request, Response
 from lamina.serve.origin import check_change, check_local
 from lamina.serve.routes import TOKEN_PATH, ApiError
 
+MOST_NOTED = 150
+"""Characters of what a client names that the audit log keeps: anybody may send more."""
+
 
 class Answers(Protocol):
     """What answers requests: the API, and the gate before it."""
@@ -209,11 +212,11 @@ class Gate:
             method=request.method,
             repository=need.repository,
             kind=request.route.kind,
-            what=request.route.rest if request.route.kind in ("manifest", "blob", "referrers") else "",
-            digest=request.route.one("digest")[:150],
+            what=request.route.rest[:MOST_NOTED] if request.route.kind in ("manifest", "blob", "referrers") else "",
+            digest=request.route.one("digest")[:MOST_NOTED],
             status=status,
             code=error.code if error is not None else "",
-            claimed=error.claimed if isinstance(error, LoginRefused) else "",
+            claimed=error.claimed[:MOST_NOTED] if isinstance(error, LoginRefused) else "",
         )
 
 
