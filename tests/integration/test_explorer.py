@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from lamina.archive.layout import LayoutReader, LayoutWriter
 from lamina.cli import run
 from lamina.errors import BlobNotFound
+from lamina.serve.explorer import opened
 from lamina.serve.explorer.asked import Answer, Asked, Refused
 from lamina.serve.explorer.explorer import Explorer
 from lamina.serve.explorer.gallery import Gallery, Place
@@ -459,6 +460,16 @@ class TestLimits:
             assert ask(explorer, "tree", image=APP)["total"] == 12
             answer = fetch(explorer, "diff", before=APP, after=APP2)
             assert (answer.status, b"are compared here" in answer.body) == (422, True)
+
+    def test_an_image_whose_paths_imply_too_many_directories_is_not_opened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(opened, "MAX_IMPLIED", 100)
+        write_layout(tmp_path / "layout", APP, [[(f"{number}/" + "d/" * 60 + "f", b"") for number in range(2)]])
+        gallery = Gallery(ListedRepositories(LayoutReader(str(tmp_path / "layout"))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+            assert (answer.status, b"102 files and directories" in answer.body) == (422, True)
 
     def test_an_image_with_too_many_layers_is_not_opened(self, tmp_path: Path) -> None:
         directory = tmp_path / "layout"

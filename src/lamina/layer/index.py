@@ -22,6 +22,7 @@ from lamina.layer.entry import Entry, Kind
 VERSION = 1
 MAX_ENTRIES = 4_000_000
 MAX_HEAP = 1 << 30  # bytes of names; likewise of links and xattrs together
+MAX_PATHS = 256 << 20  # bytes of the paths of all directories: a few entries with long paths name many
 
 _MAGIC = b"LAMINDEX"
 _ORDER = 0x01020304
@@ -67,6 +68,7 @@ class IndexBuilder:
         self._name_heap = bytearray()
         self._name_at = array("I", [0])
         self._directories: dict[bytes, int] = {b"": 0}
+        self._path_bytes = 0
         self._dir_parent = array("I", [0])
         self._dir_names = bytearray()
         self._dir_name_at = array("I", [0, 0])
@@ -96,9 +98,12 @@ class IndexBuilder:
             self._dir_name_at.append(len(self._dir_names))
             known = len(self._directories)
             self._directories[path] = known
-        if known > MAX_ENTRIES or len(self._dir_names) > MAX_HEAP:
+            self._path_bytes += len(path)
+        if known > MAX_ENTRIES or self._path_bytes > MAX_PATHS:
             raise LimitExceeded(
-                f"the layer names more than {MAX_ENTRIES} directories", hint="report it to the publisher of the image"
+                f"the layer names more than {MAX_ENTRIES} directories, or their paths are longer than {MAX_PATHS} "
+                "bytes together",
+                hint="report it to the publisher of the image",
             )
         return known
 

@@ -36,13 +36,14 @@ IndexRow = tuple[int, int, int, bytes]
 """A row of an index: number, kind, directory, base name."""
 
 
-def merge(layers: Sequence[LayerIndex]) -> Tree:
-    """Merge ``layers``, bottom first.
+def merge(layers: Sequence[LayerIndex], *, most: int | None = None) -> Tree:
+    """Merge ``layers``, bottom first. ``most``: how many nodes the tree may have, hidden ones too; a few entries with
+    long paths name many directories.
 
     Raises InvalidLayer if the target of a hard link is not found or is a directory, LimitExceeded.
     """
     tree = Tree(layers)
-    _apply(tree, 0)
+    _apply(tree, 0, most)
     return tree
 
 
@@ -57,21 +58,22 @@ def merge_both(one: Sequence[LayerIndex], other: Sequence[LayerIndex], shared: i
     return tree, twin
 
 
-def _apply(tree: Tree, first: int) -> None:
+def _apply(tree: Tree, first: int, most: int | None = None) -> None:
     """Apply the layers of the tree from number ``first`` on."""
     if len(tree.layers) > MAX_LAYERS:
         raise LimitExceeded(
             f"too many layers: {len(tree.layers)}", hint=f"flatten the image: the limit is {MAX_LAYERS}"
         )
     for number in range(first, len(tree.layers)):
-        LayerMerge(tree, number, tree.layers[number]).apply()
+        LayerMerge(tree, number, tree.layers[number], most).apply()
 
 
 class LayerMerge:
     """Applies one layer to the tree."""
 
-    def __init__(self, tree: Tree, number: int, index: LayerIndex) -> None:
+    def __init__(self, tree: Tree, number: int, index: LayerIndex, most: int | None = None) -> None:
         self.tree = tree
+        self.most = most
         self.number = number
         self.index = index
         self.resolved: dict[int, int] = {0: 0}  # directory of the index -> node
@@ -180,6 +182,7 @@ class LayerMerge:
             name = index.directory_name(directory)
             found = children.get(name)
             if found is None or tree.kids[found] is None:
+                self._check_size()
                 new = self._implied(node, name)
                 if found is not None:
                     if len(tree.warnings) < MAX_WARNINGS:
@@ -188,6 +191,13 @@ class LayerMerge:
                 children[name] = found = new
             resolved[directory] = node = found
         return node
+
+    def _check_size(self) -> None:
+        if self.most is not None and len(self.tree.names) >= self.most:
+            raise LimitExceeded(
+                f"the layers name more than {self.most} files and directories",
+                hint="report it to the publisher of the image",
+            )
 
     def _implied(self, parent: int, name: bytes) -> int:
         tree = self.tree

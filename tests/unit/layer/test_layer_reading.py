@@ -242,6 +242,10 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     many = make_tar([(f"f{n}", b"") for n in range(9000)])
     with pytest.raises(LimitExceeded, match="5000 entries"):
         index_of(many)
+    monkeypatch.setattr(index_module, "MAX_PATHS", 100_000)
+    deep = make_tar([(f"{n}/" + "d/" * 200 + "f", b"") for n in range(9)])  # each makes directories of 40 KB of paths
+    with pytest.raises(LimitExceeded, match="paths are longer than 100000 bytes"):
+        index_of(deep)
     huge = tarfile.TarInfo("pax")
     huge.type, huge.size = b"x", 1 << 40
     with pytest.raises(LimitExceeded, match="extension header"):

@@ -277,6 +277,16 @@ def test_a_stack_may_have_ten_thousand_layers() -> None:
     assert "10000" in (caught.value.hint or "")
 
 
+def test_directories_that_paths_imply_are_bounded_also_those_that_are_hidden() -> None:
+    deep = "/".join("d" * 50)
+    again = layer_index(*[one for _ in range(20) for one in ((f"{deep}/f", b""), ("d", b"a file in its place"))])
+    apart = layer_index(*[(f"{number}/{deep}/f", b"") for number in range(20)])
+    for layer in (again, apart):
+        assert len(merge([layer], most=1100).names) > 1000
+        with pytest.raises(LimitExceeded, match="more than 1000 files and directories"):
+            merge([layer], most=1000)
+
+
 @pytest.mark.parametrize("count", [99, 100, 101])
 def test_a_union_keeps_a_hundred_warnings(count: int) -> None:
     """A warning does not change the result."""

@@ -20,6 +20,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
+from lamina.union.merge import merge
 
 if TYPE_CHECKING:
     from lamina.serve.explorer.work import Progress, Work
@@ -30,6 +31,8 @@ MAX_PLATFORMS = 100
 MAX_LAYERS = 1000
 MAX_ENTRIES = 500_000
 """Entries in the layers of an image that a server for many people shows."""
+MAX_IMPLIED = 300_000
+"""Directories without an entry, which the paths of entries imply: a few entries with long paths name many."""
 _MAX_KNOWN = 500
 _NODE = 500  # estimated bytes of memory for each node of a tree
 
@@ -204,6 +207,7 @@ class Images:
             if entries > self.max_entries:
                 raise _too_large(stack, f"{entries} entries", f"{self.max_entries}")
             progress.begin("merging the layers")
+            stack.remember(merge([layer.index() for layer in stack.layers], most=entries + MAX_IMPLIED))
             return OpenImage(stack)
 
         return opening
