@@ -247,13 +247,17 @@ class StoreRepositories(ListedRepositories):
         if not isinstance(document, Index):
             return frozenset()
 
+        def is_own(digest: Digest) -> bool:
+            # a document that prune took the name of is still there if a client was told so (``keep``)
+            return self._document(repository, digest) is not None or self._has(repository, digest)
+
         def below(found: Classified) -> Iterable[Descriptor]:
-            return listed_documents(found) if self._document(repository, found.descriptor.digest) is not None else ()
+            return listed_documents(found) if is_own(found.descriptor.digest) else ()
 
         tops = [one for one in document.manifests if is_known_document(one.media_type)]
         found = walk(classifier(self._place), tops, children=below, max_depth=None)
         digests = [one.descriptor.digest for one in found]
-        return frozenset(str(one) for one in digests if self._document(repository, one) is not None)
+        return frozenset(str(one) for one in digests if is_own(one))
 
     def untag(self, repository: str, tag: str) -> None:
         def change(table: NameTable) -> Change:
