@@ -1,7 +1,7 @@
 """The time of the store's file system, which may differ from the clock of the host.
 
-The age of a file is measured with the clock that set its date. A date in the future (from a wrong clock) counts as
-old.
+The age of a file is measured with the clock that set its date. The clock may have been set back since, so a date
+that is a little in the future counts as young; one that is farther away (from a wrong clock) counts as old.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def now(paths: Paths) -> int:
 
 
 def is_younger(then: int, seconds: float, now: int) -> bool:
-    """Whether the time ``then`` is less than ``seconds`` ago."""
-    return 0 <= now - then < seconds * 1e9
+    """Whether the time ``then`` is less than ``seconds`` ago, or less than that in the future."""
+    return abs(now - then) < seconds * 1e9
