@@ -16,13 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from lamina.host.temporary import Temporary
 from lamina.remote.client import Access
 from lamina.remote.credentials import Credential
 from lamina.serve.access.htpasswd import hashed_password
+from lamina.serve.mirror.cache import Cache
 from lamina.serve.mirror.mirror import Mirror
 from lamina.serve.mirror.upstream import Upstream
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
+from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store.store import Store
 from server_process import ServerProcess, serving
@@ -825,3 +828,20 @@ def test_a_client_that_does_not_read_does_not_keep_others_from_a_new_fetch(world
             assert blob(server, layer).body is None
             world.registry.changed.clear()
             assert blob(server, layer).body == LAYER * 4
+
+
+def test_a_record_that_is_being_written_is_not_taken_for_a_tag(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = Cache(str(tmp_path / "m")), Cache(str(tmp_path / "m"))
+    cache.set_tag("up.example/app", "1", Descriptor.of(mediatype.OCI_MANIFEST, b"{}"))
+    before, seen = Temporary.put, []
+
+    def put(self: Temporary, target: str) -> None:
+        seen.append(other.tags("up.example/app"))
+        before(self, target)
+
+    monkeypatch.setattr(Temporary, "put", put)
+    cache.set_tag("up.example/app", "2", Descriptor.of(mediatype.OCI_MANIFEST, b"{}"))
+    assert seen == [["1"]]
+    assert other.tags("up.example/app") == ["1", "2"]

@@ -4,6 +4,7 @@
 
     blobs/ALGORITHM/HEX                         a blob or a document, verified; its mtime is its last use
     parts/ALGORITHM-HEX                         a blob that is being fetched; its server holds a lock on it
+    parts/*.tmp                                 a file that is being written: it must not be taken for a tag
     repositories/HOST/PATH/_links/ALGORITHM/HEX what the repository has: media type, size, and whether its registry
                                                 said so of the blob itself
     repositories/HOST/PATH/_tags/TAG            what a tag pointed to, and when the registry said so
@@ -63,6 +64,7 @@ class Cache:
     def __init__(self, directory: str) -> None:
         """Open the directory; create it if it does not exist. Raises SystemFailure."""
         self.directory = directory
+        self._parts = os.path.join(directory, "parts")
         self._memory: OrderedDict[Digest, bytes] = OrderedDict()
         self._memory_size = 0
         self._guard = threading.Lock()
@@ -76,7 +78,7 @@ class Cache:
         return os.path.join(self.directory, "blobs", digest.algorithm, digest.encoded)
 
     def part(self, digest: Digest) -> str:
-        return os.path.join(self.directory, "parts", f"{digest.algorithm}-{digest.encoded}")
+        return os.path.join(self._parts, f"{digest.algorithm}-{digest.encoded}")
 
     def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes; None if it is not there."""
@@ -137,7 +139,7 @@ class Cache:
         path = self.path(descriptor.digest)
         with reported(path):
             make_directory(os.path.dirname(path))
-            replace_file(path, [raw], mode=0o444)
+            replace_file(path, [raw], mode=0o444, within=self._parts)
         self._remember(descriptor.digest, raw)
 
     def _remember(self, digest: Digest, raw: bytes) -> None:
@@ -227,12 +229,12 @@ class Cache:
             for _ in range(3):
                 make_directory(os.path.dirname(path))
                 try:
-                    replace_file(path, [json.dumps(value).encode()], lasting=False)
+                    replace_file(path, [json.dumps(value).encode()], within=self._parts, lasting=False)
                     return
                 except FileNotFoundError:
                     continue  # a sweep has removed the empty directory
             make_directory(os.path.dirname(path))
-            replace_file(path, [json.dumps(value).encode()], lasting=False)
+            replace_file(path, [json.dumps(value).encode()], within=self._parts, lasting=False)
 
     def _read(self, path: str) -> dict[str, Any] | None:
         """A record; None if there is none, or if a crash has damaged it."""

@@ -224,9 +224,9 @@ class Fetch:
                 self._discard()
             raise
         os.fsync(self._file)
-        if hasattr(os, "fchmod"):
-            os.fchmod(self._file, 0o444)
         self._cache.take(self._part, digest)
+        if hasattr(os, "fchmod"):
+            os.fchmod(self._file, 0o444)  # only now: a part file that is read-only could not be resumed after a kill
         self._verified(self.descriptor)
 
     def _locked(self) -> bool:
