@@ -438,6 +438,24 @@ def test_an_upload_belongs_to_its_repository(root: Path) -> None:
             place.uploads.cancel(REPOSITORY, ident)
 
 
+def test_an_upload_that_is_removed_while_it_is_finished_is_not_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(root) as place, serving(root) as second:
+        ident = place.uploads.create(REPOSITORY)
+        place.uploads.append(REPOSITORY, ident, [b"x"])
+        before = Members.push
+
+        def push(self: Members, repository: str, digests: list[Digest]) -> None:
+            second.uploads.cancel(REPOSITORY, ident)
+            before(self, repository, digests)
+
+        monkeypatch.setattr(Members, "push", push)
+        with pytest.raises(NotFound), place.uploads.held(REPOSITORY, ident):
+            place.uploads.finish(REPOSITORY, ident, Digest.of(b"x"))
+        assert list(Store.open(str(root)).blobs) == []
+
+
 def test_one_writer_at_a_time_in_all_servers(root: Path) -> None:
     with serving(root) as place, serving(root) as second:
         ident = place.uploads.create(REPOSITORY)

@@ -126,23 +126,26 @@ class Uploads:
                     raise DigestMismatch(f"the upload has the digest {found}, not {digest}", hint="send it again")
                 protect()
                 with reported(path):
-                    self._move_into_place(path, descriptor, digest, size)
+                    self._move_into_place(path, ident, descriptor, digest, size)
             finally:
                 with self._guard:
                     self._hashed.pop(path, None)
                 remove(path)
             return Descriptor(ANY_TYPE, digest, size)
 
-    def _move_into_place(self, path: str, descriptor: int, digest: Digest, size: int) -> None:
+    def _move_into_place(self, path: str, ident: str, descriptor: int, digest: Digest, size: int) -> None:
         blobs = Blobs(self._paths)
         target = blobs.path(digest)
         if blobs.size(digest) != size:
             blobs.make_directory(digest)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, READ_ONLY)
             os.fsync(descriptor)
             point("upload.synced")
-            os.replace(path, target)
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, READ_ONLY)  # not before: after a kill a plain user could not go on
+            try:
+                os.replace(path, target)
+            except FileNotFoundError:
+                raise _unknown(ident) from None  # another request has removed it
             point("upload.blob-renamed")
         sync_directory(os.path.dirname(target))  # also if another process has just moved it there
 
