@@ -41,7 +41,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
-from support import make_tar, rounds, running, write_index, write_layout
+from support import index_of, make_tar, rounds, running, write_index, write_layout
 
 MANY = 50_000
 EVIL = "<img src=x onerror=alert(1)>"
@@ -470,6 +470,18 @@ class TestLimits:
         with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
             answer = fetch(explorer, "tree", image=APP)
             assert (answer.status, b"102 files and directories" in answer.body) == (422, True)
+
+    def test_an_image_whose_paths_are_too_long_together_is_not_opened(
+        self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tar = make_tar([("a", b""), ("b/cc/d", b""), ("b/cc/e", b""), ("b/f", b"")])
+        assert opened.bytes_of_paths(index_of(tar)) == 0 + 5 + 5 + 2
+        monkeypatch.setattr(opened, "MAX_PATHS", 100_000)
+        gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+            answer = fetch(explorer, "tree", image="big:1")
+            assert (answer.status, b"100000 bytes together" in answer.body) == (422, True)
+            assert ask(explorer, "tree", image=APP)["total"] == 12
 
     def test_an_image_with_too_many_layers_is_not_opened(self, tmp_path: Path) -> None:
         directory = tmp_path / "layout"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +23,7 @@ from lamina.spec.platform import Platform
 from lamina.union.merge import merge
 
 if TYPE_CHECKING:
+    from lamina.layer.index import LayerIndex
     from lamina.serve.explorer.work import Progress, Work
     from lamina.source.protocols import Blob, LayerHandle, Reader
     from lamina.spec.image_config import ImageConfig
@@ -33,6 +34,8 @@ MAX_ENTRIES = 500_000
 """Entries in the layers of an image that a server for many people shows."""
 MAX_IMPLIED = 300_000
 """Directories without an entry, which the paths of entries imply: a few entries with long paths name many."""
+MAX_PATHS = 128 << 20
+"""Bytes of the paths of all entries: what is computed for each entry climbs its path."""
 _MAX_KNOWN = 500
 _NODE = 500  # estimated bytes of memory for each node of a tree
 
@@ -206,11 +209,21 @@ class Images:
             entries = sum(len(layer.index()) for layer in stack.layers)
             if entries > self.max_entries:
                 raise _too_large(stack, f"{entries} entries", f"{self.max_entries}")
+            if sum(bytes_of_paths(layer.index()) for layer in stack.layers) > MAX_PATHS:
+                raise _too_large(stack, f"paths of more than {MAX_PATHS} bytes together", f"{MAX_PATHS} bytes")
             progress.begin("merging the layers")
             stack.remember(merge([layer.index() for layer in stack.layers], most=entries + MAX_IMPLIED))
             return OpenImage(stack)
 
         return opening
+
+
+def bytes_of_paths(index: LayerIndex) -> int:
+    """How long the paths of the directories of all entries are together."""
+    lengths = [0]
+    for number in range(1, index.directory_count):
+        lengths.append(lengths[index.directory_parent(number)] + len(index.directory_name(number)) + 1)
+    return sum(lengths[number] * count for number, count in Counter(index.directory).items())
 
 
 def _too_large(stack: Stack, found: str, most: str) -> LimitExceeded:
