@@ -41,6 +41,8 @@ _HINTS = {
     errno.EIO: ("input/output error", "the disk may be failing: check the system log"),
     errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
+    errno.EADDRINUSE: ("the address is in use", "choose another port, or end the program that listens there"),
+    errno.EADDRNOTAVAIL: ("this host does not have the address", "choose an address of this host; 0.0.0.0 is all"),
     errno.ELOOP: ("it is a symlink, which is not allowed here", "check who created it"),
 }
 

@@ -10,6 +10,7 @@ from lamina.errors import Conflict, NotFound
 from lamina.objects import keys
 from lamina.objects.documents import TOMBSTONE_SIZE, Tag
 from lamina.objects.removal import REAL, Clock, Deadline, Patience
+from lamina.spec.reference import Reference
 
 if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket, Version
@@ -87,4 +88,5 @@ class Tags:
 
 
 def fixed_tag(repository: str, tag: str) -> Conflict:
-    return Conflict(f"tag {tag} of {repository} may not be moved", hint="push another tag")
+    name = Reference.parse(repository).familiar
+    return Conflict(f"tag {tag} of {name} is immutable: it may not be moved", hint="push another tag")

@@ -21,10 +21,10 @@ def check_exposure(
     if not tls and not plain_http:
         raise UsageError(
             f"other machines reach {address}, and what they send would not be encrypted",
-            hint="give a certificate for TLS, or --plain-http (behind a proxy that has TLS, or in a trusted network)",
+            hint="give --tls-cert or --tls-self-signed; or --plain-http behind a proxy or in a trusted network",
         )
     if writable and not has_users and not anonymous_push:
         raise UsageError(
             f"other machines reach {address}, and anyone there could push and delete",
-            hint="give users, or --anonymous-push if that is meant",
+            hint="give users with --htpasswd (`lamina passwd` makes the file), or --anonymous-push if that is meant",
         )

@@ -20,6 +20,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign, is_known_document
+from lamina.spec.reference import Reference
 from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.members import DELETED, LINKS, PUSHED, Members
@@ -302,7 +303,8 @@ def _missing(manifest: Digest, blob: Digest) -> BlobNotFound:
 
 
 def _fixed(repository: str, tag: str) -> Conflict:
-    return Conflict(f"tag {tag} of {repository} may not be moved", hint="push another tag")
+    name = Reference.parse(repository).familiar
+    return Conflict(f"tag {tag} of {name} is immutable: it may not be moved", hint="push another tag")
 
 
 class RepositoryUploads:

@@ -24,13 +24,14 @@ from lamina.serve.access.audit import AuditLog
 from lamina.serve.access.authorization import Basic, Bearer, bearer_challenge, is_host, parse_authorization
 from lamina.serve.access.buckets import Buckets, address_key
 from lamina.serve.access.htpasswd import Busy, PasswordCheck, hashed_password, parse_htpasswd
+from lamina.serve.access.needs import need_of
 from lamina.serve.access.patterns import RepositoryPattern
 from lamina.serve.access.quotas import Quotas
 from lamina.serve.access.rules import Quota
 from lamina.serve.access.scopes import Scope, parse_scopes
 from lamina.serve.access.tokens import REFRESH, BadToken, Tokens, make_key_file, parse_keys
 from lamina.serve.access.watched import Watched
-from lamina.serve.routes import ApiError
+from lamina.serve.routes import ApiError, parse_target
 
 # users
 
@@ -319,6 +320,26 @@ def test_any_header_is_parsed_or_refused_with_words(header: str) -> None:
 
 def test_secrets_are_not_in_the_repr() -> None:
     assert "secret" not in repr(Basic("a", "secret")) + repr(Bearer("secret"))
+
+
+@pytest.mark.parametrize(
+    ("query", "scopes"),
+    [
+        ("mount=sha256:0&from=library/base", "repository:team/app:pull,push repository:base:pull"),
+        (
+            "POST",
+            "mount=sha256:0&from=me/app&ns=ghcr.io",
+            "repository:ghcr.io/team/app:pull,push repository:ghcr.io/me/app:pull",
+        ),
+        ("mount=sha256:0&from=team/app", "repository:team/app:pull,push"),
+        ("mount=sha256:0&from=a%22,b", "repository:team/app:pull,push"),
+        ("mount=sha256:0", "repository:team/app:pull,push"),
+        ("from=base", "repository:team/app:pull,push"),
+    ],
+)
+def test_a_mount_asks_for_pull_of_its_source(query: str, scopes: str) -> None:
+    route = parse_target(f"/v2/team/app/blobs/uploads/?{query}")
+    assert " ".join(map(str, need_of("POST", route).scopes())) == scopes
 
 
 def test_the_challenge_has_what_clients_need() -> None:

@@ -13,18 +13,24 @@ READING = frozenset(("GET", "HEAD"))
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """``repository`` is as people write it; "" for requests without one. ``action`` is "" for the base."""
+    """``repository`` is as people write it; "" for requests without one. ``action`` is "" for the base. ``source``
+    is the repository that a blob is mounted from; without pull there the client has to send the blob."""
 
     repository: str = ""
     action: str = ""
+    source: str = ""
 
     def scopes(self) -> list[Scope]:
-        """The scopes to ask for. A client that pushes also pulls (HEAD of blobs)."""
+        """The scopes to ask for. A client that pushes also pulls (HEAD of blobs). Many clients ask for exactly these:
+        they can mount a blob only if its source is among them."""
         if self.action == CATALOG:
             return [Scope("registry", CATALOG, frozenset((EVERY,)))]
         if not self.repository:
             return []
-        return [Scope("repository", self.repository, frozenset((PULL, self.action)))]
+        scopes = [Scope("repository", self.repository, frozenset((PULL, self.action)))]
+        if self.source and self.source != self.repository:
+            scopes.append(Scope("repository", self.source, frozenset((PULL,))))
+        return scopes
 
 
 def need_of(method: str, route: Route) -> Need:
@@ -38,7 +44,8 @@ def need_of(method: str, route: Route) -> Need:
     if not repository:  # never to be taken for a request without one
         raise ApiError(400, "NAME_INVALID", f"{route.name[:100]!r} is not a repository name")
     if route.kind in ("uploads", "upload"):
-        return Need(repository, PUSH)
+        source = route.one("from") if route.kind == "uploads" and route.one("mount") else ""
+        return Need(repository, PUSH, familiar(f"{host}/{source}" if source and host else source))
     if method == "DELETE":
         return Need(repository, DELETE)
     return Need(repository, PULL if method in READING else PUSH)
