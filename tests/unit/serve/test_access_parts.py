@@ -327,7 +327,6 @@ def test_secrets_are_not_in_the_repr() -> None:
     [
         ("mount=sha256:0&from=library/base", "repository:team/app:pull,push repository:base:pull"),
         (
-            "POST",
             "mount=sha256:0&from=me/app&ns=ghcr.io",
             "repository:ghcr.io/team/app:pull,push repository:ghcr.io/me/app:pull",
         ),
