@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.errors import AccessDenied, LaminaError, NotFound, RemoteFailure, Unsupported
+from lamina.errors import AccessDenied, LaminaError, RemoteFailure, Unsupported
 
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -80,8 +80,9 @@ def failure(error: BaseException, location: str, what: str) -> LaminaError:
     )
 
 
-def _missing(location: str) -> NotFound:
-    return NotFound(f"the bucket of {location} does not exist", hint="create the bucket, or check its name")
+def _missing(location: str) -> StorageFailure:
+    """Not a NotFound: clients would be told that their image does not exist."""
+    return StorageFailure(f"the bucket of {location} does not exist", hint="create the bucket, or check its name")
 
 
 def _in_brackets(text: str) -> str:

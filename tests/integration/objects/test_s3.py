@@ -25,6 +25,10 @@ from lamina.objects.fsck import Checker
 from lamina.objects.gc import Collector
 from lamina.objects.place import open_place
 from lamina.objects.repositories import ObjectRepositories
+from lamina.serve.api import Api
+from lamina.serve.failures import answered
+from lamina.serve.http_message import Request
+from lamina.serve.routes import parse_target
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_manifest
@@ -281,8 +285,13 @@ def test_fsck_finds_what_is_missing_or_damaged(bucket: Bucket) -> None:
 def test_what_is_wrong_with_the_storage_is_said_without_secrets(
     storage: S3Server, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NotFound, match="bucket of s3://nowhere/x does not exist"):
+    with pytest.raises(StorageFailure, match="bucket of s3://nowhere/x does not exist"):
         open_bucket("s3://nowhere/x").get("k")
+    place = ObjectRepositories(open_bucket("s3://nowhere/x"))
+    for method, path in (("GET", "/v2/app/manifests/1"), ("GET", "/v2/_catalog"), ("POST", "/v2/app/blobs/uploads/")):
+        response = answered(Api(place, place).answer, Request(method, parse_target(path), {}, iter(())))
+        assert (method, path, response.status) == (method, path, 503)  # not 404: the image may well exist
+    place.close()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(AccessDenied) as refused:
         open_bucket(url).get("k")
