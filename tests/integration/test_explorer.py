@@ -476,11 +476,11 @@ class TestLimits:
     ) -> None:
         tar = make_tar([("a", b""), ("b/cc/d", b""), ("b/cc/e", b""), ("b/f", b"")])
         assert opened.bytes_of_paths(index_of(tar)) == 0 + 5 + 5 + 2
-        monkeypatch.setattr(opened, "MAX_PATHS", 100_000)
+        monkeypatch.setattr(opened, "PATH_LENGTH", 2)
         gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
-        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache")), max_entries=100_000) as explorer:
             answer = fetch(explorer, "tree", image="big:1")
-            assert (answer.status, b"100000 bytes together" in answer.body) == (422, True)
+            assert (answer.status, b"200000 bytes together" in answer.body) == (422, True)
             assert ask(explorer, "tree", image=APP)["total"] == 12
 
     def test_an_image_with_too_many_layers_is_not_opened(self, tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ MAX_ENTRIES = 500_000
 """Entries in the layers of an image that a server for many people shows."""
 MAX_IMPLIED = 300_000
 """Directories without an entry, which the paths of entries imply: a few entries with long paths name many."""
-MAX_PATHS = 128 << 20
-"""Bytes of the paths of all entries: what is computed for each entry climbs its path."""
+PATH_LENGTH = 256
+"""Bytes that the paths of an image may have on average, if it has as many entries as are shown: what is computed for
+each entry climbs its path."""
 _MAX_KNOWN = 500
 _NODE = 500  # estimated bytes of memory for each node of a tree
 
@@ -209,8 +210,9 @@ class Images:
             entries = sum(len(layer.index()) for layer in stack.layers)
             if entries > self.max_entries:
                 raise _too_large(stack, f"{entries} entries", f"{self.max_entries}")
-            if sum(bytes_of_paths(layer.index()) for layer in stack.layers) > MAX_PATHS:
-                raise _too_large(stack, f"paths of more than {MAX_PATHS} bytes together", f"{MAX_PATHS} bytes")
+            most = PATH_LENGTH * self.max_entries
+            if sum(bytes_of_paths(layer.index()) for layer in stack.layers) > most:
+                raise _too_large(stack, f"paths of more than {most} bytes together", f"{most} bytes")
             progress.begin("merging the layers")
             stack.remember(merge([layer.index() for layer in stack.layers], most=entries + MAX_IMPLIED))
             return OpenImage(stack)
