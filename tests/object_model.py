@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,21 @@ class _Object:
     data: bytes
     tag: int
     modified: float
+
+
+class ModelWriting:
+    """``Writing`` in memory: nobody sees the object before it is closed."""
+
+    def __init__(self, bucket: ModelBucket, key: str) -> None:
+        self._bucket, self._key = bucket, key
+        self._data = b""
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        self._data += b"".join(pieces)
+        self._bucket.request("part", self._key)
+
+    def close(self) -> None:
+        self._bucket.put(self._key, self._data)
 
 
 class ModelBucket:
@@ -48,22 +63,22 @@ class ModelBucket:
     def advance(self, seconds: float) -> None:
         self.time += seconds
 
-    def _request(self, what: str, key: str) -> None:
+    def request(self, what: str, key: str) -> None:
         self._before()
         self.requests.append((what, key))
 
     def get(self, key: str) -> Found | None:
-        self._request("get", key)
+        self.request("get", key)
         one = self.objects.get(key)
         return None if one is None else Found(one.data, {"e_tag": str(one.tag)}, one.modified)
 
     def head(self, key: str) -> Listed | None:
-        self._request("head", key)
+        self.request("head", key)
         one = self.objects.get(key)
         return None if one is None else Listed(key, len(one.data), one.modified)
 
     def put(self, key: str, data: bytes) -> Version:
-        self._request("put", key)
+        self.request("put", key)
         return self._put(key, data)
 
     def _put(self, key: str, data: bytes) -> Version:
@@ -72,15 +87,15 @@ class ModelBucket:
             self.objects[key] = _Object(bytes(data), tag, self.time)
             return {"e_tag": str(tag)}
 
-    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
-        self.put(key, b"".join(pieces))
+    def write(self, key: str, part: int) -> ModelWriting:
+        return ModelWriting(self, key)
 
     def create(self, key: str, data: bytes) -> Version | None:
-        self._request("create", key)
+        self.request("create", key)
         return None if key in self.objects else self._put(key, data)
 
     def swap(self, key: str, data: bytes, version: Version) -> Version | None:
-        self._request("swap", key)
+        self.request("swap", key)
         one = self.objects.get(key)
         if one is None or str(one.tag) != version["e_tag"]:
             return None
@@ -88,7 +103,7 @@ class ModelBucket:
         return self._put(key, data)
 
     def delete(self, key: str) -> None:
-        self._request("delete", key)
+        self.request("delete", key)
         self.objects.pop(key, None)
 
     def delete_all(self, keys: Sequence[str]) -> None:
@@ -97,7 +112,7 @@ class ModelBucket:
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         while True:
-            self._request("list", prefix)
+            self.request("list", prefix)
             found = sorted(key for key in self.objects if key.startswith(f"{prefix}/") and key > after)[: self._page]
             page = [Listed(key, len(self.objects[key].data), self.objects[key].modified) for key in found]
             yield from page
@@ -106,7 +121,7 @@ class ModelBucket:
             after = page[-1].key
 
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
-        self._request("stream", key)
+        self.request("stream", key)
         if key not in self.objects:
             raise SystemFailure(f"{key} is not in {self.location}")
         return iter([self.objects[key].data[start:end]])

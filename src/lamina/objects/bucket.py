@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -19,8 +19,6 @@ Version = Mapping[str, str]
 PIECE = 256 << 10
 _PAGE = 1000
 _JOINED = 64 << 10  # joining more of what arrives would copy it
-_STEP = 8 << 20
-_MOST_STEPS = 9000
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,18 @@ class Listed:
     modified: float
 
 
+class Writing(Protocol):
+    """An object that is being written, in parts."""
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Write bytes. All parts but the one that these bytes begin are in the storage when this returns."""
+        ...
+
+    def close(self) -> None:
+        """Make the object: durable, and seen by all, when this returns. What is not closed is never seen."""
+        ...
+
+
 class Bucket(Protocol):
     """Objects by their keys. Each method raises LaminaError if the storage fails. A put is durable, and seen by all,
     when it returns."""
@@ -56,8 +66,8 @@ class Bucket(Protocol):
 
     def put(self, key: str, data: bytes) -> Version: ...
 
-    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
-        """Put an object of ``size`` bytes, which need not fit into memory. Nobody sees it before it is whole."""
+    def write(self, key: str, part: int) -> Writing:
+        """Begin an object that need not fit into memory. Nobody sees it before it is closed."""
         ...
 
     def create(self, key: str, data: bytes) -> Version | None:
@@ -121,16 +131,8 @@ class ObstoreBucket:
         with reported(self.location, f"writing {key}"):
             return _version(store.put(key, data, use_multipart=False))
 
-    def put_pieces(self, key: str, pieces: Iterator[bytes], size: int) -> None:
-        import obstore
-
-        step = max(_STEP, -(-size // _MOST_STEPS))
-        with reported(self.location, f"writing {key}"):
-            # not store.put(): it would ask for the pieces where no other request can be made
-            writer = obstore.open_writer(self._large, key, buffer_size=step, max_concurrency=2)
-            for piece in pieces:
-                writer.write(piece)
-            writer.close()
+    def write(self, key: str, part: int) -> Writing:
+        return _ObstoreWriting(self._large, key, part, self.location)
 
     def create(self, key: str, data: bytes) -> Version | None:
         return self._put_if(key, data, "create")
@@ -210,6 +212,33 @@ class ObstoreBucket:
             return ""
         except obstore.exceptions.BaseError as error:
             raise failure(error, self.location, f"signing {key}") from None
+
+
+class _ObstoreWriting:
+    """``Writing`` by a multipart upload."""
+
+    def __init__(self, store: ObjectStore, key: str, part: int, location: str) -> None:
+        import obstore
+
+        self._key, self._location = key, location
+        # not store.put(): it would ask for the pieces where no other request can be made
+        self._writer = obstore.open_writer(cast("Any", store), key, buffer_size=part, max_concurrency=1)
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        with reported(self._location, f"writing {self._key}"):
+            last = b""
+            for piece in pieces:
+                if last:
+                    self._writer.write(last)
+                last = piece
+            # a call of write() first waits for the part that is on its way
+            for piece in (last[:-1], last[-1:]):
+                if piece:
+                    self._writer.write(piece)
+
+    def close(self) -> None:
+        with reported(self._location, f"writing {self._key}"):
+            self._writer.close()
 
 
 def _version(meta: Any) -> Version:

@@ -11,6 +11,8 @@ from lamina.errors import BlobNotFound, LaminaError, NotFound, RemoteFailure
 from lamina.objects import keys
 from lamina.objects.blob import ANY_TYPE, LinkedBlob, ObjectBlob
 from lamina.objects.documents import HERE
+from lamina.objects.filling import Budget
+from lamina.objects.long_object import SENDERS, WAITING, Senders
 from lamina.objects.manifests import Manifests
 from lamina.objects.memory import Memory
 from lamina.objects.records import Records
@@ -63,10 +65,13 @@ class ObjectRepositories:
         self._repositories: Memory[str, bool] = Memory(MAX_REMEMBERED)
         self._seen: Memory[str, bool] = Memory(MAX_REMEMBERED, seconds=_BELIEVED, now=clock.now)
         self._written: Memory[str, bool] = Memory(MAX_REMEMBERED, seconds=grace / 4, now=clock.now)
-        self.uploads = ObjectUploads(bucket, self.records, self._link, self._pool, joined=redirect)
+        self._sending = pool or ThreadPoolExecutor(SENDERS, "lamina-send")
+        senders = Senders(self._sending, Budget(WAITING))
+        self.uploads = ObjectUploads(bucket, self.records, self._link, senders, joined=redirect)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._sending):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # reading
 

@@ -10,44 +10,27 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure
 from lamina.objects import keys
+from lamina.objects.appending import Appending, Writer, write_state
 from lamina.objects.blob import ANY_TYPE, PartStream
-from lamina.objects.documents import Record, Runs, Upload, slices, with_part, without_last
+from lamina.objects.documents import Record, Runs, Upload, slices, with_part
+from lamina.objects.long_object import LongObject
 from lamina.objects.memory import Memory
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 
 if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket, Version
+    from lamina.objects.long_object import Senders
     from lamina.objects.records import Records
     from lamina.spec.digest import Hasher
 
-LARGEST_PART = 8 << 20
-SMALLEST_PART = 256 << 10
-BUDGET = 32 << 20
-"""Bytes that all uploads of a server hold in memory together, roughly."""
-
-CHECKPOINT = 32 << 20
-"""Bytes after which the state is written: what a killed server loses at most of an upload, beyond a part."""
-
 MAX_WRITERS = 1000
-
-
-@dataclass
-class Writer:
-    """An upload that this server writes to: its state as this server wrote it last; the number of the next part; the
-    hash of all bytes, if this server has seen all."""
-
-    state: Upload
-    version: Version
-    number: int = 0
-    hasher: Hasher | None = None
 
 
 class ObjectUploads:
@@ -59,16 +42,15 @@ class ObjectUploads:
         bucket: Bucket,
         records: Records,
         linked: Callable[[str, Digest, Record], bool],
-        pool: Executor,
+        senders: Senders,
         *,
         joined: bool = False,
     ) -> None:
         self._bucket, self._records, self._linked = bucket, records, linked
         self._writers: Memory[str, Writer] = Memory(MAX_WRITERS)
         self._held: set[str] = set()
-        self._active = 0
         self._guard = threading.Lock()
-        self._pool = pool
+        self._senders = senders
         self._joined = joined
 
     def create(self, repository: str) -> str:
@@ -101,12 +83,11 @@ class ObjectUploads:
 
     def append(self, repository: str, ident: str, pieces: Iterable[bytes]) -> int:
         writer = self._writer(repository, ident)
-        with self._counted():
-            try:
-                _Appending(self._bucket, self._pool, writer, ident, self._part_size).run(pieces)
-            except Conflict:
-                self._writers.drop(ident)
-                raise
+        try:
+            Appending(self._bucket, self._senders, writer, ident).run(pieces)
+        except Conflict:
+            self._writers.drop(ident)
+            raise
         return writer.state.size
 
     def finish(self, repository: str, ident: str, digest: Digest) -> Descriptor:
@@ -191,9 +172,14 @@ class ObjectUploads:
         if sum(run.count for run in state.runs) <= 1:
             return state.runs
         number, writer.number = writer.number, writer.number + 1
+        one = LongObject(self._bucket, keys.part(ident, state.epoch, number), self._senders)
         with PartStream(self._bucket, Record(state.size, ident, state.runs), 0, state.size) as stream:
-            pieces = iter(lambda: stream.read(1 << 20), b"")
-            self._bucket.put_pieces(keys.part(ident, state.epoch, number), pieces, state.size)
+            try:
+                while piece := stream.piece():
+                    one.add(piece)
+                one.close()
+            finally:
+                one.drop()
         return with_part((), state.epoch, number, state.size)
 
     def _remove(self, ident: str) -> None:
@@ -204,122 +190,3 @@ class ObjectUploads:
     def _forget(self, ident: str) -> None:
         self._writers.drop(ident)
         self._bucket.delete(keys.upload(ident))
-
-    def _part_size(self) -> int:
-        """The fewer uploads there are, the larger are their parts: together they keep to ``BUDGET``."""
-        return max(SMALLEST_PART, min(LARGEST_PART, BUDGET // (3 * max(1, self._active)) >> 16 << 16))
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        with self._guard:
-            self._active += 1
-        try:
-            yield
-        finally:
-            with self._guard:
-                self._active -= 1
-
-
-class _Appending:
-    """One call of ``append``: pieces become parts, of which one is on its way while the next one fills."""
-
-    def __init__(
-        self, bucket: Bucket, pool: Executor, writer: Writer, ident: str, part_size: Callable[[], int]
-    ) -> None:
-        self._bucket, self._pool, self._writer, self._ident = bucket, pool, writer, ident
-        self._part_size = part_size
-        self._state = writer.state
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._under_way: Future[object] | None = None
-        self._stale: list[str] = []
-        self._broken = False
-
-    def run(self, pieces: Iterable[bytes]) -> None:
-        try:
-            for piece in pieces:
-                if piece:
-                    self._take(piece)
-        finally:
-            # also if the client has gone: what it has sent is kept
-            kept = False
-            try:
-                if not self._broken:
-                    self._flush()
-                    kept = True
-            finally:
-                if not kept:
-                    self._writer.hasher = None  # it has seen bytes that are not kept
-
-    def _take(self, piece: bytes) -> None:
-        if self._state.finishing:
-            raise Conflict(f"upload {self._ident} is being finished", hint="start a new upload")
-        if self._writer.hasher is not None:
-            self._writer.hasher.update(piece)
-        self._pieces.append(bytes(piece))
-        self._size += len(piece)
-        size = self._part_size()
-        while self._size >= size:
-            data = b"".join(self._pieces)
-            self._pieces = [data[size:]] if len(data) > size else []
-            self._size = len(data) - size if len(data) > size else 0
-            self._send(data[:size] if len(data) > size else data)
-            if self._state.size - self._writer.state.size >= CHECKPOINT:
-                self._checkpoint()
-
-    def _send(self, data: bytes) -> None:
-        self._arrived()
-        writer = self._writer
-        key = keys.part(self._ident, self._state.epoch, writer.number)
-        self._state = replace(
-            self._state, runs=with_part(self._state.runs, self._state.epoch, writer.number, len(data))
-        )
-        writer.number += 1
-        self._under_way = self._pool.submit(self._bucket.put, key, data)
-
-    def _arrived(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is None:
-            return
-        try:
-            under_way.result()
-        except BaseException:
-            self._broken = True  # the state of this call names a part that is not there: it must not be written
-            raise
-
-    def _flush(self) -> None:
-        tail = b"".join(self._pieces)
-        self._pieces, self._size = [], 0
-        if tail:
-            self._arrived()
-            tail = self._joined(tail)
-            self._send(tail)
-        self._checkpoint()
-
-    def _joined(self, tail: bytes) -> bytes:
-        """Join the last bytes with parts before them that are as small: many small requests do not make many small
-        parts, and each byte is written again only a few times."""
-        while self._state.runs:
-            last = self._state.runs[-1]
-            if last.size > len(tail) or last.size + len(tail) > LARGEST_PART:
-                break
-            key = keys.part(self._ident, last.epoch, last.first + last.count - 1)
-            tail = b"".join(self._bucket.stream(key, 0, last.size)) + tail
-            self._state = replace(self._state, runs=without_last(self._state.runs))
-            self._stale.append(key)
-        return tail
-
-    def _checkpoint(self) -> None:
-        self._arrived()
-        if self._state != self._writer.state:
-            write_state(self._bucket, self._ident, self._writer, self._state)
-        stale, self._stale = self._stale, []
-        self._bucket.delete_all(stale)
-
-
-def write_state(bucket: Bucket, ident: str, writer: Writer, state: Upload) -> None:
-    """Raises Conflict if another server has taken over."""
-    version = bucket.swap(keys.upload(ident), state.to_bytes(), writer.version)
-    if version is None:
-        raise Conflict(f"upload {ident} was taken over or removed by another request", hint="ask for its status")
-    writer.state, writer.version = state, version

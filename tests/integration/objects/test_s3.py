@@ -168,16 +168,93 @@ def test_names_and_tags_are_paged(bucket: Bucket) -> None:
     place.close()
 
 
-def test_a_blob_of_many_parts_is_read_in_any_range(bucket: Bucket) -> None:
+def in_pieces(data: bytes, size: int = 250_000) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+def test_a_blob_of_several_objects_is_read_in_any_range(bucket: Bucket) -> None:
     place = ObjectRepositories(bucket)
     data = os.urandom(20 << 20)
-    descriptor = push_blob(place, data)
-    blob = place.blob(REPOSITORY, descriptor.digest)
+    ident = place.uploads.create(REPOSITORY)
+    for start, end in ((0, 5 << 20), (5 << 20, 10 << 20), (10 << 20, 20 << 20)):
+        place.uploads.append(REPOSITORY, ident, in_pieces(data[start:end]))
+    blob = place.blob(REPOSITORY, place.uploads.finish(REPOSITORY, ident, Digest.of(data)).digest)
     assert blob.descriptor.size == len(data)
     assert len(keys_of(bucket, "data")) > 1
     for start, end in ((0, None), (1, 2), (8 << 20, None), ((8 << 20) - 1, (16 << 20) + 1), (len(data) - 1, None)):
         with blob.open(start, end) as stream:
             assert b"".join(iter(lambda: stream.read(100_000), b"")) == data[start:end]
+    place.close()
+
+
+@pytest.mark.parametrize("size", [1, 8 << 20, (8 << 20) + 1, (8 << 20) + 2, (16 << 20) + 1, 37_000_001])
+def test_a_body_is_one_object_of_any_size(bucket: Bucket, size: int) -> None:
+    place = ObjectRepositories(bucket)
+    data = os.urandom(size)
+    ident = place.uploads.create(REPOSITORY)
+    place.uploads.append(REPOSITORY, ident, in_pieces(data))
+    place.uploads.finish(REPOSITORY, ident, Digest.of(data))
+    (key,) = keys_of(bucket, "data")
+    assert b"".join(bucket.stream(key, 0, size)) == data
+    place.close()
+
+
+def test_a_body_that_breaks_off_is_kept_and_goes_on_at_another_server(bucket: Bucket, url: str) -> None:
+    first, second = ObjectRepositories(bucket), ObjectRepositories(open_bucket(url))
+    data = os.urandom(30 << 20)
+
+    def broken() -> Iterator[bytes]:
+        yield from in_pieces(data[: 19 << 20])
+        raise ConnectionError
+
+    ident = first.uploads.create(REPOSITORY)
+    with pytest.raises(ConnectionError):
+        first.uploads.append(REPOSITORY, ident, broken())
+    assert second.uploads.size(REPOSITORY, ident) == 19 << 20
+    second.uploads.append(REPOSITORY, ident, in_pieces(data[19 << 20 :]))
+    second.uploads.finish(REPOSITORY, ident, Digest.of(data))
+    assert len(keys_of(bucket, "data")) == 2
+    with first.blob(REPOSITORY, Digest.of(data)).open() as stream:
+        assert stream.read() == data
+    for place in (first, second):
+        place.close()
+
+
+def test_a_very_long_body_is_kept_now_and_then(bucket: Bucket, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.objects.appending.LONGEST", 10 << 20)
+    first, second = ObjectRepositories(bucket), ObjectRepositories(open_bucket(url))
+    data = os.urandom(30 << 20)
+    seen = []
+
+    def watched() -> Iterator[bytes]:
+        for piece in in_pieces(data):
+            yield piece
+            seen.append(second.uploads.size(REPOSITORY, ident))
+
+    ident = first.uploads.create(REPOSITORY)
+    first.uploads.append(REPOSITORY, ident, watched())
+    assert len(set(seen)) >= 3
+    first.uploads.finish(REPOSITORY, ident, Digest.of(data))
+    with second.blob(REPOSITORY, Digest.of(data)).open() as stream:
+        assert stream.read() == data
+    for place in (first, second):
+        place.close()
+
+
+def test_many_bodies_at_once_arrive_whole(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.objects.repositories.WAITING", 1 << 20)  # the rest waits in files
+    place = ObjectRepositories(bucket)
+
+    def one(number: int) -> None:
+        data = number.to_bytes(4, "big") * (5 << 20)
+        ident = place.uploads.create(REPOSITORY)
+        place.uploads.append(REPOSITORY, ident, in_pieces(data))
+        place.uploads.finish(REPOSITORY, ident, Digest.of(data))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(8)))
+    assert len(keys_of(bucket, "data")) == 8
+    assert Checker(bucket, deep=True).run().blobs == 8
     place.close()
 
 
@@ -462,7 +539,7 @@ def test_a_server_collects_garbage_from_time_to_time(storage: S3Server, url: str
 
 
 def test_clients_are_sent_to_the_storage(storage: S3Server, url: str, tmp_path: Path) -> None:
-    data = os.urandom(9 << 20)
+    data = os.urandom(40 << 20)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     with serving(
         tmp_path / "none",

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,14 @@ REPOSITORIES = ("docker.io/library/a", "docker.io/library/a/b")
 BLOBS = [b"blob %d" % number * (number + 1) for number in range(4)]
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies of a few bytes are sent as bodies of gigabytes are."""
+    monkeypatch.setattr("lamina.objects.long_object.PART", 4)
+    monkeypatch.setattr("lamina.objects.appending.PART", 4)
+    monkeypatch.setattr("lamina.objects.appending.LONGEST", 9)
 
 
 class World:
