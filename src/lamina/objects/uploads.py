@@ -125,10 +125,13 @@ class ObjectUploads:
         return Descriptor(ANY_TYPE, digest, record.size)
 
     def cancel(self, repository: str, ident: str) -> None:
-        writer = self._writer(repository, ident)
-        if writer.state.finishing:
-            raise Conflict(f"upload {ident} is being finished", hint="wait for the other request")
-        self._write(ident, writer, replace(writer.state, removing=True))
+        while True:
+            state, version = self._read(repository, ident)
+            if state.finishing:
+                raise Conflict(f"upload {ident} is being finished", hint="wait for the other request")
+            self._writers.drop(ident)  # a request that writes to it here fails, as one on another server does
+            if self._bucket.swap(keys.upload(ident), replace(state, removing=True).to_bytes(), version) is not None:
+                break
         self._remove(ident)
 
     def _read(self, repository: str, ident: str) -> tuple[Upload, Version]:

@@ -1,0 +1,91 @@
+"""An upload that several servers write to, finish and remove at once, in random orders of their single requests:
+a blob that was acknowledged is whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lamina.errors import Conflict, DigestMismatch, NotFound, SystemFailure
+from lamina.objects import uploads
+from lamina.objects.fsck import Checker
+from lamina.objects.gc import Collector
+from lamina.objects.repositories import GRACE, ObjectRepositories
+from lamina.objects.uploads import ObjectUploads
+from lamina.spec.digest import Digest
+from object_model import AtOnce, ModelBucket, Stage
+
+REPOSITORY = "docker.io/library/app"
+DATA = bytes(range(40))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_parts() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectUploads, "_part_size", lambda self: 4)
+        patch.setattr(uploads, "LARGEST_PART", 8)
+        patch.setattr(uploads, "CHECKPOINT", 12)
+        yield
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.choice = random.Random(seed)
+        self.stage = Stage(self.choice, self.choice.choice([0.0, 0.0, 0.02, 0.05]))
+        self.bucket = ModelBucket(self.stage.step)
+        self.joined = self.choice.random() < 0.4
+        self.servers = [self.server(), self.server()]
+        self.ident = self.servers[0].uploads.create(REPOSITORY)
+        self.acknowledged = False
+
+    def server(self) -> ObjectRepositories:
+        return ObjectRepositories(self.bucket, clock=self.bucket.clock, pool=AtOnce(), redirect=self.joined)
+
+    def write(self) -> None:
+        """A client that sends what is missing, and finishes the upload."""
+        for _ in range(12):
+            place = self.choice.choice(self.servers).uploads
+            with suppress(Conflict, SystemFailure):
+                try:
+                    at = place.size(REPOSITORY, self.ident)
+                    with place.held(REPOSITORY, self.ident):
+                        if place.size(REPOSITORY, self.ident) != at:
+                            continue
+                        end = at + self.choice.choice([1, 3, 7, 13, 40])
+                        middle = (at + end) // 2
+                        pieces = [DATA[at:middle], DATA[middle:end]]
+                        if place.append(REPOSITORY, self.ident, pieces) >= len(DATA):
+                            place.finish(REPOSITORY, self.ident, Digest.of(DATA))
+                            self.acknowledged = True
+                            return
+                except (NotFound, DigestMismatch):
+                    return
+
+    def remove(self) -> None:
+        with suppress(NotFound, Conflict):
+            self.choice.choice(self.servers).uploads.cancel(REPOSITORY, self.ident)
+
+    def collect(self) -> None:
+        with suppress(Conflict):
+            Collector(self.bucket, clock=self.bucket.clock, pool=AtOnce()).run()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_an_acknowledged_blob_is_whole_and_nothing_stays_in_the_end(seed: int) -> None:
+    world = World(seed)
+    actors = [world.write, world.write, world.remove, world.collect]
+    world.stage.play([world.write, *(one for one in actors if world.choice.random() < 0.5)])
+    if world.acknowledged:
+        with world.server().blob(REPOSITORY, Digest.of(DATA)).open() as stream:
+            assert stream.read() == DATA
+    assert not Checker(world.bucket, pool=AtOnce()).run().damage
+    for _ in range(3):
+        world.bucket.advance(30 * GRACE)
+        world.collect()
+    assert {key.split("/")[0] for key in world.bucket.objects} <= {"names", "gc"}
