@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import Conflict, DigestMismatch, NotFound, SystemFailure
-from lamina.objects import uploads
+from lamina.objects import appending, long_object
 from lamina.objects.fsck import Checker
 from lamina.objects.gc import Collector
 from lamina.objects.repositories import GRACE, ObjectRepositories
-from lamina.objects.uploads import ObjectUploads
 from lamina.spec.digest import Digest
 from object_model import AtOnce, ModelBucket, Stage
 
@@ -27,9 +26,9 @@ DATA = bytes(range(40))
 @pytest.fixture(autouse=True, scope="module")
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ObjectUploads, "_part_size", lambda self: 4)
-        patch.setattr(uploads, "LARGEST_PART", 8)
-        patch.setattr(uploads, "CHECKPOINT", 12)
+        patch.setattr(long_object, "PART", 7)
+        patch.setattr(appending, "PART", 7)
+        patch.setattr(appending, "LONGEST", 12)
         yield
 
 
