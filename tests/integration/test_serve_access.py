@@ -252,7 +252,7 @@ def test_existing_and_unknown_repositories_answer_alike(client: Client) -> None:
             ("GET", f"blobs/{digest}"),
             ("GET", "tags/list"),
             ("GET", f"referrers/{digest}"),
-            ("POST", f"blobs/uploads/?mount={digest}&from=alice/secret"),
+            ("POST", f"blobs/uploads/?mount={digest}&from=alice/third"),
             ("DELETE", "manifests/1"),
         ]:
             there = one.send(method, f"/v2/alice/secret/{rest}")
