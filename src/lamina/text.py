@@ -58,7 +58,9 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
     """The words that a mistyped one is most like, the best first; none that is not like it at all."""
     from difflib import get_close_matches
 
-    return get_close_matches(word[:_LONGEST], [one for one in known if len(one) <= _LONGEST], n=most, cutoff=0.5)
+    word = word[:_LONGEST]
+    likely = [one for one in known if len(word) <= 2 * len(one) and len(one) <= _LONGEST]
+    return get_close_matches(word, likely, n=most, cutoff=0.5)
 
 
 def json_path(path: bytes, key: str = "path") -> dict[str, Any]:
