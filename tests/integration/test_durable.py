@@ -15,6 +15,7 @@ import pytest
 from lamina.archive.layout import LayoutReader
 from lamina.errors import DiskFull, InvalidContent, SystemFailure
 from lamina.host import lock
+from lamina.host.process_identity import boot_id
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
@@ -27,7 +28,6 @@ from lamina.store import derived
 from lamina.store.fsck import fsck
 from lamina.store.ingest import Ingest
 from lamina.store.retention import apply_keep
-from lamina.store.roots import boot_id
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
 from support import Calls, make_tar, write_layout

@@ -14,11 +14,12 @@ import pytest
 
 from lamina.errors import UsageError
 from lamina.host import mountinfo
+from lamina.host.process_identity import boot_id, start_time
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.store import roots
 from lamina.store.prune import prune
-from lamina.store.roots import Root, boot_id, start_time
+from lamina.store.roots import Root
 from lamina.store.store import Store
 
 ONE, TWO = Digest.of(b"one"), Digest.of(b"two")

@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from lamina.errors import Conflict, NotFound, StoreDamaged, SystemFailure, UsageError
 from lamina.host.files import read_regular, replace_file, reported, sync_directory, write_all
 from lamina.host.lock import LOOK, acquire, is_same, locked, release, share, unheld
+from lamina.host.process_identity import boot_id, start_time
 from lamina.host.temporary import SUFFIX, TemporaryDirectory, is_temporary
 from lamina.light import TYPE_CHECKING, Value, as_dict, field, replace
 from lamina.spec.descriptor import Descriptor
@@ -38,7 +39,6 @@ from lamina.spec.json import read_own, write_own
 from lamina.store.fault import pieces, point
 from lamina.store.foreign_trees import remove_tree
 from lamina.store.paths import Paths
-from lamina.store.roots import boot_id, start_time
 
 if TYPE_CHECKING:
     from typing import Any, Self

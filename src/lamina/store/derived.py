@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 
 from lamina.host.files import CHUNK, READ_FLAGS, FileRange, remove, replace_file, sync_directory, sync_files
-from lamina.store.roots import boot_id
+from lamina.host.process_identity import boot_id
 
 WRITTEN_BACK_AFTER = 60.0
 """Seconds after which the kernel has written a file to the disk (Linux: data older than 30 s)."""

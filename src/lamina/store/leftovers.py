@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 from lamina.host.files import remove
 from lamina.host.lock import unheld
+from lamina.host.process_identity import start_time
 from lamina.host.temporary import is_temporary
 from lamina.light import pattern
 from lamina.store import clock
 from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
 from lamina.store.paths import Paths
-from lamina.store.roots import GRACE, Roots, start_time
+from lamina.store.roots import GRACE, Roots
 
 TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload on its way in", "note about a push"
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")

@@ -9,7 +9,7 @@ when the log is emptied afterwards.
 from __future__ import annotations
 
 import os
-from binascii import crc32, hexlify
+from zlib import crc32
 
 from lamina.errors import LaminaError, StoreDamaged
 from lamina.light import TYPE_CHECKING, Value
@@ -54,7 +54,7 @@ class Included(Value):
 
     def next(self) -> Included:
         """After one more change, of which the log has no record."""
-        return Included(self.ident, self.serial + 1, hexlify(os.urandom(4)).decode())
+        return Included(self.ident, self.serial + 1, os.urandom(4).hex())
 
     def __str__(self) -> str:
         return f"{self.ident} {self.serial}" + f" ={self.mark}" * bool(self.mark)
@@ -86,7 +86,7 @@ class Tail(Value):
 
 def new_head() -> tuple[str, bytes]:
     """The ident of a new log, and its first line."""
-    ident = hexlify(os.urandom(_IDENT // 2)).decode()
+    ident = os.urandom(_IDENT // 2).hex()
     return ident, _HEAD + ident.encode() + b"\n"
 
 

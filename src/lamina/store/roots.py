@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from lamina.errors import UsageError
 from lamina.host.files import names_of_files, remove, replace_file, write_all
 from lamina.host.lock import fcntl, locked, unheld
+from lamina.host.process_identity import boot_id, start_time
 from lamina.host.temporary import Temporary, is_temporary
 from lamina.light import TYPE_CHECKING, Value, pattern, replace
 from lamina.spec.digest import Digest
@@ -280,31 +281,3 @@ def _pinned(name: str) -> str:
             f"{name!r:.150} is not a valid name for a pin", hint="use small letters, digits, - and _, at most 100"
         )
     return _PIN + name
-
-
-def boot_id() -> str:
-    """An identifier of this boot of the host; "" if the system has none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def start_time(pid: int) -> str | None:
-    """When a process started, as a text that can only be compared; None if there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]  # it has ended; its parent has not waited for it
-    except (OSError, IndexError):
-        pass
-    if os.path.exists("/proc/self/stat") or os.name == "nt":
-        return "unknown" if os.name == "nt" else None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return "unknown"

@@ -8,19 +8,18 @@ from functools import cached_property
 
 from lamina.light import TYPE_CHECKING
 from lamina.settings import KEEP, MAX_LAYER
-from lamina.source.accepts import Accepts
 from lamina.store.blobs import Blobs
 from lamina.store.layers import Layers
 from lamina.store.paths import Paths, open_root
 from lamina.store.read import StoreReader
 from lamina.store.refs import Refs
-from lamina.store.roots import Roots
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Unpack
 
     from lamina.settings import Settings
+    from lamina.source.accepts import Accepts
     from lamina.source.protocols import Blob, Deleter, Session, Writer
     from lamina.source.search import Search, Words
     from lamina.source.served import Repositories, Served, WritableRepositories
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from lamina.spec.platform import Platform
     from lamina.store.containers import Containers
     from lamina.store.push_journal import PushJournal
+    from lamina.store.roots import Roots
     from lamina.store.serving_rules import ServingRules
     from lamina.store.session import StoreSession
     from lamina.store.tags import Tags
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 class Store:
     """``Reader``, ``Writer``, ``Deleter`` and ``Lister``: each call is passed to the part that does the work."""
 
-    accepts = Accepts()
-
     def __init__(self, paths: Paths, *, max_layer: int = MAX_LAYER, keep: str = KEEP, view: str = "") -> None:
         self.paths = paths
         self.max_layer = max_layer
@@ -53,7 +51,6 @@ class Store:
         self.blobs = Blobs(paths)
         self.refs = Refs(paths)
         self.layers = Layers(paths, max_layer, keep, view)
-        self.roots = Roots(paths)
         self.reader = StoreReader(paths, self.blobs, self.refs, self.layers)
         self.location = self.reader.location
         self.serving_rules: ServingRules | None = None
@@ -63,6 +60,20 @@ class Store:
     def is_writable(self) -> bool:
         """Whether this process may write to the store, and its file system is writable."""
         return os.access(self.paths.root, os.W_OK)
+
+    @cached_property
+    def accepts(self) -> Accepts:
+        """As ``Writer.accepts``."""
+        from lamina.source.accepts import Accepts
+
+        return Accepts()
+
+    @cached_property
+    def roots(self) -> Roots:
+        """What running processes need, and pins."""
+        from lamina.store.roots import Roots
+
+        return Roots(self.paths)
 
     @cached_property
     def tags(self) -> Tags:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from integration.run.test_run import make_store, members
-from lamina.store.roots import start_time
+from lamina.host.process_identity import start_time
 from support import lamina, made_once, require_root, require_tool
 
 

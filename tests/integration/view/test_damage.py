@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from integration.view.test_mount import BIG, loaded, stack_of
+from lamina.host.process_identity import boot_id
 from lamina.store import derived
 from lamina.store.fsck import fsck
-from lamina.store.roots import boot_id
 from lamina.store.store import Store
 from lamina.view.check import check_unions
 from lamina.view.overlay.lower import unpack_parts, write_images

@@ -17,6 +17,7 @@ from lamina.errors import LaminaError, Unsupported
 from lamina.host import mountinfo, privileges
 from lamina.host.files import make_directory, reported
 from lamina.host.lock import acquire, is_same
+from lamina.host.process_identity import start_time
 from lamina.host.temporary import TemporaryDirectory, is_temporary
 from lamina.light import TYPE_CHECKING
 from lamina.run.network import Pasta
@@ -25,7 +26,6 @@ from lamina.run.sandbox import Directories, Sandbox, states_of
 from lamina.store.containers import pid_namespace
 from lamina.store.fault import point
 from lamina.store.foreign_trees import remove_tree
-from lamina.store.roots import start_time
 from lamina.view import kernel
 from lamina.view.overlay.lower import sweep
 from lamina.view.upper_check import refusal

@@ -344,7 +344,6 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
     """Show the history of paths: the layer and build step that put each there, the older entries that it replaced,
     and the whiteouts that hide it. * marks the entry that is visible in the image. If no layer has or had a path,
     symlinks on its way are followed, and the path that they lead to is shown."""
-    from lamina.insight.as_json import blame_json
     from lamina.insight.blame import blame as blame_path
     from lamina.insight.blame import blame_under, line_of, lines_under
 
@@ -353,11 +352,15 @@ def blame(session: Session, image: str, paths: tuple[str, ...], recursive: bool,
         stack.tree()
     typed = [to_bytes(path) for path in paths]
     if format == "json" and recursive:
+        from lamina.insight.as_json import blame_json
+
         emit_json_list(blame_json(item) for path in typed for item in blame_under(stack, path))
         return
     if format in (None, "table", "json") and not recursive:
         found = [blame_path(stack, path) for path in typed]
         if format == "json":
+            from lamina.insight.as_json import blame_json
+
             emit_json([blame_json(item) for item in found])
             return
         for number, item in enumerate(found):

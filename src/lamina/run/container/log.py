@@ -11,13 +11,13 @@ from contextlib import closing, suppress
 from lamina.errors import LaminaError, NotFound
 from lamina.host.files import reported
 from lamina.host.inotify import Watch
+from lamina.host.process_identity import start_time
 from lamina.light import TYPE_CHECKING
 from lamina.run.container.record import wanted_of
 from lamina.run.logs.drivers import DEFAULT, log_path, parse_driver
 from lamina.run.logs.local_source import LocalSource
 from lamina.run.logs.pieces import Choice, Piece, Source, Span, starts_of_tail, wanted_pieces
 from lamina.store.containers import CREATED
-from lamina.store.roots import start_time
 from lamina.text import counted
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 
 from lamina.errors import NotFound
+from lamina.host.process_identity import boot_id, start_time
 from lamina.light import TYPE_CHECKING, signal
-from lamina.store.roots import boot_id, start_time
 
 if TYPE_CHECKING:
     from lamina.store.containers import Container

@@ -6,9 +6,9 @@ import os
 
 from lamina.errors import SystemFailure
 from lamina.host import privileges
+from lamina.host.process_identity import start_time
 from lamina.light import TYPE_CHECKING
 from lamina.run.options import SHARED_KINDS, other_container
-from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
+from lamina.host.process_identity import start_time
 from lamina.run import writable
 from lamina.run.cgroups import counts_swap
 from lamina.run.container.ending import shown_code
@@ -27,7 +28,6 @@ from lamina.run.options import other_container
 from lamina.run.published.shown import exposed_ports, port_bindings
 from lamina.run.runtime import EXECUTED, MACHINE
 from lamina.store.containers import CREATED, DAMAGED, PAUSED, RESTARTING, RUNNING
-from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
     from lamina.run.options import ContainerOptions

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from lamina.errors import Conflict, SystemFailure
 from lamina.host.libc import die_with
 from lamina.host.lock import acquire, unheld
+from lamina.host.process_identity import start_time
 from lamina.light import TYPE_CHECKING, signal
 from lamina.store.fault import point
-from lamina.store.roots import start_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from lamina.errors import LaminaError, NotFound
 from lamina.host.files import write_all
+from lamina.host.process_identity import boot_id, start_time
 from lamina.light import TYPE_CHECKING, replace, signal
 from lamina.run.cgroups import cgroups_of
 from lamina.run.child import CANNOT_RUN, ExitStatus
@@ -26,7 +27,6 @@ from lamina.store.containers import RESTARTING, RUNNING, Containers
 from lamina.store.fault import point
 from lamina.store.journal import note
 from lamina.store.paths import Paths
-from lamina.store.roots import boot_id, start_time
 
 if TYPE_CHECKING:
     from typing import Any

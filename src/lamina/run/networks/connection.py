@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from lamina.errors import Conflict, LaminaError, StoreDamaged, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import reported
+from lamina.host.process_identity import boot_id
 from lamina.light import TYPE_CHECKING, Value, replace
 from lamina.run.network import NetworkNamespace, is_namespace
 from lamina.run.networks import addresses, links, names, place, programs
@@ -20,7 +21,6 @@ from lamina.run.networks.record import Network, from_json, to_json
 from lamina.run.networks.state import networks_in, read_state, remove_state, state_path, write_state
 from lamina.store.fault import point
 from lamina.store.journal import note
-from lamina.store.roots import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

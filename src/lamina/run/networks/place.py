@@ -15,10 +15,10 @@ from lamina.errors import LaminaError, SystemFailure
 from lamina.host import privileges
 from lamina.host.files import replace_file, reported
 from lamina.host.lock import acquire, share
+from lamina.host.process_identity import boot_id, start_time
 from lamina.light import TYPE_CHECKING, Value, signal
 from lamina.run.networks.catalog import Catalog, digest
 from lamina.spec.json import read_own, write_own
-from lamina.store.roots import boot_id, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

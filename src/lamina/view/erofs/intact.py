@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from lamina.errors import StoreDamaged
 from lamina.host.files import replace_file
-from lamina.store.roots import boot_id
+from lamina.host.process_identity import boot_id
 
 _NOTE = "whole"
 _SETTLED = 0.05  # seconds; a file that changes again within a tick of the kernel's clock keeps the same times
