@@ -188,10 +188,10 @@ class Client:
                 hint=f"to send it a login, set {login_hosts_setting(self.host, self._without_login)}",
             )
         if status in (401, 403):
-            return AccessDenied(
-                f"{what}: {self.host} denies access{said or f' (status {status})'}",
-                hint=f"check the name: it may not exist; if it is private, run `lamina login {self.host}`",
-            )
+            hint = f"check the name: it may not exist; if it is private, run `lamina login {self.host}`"
+            if status == 403 and said:  # the registry knows who asks, and says why not
+                hint = "use another name, or ask the registry's operator for permission"
+            return AccessDenied(f"{what}: {self.host} denies access{said or f' (status {status})'}", hint=hint)
         if status == 404:
             return NotFound(
                 f"{what}: not found at {self.host}{said}",
@@ -213,9 +213,10 @@ class Client:
                 f"{what}: {self.host} sends a redirect that can't be followed",
                 hint="report it to the registry's operator",
             )
+        hint = "try again later" if status >= 500 else "report it to the registry's operator"
         return RemoteFailure(
             f"{what}: {self.host} answers with status {status}{said}",
-            hint="try again later" if status >= 500 else "report it to the registry's operator",
+            hint="use another tag, or ask the registry's operator" if status == 409 else hint,
         )
 
     @property

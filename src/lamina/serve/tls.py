@@ -93,7 +93,7 @@ class ServerTls:
         try:
             context.load_cert_chain(files.certificate, files.key or None, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or "the key is encrypted or not valid"
+            reason = getattr(error, "reason", None) or "it is not in PEM, or the key is encrypted"
             raise UsageError(f"{files.certificate} can't be used for TLS: {reason}", hint=_HINT) from None
         except OSError as error:
             raise failure(error, files.key or files.certificate) from None

@@ -35,9 +35,9 @@ def of_option(text: str, flag: str) -> int:
     except UsageError as error:
         raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
     if found < 0:
-        raise UsageError(f"{flag} {text!r:.60} is negative", hint="write it like 30s, 1m30s or 500ms")
+        raise UsageError(f"{flag} {text!r:.60} is negative", hint="write it like 30s, 1m30s or 6h")
     return found
 
 
 def _invalid(text: str) -> UsageError:
-    return UsageError(f"{text!r:.60} is not a length of time", hint="write it like 30s, 1m30s or 500ms")
+    return UsageError(f"{text!r:.60} is not a length of time", hint="write it like 30s, 1m30s or 6h")

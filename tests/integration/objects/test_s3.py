@@ -586,3 +586,16 @@ def test_several_processes_and_the_explorer_serve_one_bucket(storage: S3Server, 
         status, _, body = call(server, "GET", "/explore/api/repositories")
         assert status == 200, body
         assert b'"app"' in body
+
+
+def test_storage_that_cannot_be_read_is_said_when_the_server_starts(storage: S3Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with serving(
+        tmp_path / "none", "--storage", "s3://no-such-bucket/x", log=log, environment=dict(storage.environment)
+    ):
+        deadline = time.monotonic() + 60
+        while "warning: " not in (said := log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert "no-such-bucket" in said
+    assert SECRET not in said

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lamina.cli import say
 from lamina.cli.format.output import write
-from lamina.errors import UsageError
+from lamina.errors import LaminaError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lamina.serve.asgi.application import Site
     from lamina.serve.asgi.listen import Address
     from lamina.serve.asgi.processes import Shared
+    from lamina.serve.asgi.status import Checks
     from lamina.serve.mirror.mirror import Mirror
     from lamina.source.served import Readable, Repositories
 
@@ -216,6 +217,8 @@ def _work(
             if tls is not None:
                 tls.reload()
 
+        if number == 0:
+            threading.Thread(target=_tell_problems, args=(site.checks,), name="lamina-checks", daemon=True).start()
         context = tls.context if tls is not None else None
         server = Server(lambda: Application(site), site.limits, tls=context, ready=ready, tick=tick)
 
@@ -224,6 +227,16 @@ def _work(
         if server.force_exit:
             os._exit(1)  # requests still run in threads: they end with the process, as they would with kill -9
     return 0
+
+
+def _tell_problems(checks: Checks) -> None:
+    """Say what `/readyz` would say: storage that can't be read is a reason to look, not to end, because it may come
+    later."""
+    for check in checks.values():
+        try:
+            check()
+        except LaminaError as error:
+            say(f"warning: {error.message}" + (f"; {error.hint}" if error.hint else ""))
 
 
 def _check_protection(settings: Settings) -> None:
