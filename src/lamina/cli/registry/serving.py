@@ -14,7 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from lamina.cli import say
+from lamina.cli import say, warn
 from lamina.cli.format.output import write
 from lamina.errors import LaminaError, UsageError
 
@@ -236,7 +236,7 @@ def _tell_problems(checks: Checks) -> None:
         try:
             check()
         except LaminaError as error:
-            say(f"warning: {error.message}" + (f"; {error.hint}" if error.hint else ""))
+            warn(error.message + (f"; {error.hint}" if error.hint else ""))
 
 
 def _check_protection(settings: Settings) -> None:
