@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.request
 from datetime import timedelta
 from typing import Any
 
@@ -56,7 +57,8 @@ def open_bucket(url: str) -> ObstoreBucket:
         ]
     except (exceptions.BaseError, ValueError) as error:
         raise failure(error, location, "its settings") from None
-    return ObstoreBucket(stores[0], stores[1], location)
+    plain = scheme == "s3" and _endpoint().startswith("http://") and not urllib.request.getproxies()
+    return ObstoreBucket(stores[0], stores[1], location, plain=plain)
 
 
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=15)}

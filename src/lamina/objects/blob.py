@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Self
 from lamina.errors import BlobNotFound, RemoteFailure, SystemFailure
 from lamina.objects import keys
 from lamina.objects.documents import Record, slices
+from lamina.objects.plain import PlainPieces
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+    from socket import socket
 
     from lamina.objects.bucket import Bucket
 
@@ -105,9 +107,28 @@ class PartStream:
     def abort(self) -> None:
         self._aborted = True
 
+    def source(self) -> tuple[socket, int] | None:
+        """The socket from which the next bytes come, and how many; None if they are to be asked for."""
+        pieces = self._pieces
+        if self._left or self._aborted or not isinstance(pieces, PlainPieces) or pieces.waits or not pieces.left:
+            return None
+        return pieces.socket, pieces.left
+
+    def taken(self, size: int) -> None:
+        """So many bytes were read from the socket."""
+        assert isinstance(self._pieces, PlainPieces)
+        self._pieces.left -= size
+        self._done += size
+        self._look_ahead()
+
     def close(self) -> None:
         self._parts, self._left = [], b""
-        self._pieces, self._next = iter(()), None
+        if isinstance(self._pieces, PlainPieces):
+            self._pieces.close()
+        ahead, self._next = self._next, None
+        if ahead is not None:
+            ahead.add_done_callback(_close_unread)
+        self._pieces = iter(())
 
     def __enter__(self) -> Self:
         return self
@@ -165,6 +186,13 @@ class PartStream:
     def _stream(self, part: tuple[int, int, int, int], done: int) -> Iterator[bytes]:
         epoch, number, start, end = part
         return self._bucket.stream(keys.part(self._ident, epoch, number), start + done, end)
+
+
+def _close_unread(ahead: Future[Iterator[bytes]]) -> None:
+    if not ahead.cancelled() and ahead.exception() is None:
+        pieces = ahead.result()
+        if isinstance(pieces, PlainPieces):
+            pieces.close()
 
 
 @cache

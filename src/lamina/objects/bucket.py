@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lamina.errors import SystemFailure
+from lamina.errors import LaminaError, SystemFailure
 from lamina.objects.failures import failure, is_race, reported
+from lamina.objects.plain import WORTH, read_plainly
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -18,6 +20,7 @@ Version = Mapping[str, str]
 
 PIECE = 256 << 10
 _PAGE = 1000
+_READ_SECONDS = 60  # a signature is used at once
 _JOINED = 64 << 10  # joining more of what arrives would copy it
 
 
@@ -102,12 +105,14 @@ class Bucket(Protocol):
 
 
 class ObstoreBucket:
-    """``Bucket`` by obstore. ``small`` has short timeouts, ``large`` is for the bytes of blobs."""
+    """``Bucket`` by obstore. ``small`` has short timeouts, ``large`` is for the bytes of blobs; ``plain``: the
+    storage is reached over plain http, and its objects have URLs."""
 
-    def __init__(self, small: ObjectStore, large: ObjectStore, location: str) -> None:
+    def __init__(self, small: ObjectStore, large: ObjectStore, location: str, *, plain: bool = False) -> None:
         self._small = small
         self._large = large
         self.location = location
+        self._plain = plain
 
     def get(self, key: str) -> Found | None:
         try:
@@ -186,14 +191,19 @@ class ObstoreBucket:
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
         if start >= end:
             return iter(())
+        if self._plain and end - start >= WORTH:
+            with suppress(LaminaError):  # obstore finds out what is wrong
+                found = read_plainly(self.url(key, _READ_SECONDS), start, end, self.location)
+                if found is not None:
+                    return found
         try:
             with reported(self.location, f"reading {key}"):
-                found = self._large.get(key, options={"range": (start, end)})
+                answer = self._large.get(key, options={"range": (start, end)})
         except FileNotFoundError:
             raise SystemFailure(
                 f"{key} is not in {self.location}", hint="run `lamina fsck --storage URL` to see what is damaged"
             ) from None
-        return self._pieces(key, found)
+        return self._pieces(key, answer)
 
     def _pieces(self, key: str, found: GetResult) -> Iterator[bytes]:
         with reported(self.location, f"reading {key}"):

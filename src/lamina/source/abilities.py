@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Indexed,
         Linked,
         Pieces,
+        Piped,
         Served,
         WarningRepositories,
     )
@@ -39,6 +40,11 @@ def gives_url(blob: object) -> TypeIs[Linked]:
 def gives_pieces(stream: object) -> TypeIs[Pieces]:
     """Whether the stream has bytes in pieces of its own sizes."""
     return hasattr(stream, "piece")
+
+
+def is_piped(stream: object) -> TypeIs[Piped]:
+    """Whether the bytes of the stream may come from a socket."""
+    return hasattr(stream, "source")
 
 
 def can_abort(stream: object) -> TypeIs[Abortable]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from socket import socket
 from typing import Protocol
 
 from lamina.source.protocols import Blob, Lister, Reader, Stream
@@ -180,6 +181,19 @@ class Pieces(Stream, Protocol):
 
     def piece(self) -> bytes:
         """The next piece; b"" at the end."""
+        ...
+
+
+class Piped(Stream, Protocol):
+    """A stream whose bytes may come from a socket, which an event loop can read without a thread."""
+
+    def source(self) -> tuple[socket, int] | None:
+        """The socket from which the next bytes come, and how many; None if they come by ``read``. If the socket ends
+        early, or is silent, ``read`` goes on."""
+        ...
+
+    def taken(self, size: int) -> None:
+        """So many bytes were read from the socket."""
         ...
 
 

@@ -6,12 +6,13 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -449,6 +450,76 @@ def test_a_server_killed_in_mid_push_loses_nothing(storage: S3Server, url: str, 
         assert call(first, "GET", "/v2/app/manifests/v1")[2] == document.raw
     report = Checker(open_bucket(url), deep=True).run()
     assert (report.damage, report.manifests, report.blobs) == ([], 1, 2)
+
+
+@contextmanager
+def cutting(port: int, after: int, times: int) -> Iterator[int]:
+    """The port of a proxy that cuts the first long answers after so many bytes."""
+    left = [times]
+    guard = threading.Lock()
+
+    def move(source: socket.socket, target: socket.socket, limited: bool) -> None:
+        moved = 0
+        with suppress(OSError):
+            while piece := source.recv(65536):
+                moved += len(piece)
+                if limited and moved > after:
+                    with guard:
+                        cut, left[0] = left[0] > 0, left[0] - 1
+                    if cut:
+                        break
+                    limited = False
+                target.sendall(piece)
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                opened.extend((client, server))
+                for words in ((client, server, False), (server, client, True)):
+                    threads.append(threading.Thread(target=move, args=words))
+                    threads[-1].start()
+
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads = [threading.Thread(target=accept)]
+        threads[0].start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            threads[0].join()
+            for one in opened:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            for thread in threads[1:]:
+                thread.join()
+            for one in opened:
+                one.close()
+    assert left[0] <= 0, "nothing was cut"
+
+
+def test_an_answer_of_the_storage_that_breaks_off_is_completed(
+    storage: S3Server, url: str, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(20 << 20)
+    place = ObjectRepositories(bucket)
+    digest = push_blob(place, data).digest
+    place.close()
+    with cutting(storage.port, 3 << 20, 2) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        with ObjectRepositories(open_bucket(url)).blob(REPOSITORY, digest).open(5) as stream:
+            assert stream.read() == data[5:]
+    with cutting(storage.port, 3 << 20, 3) as port:
+        environment = {**storage.environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        with serving(tmp_path / "none", "--storage", url, log=tmp_path / "log", environment=environment) as server:
+            assert call(server, "GET", f"/v2/app/blobs/{digest}")[2] == data
+            status, _, body = call(server, "GET", f"/v2/app/blobs/{digest}", Range="bytes=7-9000006")
+            assert (status, body) == (206, data[7:9000007])
 
 
 def test_storage_that_is_down_is_said_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

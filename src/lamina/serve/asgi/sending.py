@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.host.files import has_extent
 from lamina.serve.asgi.limits import PIECE
-from lamina.source.abilities import gives_pieces, is_growing
+from lamina.source.abilities import gives_pieces, is_growing, is_piped
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from lamina.source.protocols import Stream
-    from lamina.source.served import Growing
+    from lamina.source.served import Growing, Piped
 
 Send = Callable[[Any], Awaitable[None]]
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _LOOK = 1.0
 """Seconds between two looks whether a client is still there, while its bytes are waited for."""
+
+
+_SILENT = 60.0
+"""Seconds for which a socket may say nothing."""
 
 
 class ShortBlob(Exception):
@@ -71,30 +77,86 @@ def _cached(descriptor: int, size: int, at: int) -> bytes | memoryview | None:
 
 
 async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
-    """Read the next piece in a thread while this one is sent."""
+    """Read the next piece in a thread while this one is sent. No thread is needed while the bytes come from a
+    socket."""
     loop = asyncio.get_running_loop()
     sent = 0
+    coming: asyncio.Future[bytes] | None = None
 
     def read(left: int) -> bytes:
         return stream.piece() if gives_pieces(stream) else stream.read(min(PIECE, left))
 
-    coming = loop.run_in_executor(threads, read, size)
     try:
         while sent < size:
-            piece = await coming
+            if coming is None:
+                coming = loop.run_in_executor(threads, read, size - sent)
+            piece, coming = await coming, None
             if not piece:
                 raise ShortBlob
-            left = size - sent - len(piece)
-            if left > 0:
-                coming = loop.run_in_executor(threads, read, left)
             sent += len(piece)
-            await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+            piped = is_piped(stream) and stream.source() is not None
+            if sent < size and not piped:
+                coming = loop.run_in_executor(threads, read, size - sent)
+            await send({"type": "http.response.body", "body": piece, "more_body": sent < size})
             if gone():
                 break
+            if is_piped(stream) and coming is None and sent < size:
+                sent += await _send_piped(stream, size - sent, send, gone)
+                if gone():
+                    break
     finally:
-        if not coming.done():  # the stream may not be closed while a thread reads it
+        if coming is not None and not coming.done():  # the stream may not be closed while a thread reads it
             await asyncio.wait([coming])
     return sent
+
+
+async def _send_piped(stream: Piped, size: int, send: Send, gone: Callable[[], bool]) -> int:
+    """Send what comes from the socket of a stream. Returns how much: less if the socket has ended, or nothing comes
+    for a while."""
+    found = stream.source()
+    sent = 0
+    if found is None:
+        return sent
+    source, left = found
+    left = min(left, size)
+    source.setblocking(False)
+    while sent < left:
+        try:
+            piece = source.recv(min(PIECE, left - sent))
+        except BlockingIOError:
+            if not await _readable(source):
+                break
+            continue
+        except OSError:
+            break
+        if not piece:
+            break
+        stream.taken(len(piece))
+        sent += len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": sent < size})
+        await asyncio.sleep(0)  # others come first now
+        if gone():
+            break
+    return sent
+
+
+async def _readable(source: socket) -> bool:
+    """Wait until a socket can be read. False if this takes too long."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[bool] = loop.create_future()
+    descriptor = source.fileno()
+
+    def tell(readable: bool) -> None:
+        if not ready.done():
+            ready.set_result(readable)
+
+    loop.add_reader(descriptor, tell, True)
+    timer = loop.call_later(_SILENT, tell, False)
+    try:
+        return await ready
+    finally:
+        timer.cancel()
+        loop.remove_reader(descriptor)
 
 
 async def _send_growing(stream: Growing, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
