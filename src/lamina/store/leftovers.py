@@ -20,6 +20,7 @@ from lamina.host.temporary import is_temporary
 from lamina.light import pattern
 from lamina.store import clock
 from lamina.store.foreign_trees import disk_bytes, freed_bytes, remove_tree
+from lamina.store.members import Members
 from lamina.store.paths import Paths
 from lamina.store.roots import GRACE, Roots
 
@@ -27,9 +28,9 @@ TEMPORARY, PART, UPLOAD, NOTE = "temporary file", "part of a download", "upload 
 _DIRECTORY = pattern(r".+\.[0-9a-f]{12}\.tmp")
 _OLDER = pattern(r".*\.(\d{1,9})-\d+\.tmp")
 SERVING = "serve"
-"""The purpose of the session of a registry server. While such a session lives, uploads stay for ``KEEP_UPLOADS``,
-even if nobody writes to them at the moment."""
-KEEP_UPLOADS = 86400.0  # seconds
+"""The purpose of the session of a registry server. While such a session lives, uploads stay for as long as the server
+says (``Members.keep_uploads``), even if nobody writes to them at the moment."""
+KEEP_UPLOADS = 86400.0  # seconds, if a server says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
     """Find the leftovers that no process holds. ``take``: remove those that are due, under their lock, so that no
     process can resume them meanwhile. Raises OSError."""
     serving = any(root.alive and root.purpose == SERVING for root in Roots(paths))
+    keep_uploads = Members(paths).keep_uploads(KEEP_UPLOADS)
     for path in _files(paths):
         kind = _kind(os.path.basename(path))
         if kind != TEMPORARY and os.path.dirname(path) != paths.ingest:
@@ -57,7 +59,7 @@ def leftovers(paths: Paths, *, grace: float = GRACE, take: bool = False) -> Iter
                 state = os.lstat(path)
             except FileNotFoundError:
                 continue
-            stays = KEEP_UPLOADS if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
+            stays = keep_uploads if kind == UPLOAD and serving else 0 if kind == TEMPORARY else grace
             stays = GRACE if _is_of_an_older(path) else stays
             # Read the clock last: the time of a file that is being written must not be after it.
             due = not clock.is_younger(state.st_mtime_ns, stays, clock.now(paths))

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 PUSHED, LINKS, KEPT, DELETED = "_pushed", "_links", "_kept", "_deleted"
 KINDS = (LINKS, PUSHED, KEPT, DELETED)
 _GRACE = ".grace"
+_KEEP_UPLOADS = ".keep-uploads"
 _TURN = ".gc"
+_OWN = (_GRACE, _KEEP_UPLOADS, _TURN)
 _FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -44,17 +46,28 @@ class Members:
 
     def grace(self) -> float:
         """The seconds for which what was pushed or kept is protected, as the last server has set them."""
+        return self._setting(_GRACE, GRACE)
+
+    def keep_uploads(self, default: float) -> float:
+        """The seconds without a byte after which an upload is removed, as the last server has set them."""
+        return self._setting(_KEEP_UPLOADS, default)
+
+    def set_rules(self, grace: float, keep_uploads: float) -> None:
+        """Set both. Raises OSError."""
+        self._set(_GRACE, grace, GRACE)
+        self._set(_KEEP_UPLOADS, keep_uploads, -1.0)
+
+    def _setting(self, name: str, default: float) -> float:
         try:
-            with open(os.path.join(self._paths.repositories, _GRACE), encoding="ascii", errors="replace") as file:
+            with open(os.path.join(self._paths.repositories, name), encoding="ascii", errors="replace") as file:
                 return max(0.0, float(file.read(40)))
         except (OSError, ValueError):
-            return GRACE
+            return default
 
-    def set_grace(self, seconds: float) -> None:
-        """Raises OSError."""
-        if self.grace() != seconds:
+    def _set(self, name: str, seconds: float, default: float) -> None:
+        if self._setting(name, default) != seconds:
             self._make(self._paths.repositories)
-            path = os.path.join(self._paths.repositories, _GRACE)
+            path = os.path.join(self._paths.repositories, name)
             replace_file(path, [f"{seconds}\n".encode()], within=self._paths.ingest)
 
     def turn_file(self) -> str:
@@ -209,8 +222,8 @@ class Members:
                 odd = [*directories, *(name for name in files if _digest(name) is None)]
                 directories.clear()
             else:
-                odd = [name for name in files if (name, above) != (_GRACE, self._paths.repositories)]
-                odd = [name for name in odd if (name, above) != (_TURN, self._paths.repositories)]
+                own = _OWN if above == self._paths.repositories else ()
+                odd = [name for name in files if name not in own]
                 odd += [name for name in directories if name.startswith("_") and name not in KINDS]
                 directories[:] = [name for name in directories if name not in odd]
             yield from (os.path.relpath(os.path.join(above, name), self._paths.root) for name in odd)

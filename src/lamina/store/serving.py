@@ -24,6 +24,6 @@ def serving(
     from lamina.store.repositories import StoreRepositories
 
     with reported(reader.paths.root):
-        Members(reader.paths).set_grace(rules.grace)
+        Members(reader.paths).set_rules(rules.grace, rules.keep_uploads)
     with session, reader.refs.logging():
         yield StoreRepositories(reader, rules)

@@ -19,18 +19,16 @@ def store_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--keep-uploads",
-            default="24h",
-            show_default=True,
+            default="",
             metavar="DURATION",
-            help="Remove an upload that got no byte for so long.",
+            help="Remove an upload that got no byte for so long (default: 24h).",
         ),
         click.option(
             "--gc-grace",
-            default="1h",
-            show_default=True,
+            default="",
             metavar="DURATION",
             help="Protect from gc and prune for so long what was pushed, or found by a client that pushes, and no "
-            "manifest needs yet.",
+            "manifest needs yet (default: 1h).",
         ),
     ):
         function = option(function)
@@ -46,12 +44,18 @@ def apply_store_options(
     from lamina.store.serving_rules import ServingRules
     from lamina.store.store import Store
 
+    given = [flag for flag, text in (("--gc-grace", gc_grace), ("--keep-uploads", keep_uploads)) if text]
+    if storage and given:
+        raise UsageError(
+            f"{given[0]} is for the store: object storage protects for 1h, and keeps uploads for 24h",
+            hint=f"leave out {given[0]}",
+        )
     every = of_option(gc, "--gc") / 1e9 if gc else None
     if every is not None and every < 1:
         raise UsageError(f"--gc {gc} is too short", hint="use at least 1s")
     rules = ServingRules(
-        grace=of_option(gc_grace, "--gc-grace") / 1e9,
-        keep_uploads=of_option(keep_uploads, "--keep-uploads") / 1e9,
+        grace=of_option(gc_grace or "1h", "--gc-grace") / 1e9,
+        keep_uploads=of_option(keep_uploads or "24h", "--keep-uploads") / 1e9,
         max_blob=max_blob,
     )
     if isinstance(place, Store):
