@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, Conflict, DigestMismatch, LimitExceeded, NotFound
+from lamina.errors import BlobNotFound, Conflict, DigestMismatch, InvalidDocument, LimitExceeded, NotFound
 from lamina.host.lock import unheld
+from lamina.source.select import MAX_NESTING
 from lamina.source.served import WritableRepositories
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -682,3 +683,17 @@ def test_prune_keeps_idle_uploads_for_as_long_as_the_server_says(root: Path) -> 
         prune(Store.open(str(root)))
         with pytest.raises(NotFound):
             place.uploads.size(REPOSITORY, ident)
+
+
+def test_indexes_are_nested_only_as_deep_as_clients_read_them(root: Path) -> None:
+    with serving(root) as place:
+        inner = build_index([])
+        place.put_manifest(REPOSITORY, inner.descriptor, inner.raw, [])
+        for level in range(MAX_NESTING):
+            inner = build_index([inner.descriptor])
+            place.put_manifest(REPOSITORY, inner.descriptor, inner.raw, [f"level{level}"])
+        outer = build_index([inner.descriptor])
+        with pytest.raises(InvalidDocument, match="nested more than"):
+            place.put_manifest(REPOSITORY, outer.descriptor, outer.raw, ["deep"])
+        assert place.tags(REPOSITORY) == [f"level{level}" for level in range(MAX_NESTING)]
+        assert Store.open(str(root)).resolve(f"app:level{MAX_NESTING - 1}").digest == inner.descriptor.digest

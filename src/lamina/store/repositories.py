@@ -15,6 +15,7 @@ from lamina.errors import BlobNotFound, Conflict, NotFound
 from lamina.host.files import reported
 from lamina.host.lock import locked
 from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
+from lamina.source.select import MAX_NESTING
 from lamina.source.walk import Classified, classifier, listed_documents, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -244,7 +245,8 @@ class StoreRepositories(ListedRepositories):
 
     def _own_children(self, repository: str, document: Manifest | Index) -> frozenset[str]:
         """The documents that an index lists, at any depth, and that the repository has: listing one that only another
-        repository has does not bring it in."""
+        repository has does not bring it in. Raises InvalidDocument if indexes are nested deeper than any client reads
+        them: each level repeats in index.json what is below it."""
         if not isinstance(document, Index):
             return frozenset()
 
@@ -256,7 +258,7 @@ class StoreRepositories(ListedRepositories):
             return listed_documents(found) if is_own(found.descriptor.digest) else ()
 
         tops = [one for one in document.manifests if is_known_document(one.media_type)]
-        found = walk(classifier(self._place), tops, children=below, max_depth=None)
+        found = walk(classifier(self._place), tops, children=below, max_depth=MAX_NESTING - 1, what="the index")
         digests = [one.descriptor.digest for one in found]
         return frozenset(str(one) for one in digests if is_own(one))
 
