@@ -14,7 +14,6 @@ from lamina.errors import (
 from lamina.events import BlobProgress, Cancel, OnEvent, ignore
 from lamina.host.files import CHUNK
 from lamina.light import TYPE_CHECKING
-from lamina.source.abilities import can_abort
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
@@ -126,7 +125,11 @@ def with_hint(error: InvalidContent, digest: Digest, hint: str) -> InvalidConten
 
 
 def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None]:
-    if cancel is None or not can_abort(stream):
+    if cancel is None:
+        return nullcontext()
+    from lamina.source.abilities import can_abort
+
+    if not can_abort(stream):
         return nullcontext()
     return cancel.calling(stream.abort)
 

@@ -16,7 +16,7 @@ from explored import Visitor
 from support import lamina, require_tool, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `lamina serve` over a store with the images of `explored`."""
     top = tmp_path_factory.mktemp("explorer")
@@ -45,8 +45,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ["XDG_CACHE_HOME"] = before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Chromium. Not for the session: while playwright runs, this thread has a running event loop, and no other test
+    could run one."""
     require_tool("chromium")
     from playwright.sync_api import sync_playwright
 
