@@ -485,7 +485,7 @@ def nginx(place: Path, blob: Path, digest: str, workers: int) -> Iterator[Server
 def registries(place: Path) -> Iterator[AbstractContextManager[Server]]:
     seen = set()
     peers = os.environ.get("LAMINA_PEERS", str(Path.home() / ".cache/lamina-peers")) + "/bin"
-    path = f"{os.environ['PATH']}:{peers}:/root/bench/peers/bin"
+    path = f"{os.environ['PATH']}:{peers}"
     for name in ("registry", "docker-registry"):
         program = shutil.which(name, path=path)
         if program and program not in seen:
