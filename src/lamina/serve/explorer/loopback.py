@@ -4,11 +4,8 @@ machine only."""
 from __future__ import annotations
 
 import logging
-import socket
 import threading
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +13,7 @@ from lamina.errors import LaminaError, UsageError
 from lamina.events import start_threads
 from lamina.host.files import failure
 from lamina.remote.loopback import is_loopback
+from lamina.serve.connections import ConnectionServer
 from lamina.serve.explorer.asked import Answer, Asked, Refused
 from lamina.serve.explorer.explorer import HEADERS, Explorer
 from lamina.serve.http_message import Asker
@@ -80,47 +78,12 @@ class ExplorerServer:
         self.close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(ConnectionServer):
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], explorer: Explorer) -> None:
         self.explorer = explorer
-        self._connections: set[socket.socket] = set()
-        self._guard = threading.Lock()
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer's version looks up the host name of this machine, which may take long
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._guard:
-            full = len(self._connections) >= MAX_CONNECTIONS
-            if not full:
-                self._connections.add(request)
-        if full:
-            super().shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._guard:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        with self._guard:
-            connections = list(self._connections)
-        for connection in connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        _log.debug("a connection failed", exc_info=True)
+        super().__init__(address, _Handler, most=MAX_CONNECTIONS)
 
 
 class _Handler(BaseHTTPRequestHandler):
