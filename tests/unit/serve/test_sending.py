@@ -4,10 +4,12 @@ socket ends."""
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +111,45 @@ def test_nothing_is_sent_to_a_client_that_is_gone() -> None:
     data, count = sent(PipedStream(len(DATA) - 100), stop_after=300_000)
     assert 300_000 <= count < len(DATA)
     assert data == DATA[:count]
+
+
+class PartOfFile:
+    """A stream over a part of a file."""
+
+    def __init__(self, descriptor: int, at: int, end: int) -> None:
+        self._extent = (descriptor, at, end)
+
+    def extent(self) -> tuple[int, int, int]:
+        return self._extent
+
+    def read(self, size: int = -1, /) -> bytes:
+        raise AssertionError
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("copies", [0, 1, 3])
+def test_a_file_that_the_kernel_can_not_copy_on_is_read_from_there(tmp_path: Path, copies: int) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+    found: list[bytes] = []
+    places: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        found.append(bytes(message["body"]))
+
+    async def copy(descriptor: int, at: int, size: int) -> int | None:
+        places.append(at)
+        if len(places) > copies:
+            return None
+        found.append(os.pread(descriptor, min(size, 1000), at))
+        return len(found[-1])
+
+    async def main(descriptor: int) -> int:
+        with ThreadPoolExecutor(1) as pool:
+            stream = PartOfFile(descriptor, 7, len(DATA) - 5)
+            return await send_stream(stream, len(DATA) - 12, send, pool, lambda: False, copy)  # type: ignore[arg-type]
+
+    with (tmp_path / "f").open("rb") as file:
+        assert asyncio.run(main(file.fileno())) == len(DATA) - 12
+    assert b"".join(found) == DATA[7:-5]
+    assert places == [7 + 1000 * number for number in range(copies + 1)]

@@ -4,12 +4,14 @@ clients that do not read are ended; what can't be parsed is answered with the re
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from lamina.serve.asgi.kernel_copy import COPY, KernelCopy
 from lamina.serve.routes import ApiError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = False
         self._body_left = 0  # bytes of a body with a known length
         self._direct = False
+        self._kernel_copy: KernelCopy | None = None
         self._head_size = 0  # bytes of the current head, as far as it is known
         self._pieces_size = 0  # bytes that came since the current head began
 
@@ -52,6 +55,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._user = common_name(transport.get_extra_info("peercert"))
+        if KernelCopy.is_possible(transport):
+            self._kernel_copy = KernelCopy(self.transport, self._limits.patience)
         self._await_head()
         if len(self.connections) > self._limits.connections:
             self._refusal = ApiError(503, "TOOMANYREQUESTS", "too many connections", Retry_After="1")
@@ -124,6 +129,8 @@ class Connection(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.pipeline.clear()
+        if self._kernel_copy is not None:
+            self._kernel_copy.close()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -200,8 +207,33 @@ class Connection(HttpToolsProtocol):
             ABORT: self.transport.abort,
             USER: self._user,
         }
+        if self._kernel_copy is not None:
+            extensions[COPY] = partial(self._copy, cycle, self._kernel_copy)
         cycle.scope["extensions"] = extensions
         super()._start_asgi_task(cycle, app)
+
+    async def _copy(
+        self, cycle: RequestResponseCycle, by: KernelCopy, descriptor: int, at: int, size: int
+    ) -> int | None:
+        """A ``kernel_copy.Copy`` for the response of a request."""
+        await self._flush()
+        if size > cycle.expected_content_length:
+            raise ValueError("more than Content-Length")
+        count = await by.copy(descriptor, at, size)
+        cycle.expected_content_length -= count or 0
+        return count
+
+    async def _flush(self) -> None:
+        """Wait until what was written is with the kernel, or the client is gone."""
+        transport = self.transport
+        if transport.get_write_buffer_size():
+            await asyncio.sleep(0)  # uvloop writes at the end of a turn
+        if transport.get_write_buffer_size() and not transport.is_closing():
+            transport.set_write_buffer_limits(high=0)
+            try:
+                await self.flow.drain()
+            finally:
+                transport.set_write_buffer_limits()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -12,6 +12,7 @@ from lamina.errors import LaminaError
 from lamina.serve.asgi.body import Body, ClientGone, too_large
 from lamina.serve.asgi.connection import GONE
 from lamina.serve.asgi.exchange import Exchange
+from lamina.serve.asgi.kernel_copy import COPY, Copy
 from lamina.serve.asgi.limits import PIECE, Limits
 from lamina.serve.asgi.sending import Send, send_stream
 from lamina.serve.asgi.threads import Lane
@@ -43,14 +44,15 @@ class RegistryEndpoint:
         has to be cut."""
         length = _length_of(exchange.headers)
         body = Body(receive, self._limits, length)
-        gone: Callable[[], bool] = scope.get("extensions", {}).get(GONE, lambda: False)
+        extensions = scope.get("extensions", {})
+        gone: Callable[[], bool] = extensions.get(GONE, lambda: False)
         try:
             try:
                 response, stream = await self._work(exchange, body, length)
             except ApiError as error:
                 response, stream = failed(error), None
             try:
-                await self._send(exchange, response, stream, body, send, gone)
+                await self._send(exchange, response, stream, body, send, gone, extensions.get(COPY))
             finally:
                 if stream is not None:
                     stream.close()
@@ -110,6 +112,7 @@ class RegistryEndpoint:
         body: Body,
         send: Send,
         gone: Callable[[], bool],
+        copy: Copy | None,
     ) -> None:
         exchange.status = response.status
         size = response.end - response.start if response.blob is not None else len(response.body)
@@ -134,7 +137,7 @@ class RegistryEndpoint:
                     await body.discard(_DISCARD, _DISCARD_SECONDS)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        exchange.sent = await send_stream(stream, size, send, self.reading.executor, gone)
+        exchange.sent = await send_stream(stream, size, send, self.reading.executor, gone, copy)
 
     def close(self) -> None:
         self.reading.close()

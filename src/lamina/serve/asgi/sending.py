@@ -1,5 +1,5 @@
-"""Sends a range of a blob as the body of a response: from the page cache in the event loop, everything else from a
-thread."""
+"""Sends a range of a blob as the body of a response: a file by the kernel where that is possible, else from the page
+cache in the event loop, everything else from a thread."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lamina.source.abilities import gives_pieces, is_growing, is_piped
 if TYPE_CHECKING:
     from socket import socket
 
+    from lamina.serve.asgi.kernel_copy import Copy
     from lamina.source.protocols import Stream
     from lamina.source.served import Growing, Piped
 
@@ -34,14 +35,53 @@ class ShortBlob(Exception):
     """The blob ended before its size: the connection must be cut, so that the client does not take it for whole."""
 
 
-async def send_stream(stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
+async def send_stream(
+    stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool], copy: Copy | None = None
+) -> int:
     """Send ``size`` bytes of a stream, and complete the response. Returns how many were sent: fewer if ``gone`` says
-    that the client is. Raises ShortBlob, and what the stream raises."""
+    that the client is. ``copy``: sends parts of files, if the connection can. Raises ShortBlob, and what the stream
+    raises."""
     if has_extent(stream):
-        return await _send_file(*stream.extent(), send, threads, gone)
+        descriptor, at, end = stream.extent()
+        sent = 0 if copy is None else await _copy_file(descriptor, at, end, copy, threads, gone)
+        if sent == end - at and sent:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if sent == end - at or gone():
+            return sent
+        return sent + await _send_file(descriptor, at + sent, end, send, threads, gone)
     if is_growing(stream):
         return await _send_growing(stream, size, send, threads, gone)
     return await _send_read(stream, size, send, threads, gone)
+
+
+async def _copy_file(
+    descriptor: int, at: int, end: int, copy: Copy, threads: Executor, gone: Callable[[], bool]
+) -> int:
+    """Returns how many bytes were sent: fewer if the client is gone, or this file has to be read."""
+    loop = asyncio.get_running_loop()
+    start = at
+    while at < end:
+        size = min(PIECE, end - at)
+        if not _is_cached(descriptor, size, at):  # only a thread may wait for the disk
+            await loop.run_in_executor(threads, os.pread, descriptor, size, at)
+        count = await copy(descriptor, at, size)
+        if gone() or count is None:
+            break
+        if not count:
+            raise ShortBlob
+        at += count
+        await asyncio.sleep(0)  # others come first now
+    return at - start
+
+
+def _is_cached(descriptor: int, size: int, at: int) -> bool:
+    """Whether the page cache has the first and the last byte of a piece; True where that can't be told."""
+    try:
+        return all(os.preadv(descriptor, [bytearray(1)], place, _NOWAIT) for place in (at, at + size - 1))
+    except BlockingIOError:
+        return False
+    except OSError:  # EOPNOTSUPP: the file system can't tell. A real error is met again
+        return True
 
 
 async def _send_file(
