@@ -69,6 +69,8 @@ PROGRAMS = {
 """Shell scripts that the image "app" has in /bin."""
 _PROGRAMS_CODES = frozenset({"run", "exec", "start", "attach"})
 """Verbs that return the exit code of a program."""
+_DOCKERS_RACE = re.compile(r'time="[^"]*" level=error msg="error waiting for container: context canceled"\n')
+"""What docker 20.10 says now and then, on a busy machine, when `run -d` has done its work."""
 _NETWORKS = ("--network", "--net", "-p", "-P", "--publish", "--publish-all", "--pod", "--ip")
 _REPLACED = (
     (r"\b[0-9a-f]{64}\b", "<ID>"),
@@ -365,9 +367,8 @@ class _Player:
         if code and (ours or words[0] not in _PROGRAMS_CODES):
             code = 1  # lamina's exit codes say more (docs/exit-codes.md)
         text = change(out.decode(errors="surrogateescape"))
-        self.answers.append(
-            Answer(line, code, self._clean(text), bool(err), self._clean(err.decode(errors="replace")))
-        )
+        error = _DOCKERS_RACE.sub("", self._clean(err.decode(errors="replace")))
+        self.answers.append(Answer(line, code, self._clean(text), bool(error), error))
 
     def _clean(self, text: str) -> str:
         text = text.replace(str(self.files), "{d}").replace(self.prefix, "@")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,15 @@ def test_a_number_alone_is_an_interval_in_milliseconds(root: Path) -> None:
     ok(root, "run", "-d", "--network", "none", "--name", "c", "app", "sh", "-c", "exit 4")
     assert ok(root, "wait", "--condition", "exited", "--interval", "20", "c") == "4"
     assert lamina("wait", "--condition", "exited", "--interval", "-20", "c", root=root).returncode == 2
+
+
+def test_a_condition_tells_the_code_while_the_monitor_still_ends(root: Path) -> None:
+    ok(root, "run", "-d", "--network", "none", "--name", "c", "app", "sh", "-c", "exit 4")
+    ok(root, "wait", "c")
+    lock = root / "containers" / ok(root, "inspect", "--format", "{{.Id}}", "c") / "lock"
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert ok(root, "wait", "--condition", "exited", "c") == "4"
 
 
 @pytest.mark.parametrize("given", [("--pause",), ()])

@@ -228,6 +228,7 @@ def wait(
     from lamina.run.container.ending import shown_code
     from lamina.run.container.waiting import wait_end
     from lamina.spec.duration import of_option
+    from lamina.store.containers import PAUSED, RESTARTING, RUNNING
 
     names = chosen(session, names, latest=latest) or ()
     wanted = [parse_condition(word) for word in conditions]
@@ -240,7 +241,8 @@ def wait(
 
     def wait_one(one: Container) -> None:
         found = wait_for(store, one, wanted, pause) if wanted else wait_end(store, one)
-        is_up = wanted and store.containers.is_running(found)
+        # by its record, not by its monitor, which may live on for a moment after it wrote the end there
+        is_up = wanted and store.containers.state(found) in (PAUSED, RESTARTING, RUNNING)
         write("-1" if is_up else str(shown_code(store, found, found.status)))
 
     each(names, lambda name: for_container(session, name, ignore, wait_one))

@@ -57,8 +57,9 @@ def wait_for(
     states = {state for word in wanted for state in _STATES.get(word, ())}
     healths = {word for word in wanted if word not in _STATES}
     while True:
-        if store.containers.state(container) in states or (healths and _is(store, container, healths)):
-            return container
+        state = store.containers.state(container)
+        if state in states or (healths and _is(store, container, healths)):
+            return _ended(store, container) if state == EXITED != container.status else container
         if healths == set(wanted):
             _check_comes(store, container)
         on_look()
@@ -69,6 +70,14 @@ def wait_for(
             if set(wanted) & set(_ENDS):
                 return container
             raise
+
+
+def _ended(store: Store, container: Container) -> Container:
+    """The record of a container that ended after ``container`` was read: its exit code came since."""
+    try:
+        return store.containers.get(container.id)
+    except NotFound:
+        return container
 
 
 def _is(store: Store, container: Container, healths: set[str]) -> bool:
