@@ -192,6 +192,44 @@ def test_a_document_that_two_repositories_have_stays_in_one_when_the_other_delet
         assert list(Store.open(str(root)).blobs) == []
 
 
+def test_a_document_without_a_name_that_is_deleted_is_not_listed_any_more(root: Path) -> None:
+    subject = manifest_with(b"layer").descriptor
+    referrer = build_manifest(Descriptor.of(TYPE, b"{}"), [], subject=subject, artifact_type="a/b")
+    digest = referrer.descriptor.digest
+    with serving(root) as place, serving(root) as other_server:
+        for repository in (REPOSITORY, OTHER):
+            push_blob(place, b"{}", repository)
+            place.put_manifest(repository, referrer.descriptor, referrer.raw, ["1"])
+            place.untag(repository, "1")
+        for server in (place, other_server):
+            assert [one.digest for one in server.referrers(REPOSITORY, subject.digest)] == [digest]
+        place.delete_manifest(REPOSITORY, digest)
+        for server in (place, other_server):
+            assert server.referrers(REPOSITORY, subject.digest) == []
+            assert [one.digest for one in server.referrers(OTHER, subject.digest)] == [digest]
+            assert server.manifest(server.find(OTHER, digest)) == referrer.raw
+
+
+def test_a_push_beside_a_deletion_is_there_or_not_but_never_in_part(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(root) as place:
+        digest = push(place, "1", b"layer")
+        manifest = manifest_with(b"layer")
+        original = repositories.StoreRepositories._own_children
+
+        def delete_first(self: object, *words: object) -> object:
+            monkeypatch.undo()
+            place.delete_manifest(REPOSITORY, digest)
+            return original(self, *words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(repositories.StoreRepositories, "_own_children", delete_first)
+        place.put_manifest(REPOSITORY, manifest.descriptor, manifest.raw, ["2"])
+        assert place.find(REPOSITORY, "2").digest == digest
+        place.untag(REPOSITORY, "2")
+        assert place.find(REPOSITORY, digest).digest == digest
+
+
 def test_protection_lasts_for_the_grace_time_of_the_server(root: Path) -> None:
     with serving(root, grace=1800) as place:
         digest = push_blob(place, b"waits")

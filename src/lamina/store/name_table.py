@@ -61,7 +61,8 @@ class Change(Value):
 
 class NameTable:
     """Entries in their order. A name occurs once, and so does a document without a name; but another tool may have
-    written an index.json in which they occur more often. What is found by is built when it is first asked for."""
+    written an index.json in which they occur more often. What is found by is built when it is first asked for.
+    Threads may look things up at the same time, while none applies a change: an index is set when it is complete."""
 
     def __init__(self, entries: Entries) -> None:
         self._rows = dict(enumerate(entries))
@@ -175,32 +176,27 @@ class NameTable:
 
     def _names(self) -> dict[str, dict[int, None]]:
         if self._by_name is None:
-            self._by_name = {}
+            names: dict[str, dict[int, None]] = {}
             for number, entry in self._rows.items():
-                self._by_name.setdefault(name_of(entry), {})[number] = None
+                names.setdefault(name_of(entry), {})[number] = None
+            self._by_name = names
         return self._by_name
 
     def _digests(self) -> dict[Digest, dict[int, None]]:
         if self._by_digest is None:
-            self._by_digest = {}
+            digests: dict[Digest, dict[int, None]] = {}
             for number, entry in self._rows.items():
-                self._by_digest.setdefault(entry.digest, {})[number] = None
+                digests.setdefault(entry.digest, {})[number] = None
+            self._by_digest = digests
         return self._by_digest
 
     def _places(self) -> dict[str, dict[str, dict[int, None]]]:
         if self._repositories is None:
-            self._repositories = {}
+            repositories: dict[str, dict[str, dict[int, None]]] = {}
             for number, entry in self._rows.items():
-                self._place(number, entry)
+                _place(repositories, number, entry)
+            self._repositories = repositories
         return self._repositories
-
-    def _place(self, number: int, entry: Descriptor) -> None:
-        assert self._repositories is not None
-        found = split_name(name_of(entry))
-        if found is not None:
-            if found[0] not in self._repositories:
-                self._sorted = None
-            self._repositories.setdefault(found[0], {}).setdefault(found[1], {})[number] = None
 
     def _add(self, entry: Descriptor) -> None:
         number, self._next = self._next, self._next + 1
@@ -209,8 +205,8 @@ class NameTable:
             self._by_name.setdefault(name_of(entry), {})[number] = None
         if self._by_digest is not None:
             self._by_digest.setdefault(entry.digest, {})[number] = None
-        if self._repositories is not None:
-            self._place(number, entry)
+        if self._repositories is not None and _place(self._repositories, number, entry):
+            self._sorted = None
 
     def _remove(self, number: int) -> None:
         entry = self._rows.pop(number)
@@ -223,6 +219,16 @@ class NameTable:
                 if not self._repositories[found[0]]:
                     del self._repositories[found[0]]
                     self._sorted = None
+
+
+def _place(repositories: dict[str, dict[str, dict[int, None]]], number: int, entry: Descriptor) -> bool:
+    """Add a row. Returns whether its repository is new."""
+    found = split_name(name_of(entry))
+    if found is None:
+        return False
+    is_new = found[0] not in repositories
+    repositories.setdefault(found[0], {}).setdefault(found[1], {})[number] = None
+    return is_new
 
 
 def _drop(table: dict[Any, Any] | None, key: object, number: int) -> None:

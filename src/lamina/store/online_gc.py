@@ -49,6 +49,9 @@ def _collect_until(store: Store, every: float, stopped: threading.Event) -> None
         except (LaminaError, OSError) as error:
             _log.warning("garbage collection: %s", error)
             wait = every
+        except Exception:  # noqa: BLE001 - a fault of ours, which must not end gc for as long as the server runs
+            _log.exception("garbage collection")
+            wait = every
 
 
 def collect_in_turn(store: Store, every: float) -> float:

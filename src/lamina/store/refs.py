@@ -94,9 +94,10 @@ class Refs:
         """The repositories (``Reference.repository``) that have a name, sorted."""
         return self._read(lambda table: table.repositories().copy())
 
-    def in_repository(self, repository: str) -> list[tuple[str, Descriptor]]:
-        """The entries of a repository, with their tag ("" for a name with a digest alone)."""
-        return self._read(lambda table: table.in_repository(repository))
+    def documents(self, repository: str) -> tuple[Entries, Entries]:
+        """The entries of a repository, and those without a name, at one moment: a document that gets or loses its
+        name is in one of them."""
+        return self._read(lambda table: ([entry for _, entry in table.in_repository(repository)], table.named("")))
 
     def state(self) -> str:
         """A text that changes whenever a file with names does. Needs no parsing. Raises OSError."""
@@ -165,10 +166,6 @@ class Refs:
     def tags(self, repository: str) -> list[str]:
         """The tags of a repository, unsorted; [""] if it has only names with a digest."""
         return self._read(lambda table: table.tags(repository))
-
-    def untagged(self) -> Entries:
-        """The entries without a name."""
-        return self._read(lambda table: table.named(""))
 
     def version(self) -> int:
         """A number that grows whenever a name changes, as this object sees it."""

@@ -25,7 +25,7 @@ from lamina.spec.reference import Reference
 from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.members import DELETED, LINKS, PUSHED, Members
-from lamina.store.name_table import Change, NameTable
+from lamina.store.name_table import Change, NameTable, name_of
 from lamina.store.repository_contents import Contents, limited_to, listed_in, merged_entries, with_children
 from lamina.store.uploads import Uploads
 
@@ -138,8 +138,7 @@ class StoreRepositories(ListedRepositories):
             yield contents
 
     def _tops(self, repository: str) -> list[Descriptor]:
-        named = [entry for _, entry in self._refs.in_repository(repository)]
-        unnamed = self._refs.untagged()
+        named, unnamed = self._refs.documents(repository)
         if not unnamed or not self._members.exists(repository):
             return named
         with reported(self._paths.repositories):
@@ -187,7 +186,6 @@ class StoreRepositories(ListedRepositories):
             if not self._blobs.has(descriptor):
                 self._blobs.write(descriptor, raw)
                 point("manifest.written")
-            self._members.restore(repository, descriptor.digest)
             self._name(repository, descriptor, document, tags, fixed)
             with suppress(OSError):  # on a full disk they are protected for longer than necessary
                 self._members.settle(repository, own)
@@ -226,6 +224,7 @@ class StoreRepositories(ListedRepositories):
             for tag in tags:
                 if tag in fixed and any(entry.digest != digest for entry in table.tagged(repository, tag)):
                     raise _fixed(repository, tag)
+            self._members.restore(repository, digest)  # not before: a deletion may have come meanwhile
             if not tags and table.named_in(repository, digest):
                 return Change()
             names = [f"{repository}:{tag}" for tag in tags] or [f"{repository}@{digest}"]
@@ -281,7 +280,11 @@ class StoreRepositories(ListedRepositories):
             names = _names(table.named_in(repository, digest))
             # another repository may have the same document, without a name
             stays = self._members.linked_elsewhere(digest, repository)
-            return table.removing(names, keep_untagged=stays, untagged=None if stays else digest)
+            gone = table.removing(names, keep_untagged=stays, untagged=None if stays else digest)
+            # a change in any case: it tells all servers that the repository has less
+            return gone or Change(
+                untagged=(digest,), added=tuple(one for one in table.of(digest) if not name_of(one))
+            )
 
         self._refs.change(change)
 
@@ -292,8 +295,6 @@ class StoreRepositories(ListedRepositories):
 
 
 def _names(entries: Iterable[Descriptor]) -> list[str]:
-    from lamina.store.name_table import name_of
-
     return [name_of(entry) for entry in entries]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from lamina.errors import StoreDamaged
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.reference import REF_NAME
 from lamina.store.name_log import (
     ANNOTATION,
     HEAD_SIZE,
@@ -163,3 +166,34 @@ def test_what_index_json_contains_is_skipped() -> None:
         assert sealed_as(other) in (None, Included())
     for text in ("", "x 1", f"{ident} -1", f"{ident} x", f"{ident}"):
         assert Included.parse(text) == Included()
+
+
+LOOKS: list[Callable[[NameTable], object]] = [
+    lambda table: table.named(NAMES[1]),
+    lambda table: table.of(DOCUMENTS[1].digest),
+    lambda table: table.tagged("docker.io/library/a", "2"),
+    lambda table: table.repositories(),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_thread_does_not_see_an_index_that_another_one_is_building(
+    look: Callable[[NameTable], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's threads look things up while one of them decides on a change."""
+    entries = [document.with_annotations({REF_NAME: name}) for name, document in zip(NAMES, DOCUMENTS, strict=True)]
+    table = NameTable(entries)
+    rows, seen_meanwhile = table._rows, list[object]()
+
+    class Interrupted(dict[int, Descriptor]):
+        def items(self) -> Any:
+            for number, item in enumerate(rows.items()):
+                if number == 1:
+                    monkeypatch.setattr(table, "_rows", rows)
+                    seen_meanwhile.append(look(table))
+                yield item
+
+    monkeypatch.setattr(table, "_rows", Interrupted(rows))
+    found = look(table)
+    assert found
+    assert seen_meanwhile == [found]
