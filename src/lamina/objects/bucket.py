@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lamina.errors import LaminaError, SystemFailure
-from lamina.objects.failures import failure, is_race, reported
+from lamina.objects.failures import StorageFailure, failure, is_race, reported
 from lamina.objects.plain import WORTH, read_plainly
 
 if TYPE_CHECKING:
@@ -133,8 +133,11 @@ class ObstoreBucket:
 
     def put(self, key: str, data: bytes) -> Version:
         store = self._small if len(data) <= PIECE else self._large
-        with reported(self.location, f"writing {key}"):
-            return _version(store.put(key, data, use_multipart=False))
+        try:
+            with reported(self.location, f"writing {key}"):
+                return _version(store.put(key, data, use_multipart=False))
+        except FileNotFoundError:
+            raise StorageFailure(f"{self.location} does not take {key}", hint="check the storage's address") from None
 
     def write(self, key: str, part: int) -> Writing:
         return _ObstoreWriting(self._large, key, part, self.location)
@@ -148,20 +151,17 @@ class ObstoreBucket:
     def _put_if(self, key: str, data: bytes, mode: Any) -> Version | None:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        try:
-            with reported(self.location, f"writing {key}"):
-                try:
-                    return _version(self._small.put(key, data, mode=mode, use_multipart=False))
-                except FileNotFoundError:
-                    return None
-                except Exception as error:
-                    if is_race(error):
-                        return None
+        with reported(self.location, f"writing {key}"):
+            try:
+                return _version(self._small.put(key, data, mode=mode, use_multipart=False))
+            except (FileNotFoundError, AlreadyExistsError, PreconditionError):
+                pass
+            except Exception as error:
+                if not is_race(error):
                     raise
-        except (AlreadyExistsError, PreconditionError):
-            # obstore tries again after a lost answer: what it finds may be our own
-            now = self.get(key)
-            return now.version if now is not None and now.data == data else None
+        # obstore tries again after a lost answer: what it finds may be our own
+        now = self.get(key)
+        return now.version if now is not None and now.data == data else None
 
     def delete(self, key: str) -> None:
         try:
@@ -186,7 +186,10 @@ class ObstoreBucket:
                     for one in page:
                         yield Listed(one["path"], one["size"], one["last_modified"].timestamp())
         except FileNotFoundError:
-            return
+            # only something between us and the storage can say this. An empty list would let gc delete everything
+            raise StorageFailure(
+                f"{self.location} does not list {prefix}", hint="check the storage's address"
+            ) from None
 
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
         if start >= end:
@@ -230,25 +233,51 @@ class _ObstoreWriting:
     def __init__(self, store: ObjectStore, key: str, part: int, location: str) -> None:
         import obstore
 
-        self._key, self._location = key, location
+        self._store, self._key, self._location = store, key, location
+        self._size = 0
         # not store.put(): it would ask for the pieces where no other request can be made
         self._writer = obstore.open_writer(cast("Any", store), key, buffer_size=part, max_concurrency=1)
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        with reported(self._location, f"writing {self._key}"):
+        with self._reported():
             last = b""
             for piece in pieces:
-                if last:
-                    self._writer.write(last)
+                self._write(last)
                 last = piece
             # a call of write() first waits for the part that is on its way
             for piece in (last[:-1], last[-1:]):
-                if piece:
-                    self._writer.write(piece)
+                self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
+        if piece:
+            self._writer.write(piece)
+            self._size += len(piece)
 
     def close(self) -> None:
-        with reported(self._location, f"writing {self._key}"):
-            self._writer.close()
+        with self._reported():
+            try:
+                self._writer.close()
+            except Exception:
+                if not self._is_there():
+                    raise
+
+    def _is_there(self) -> bool:
+        """Whether the object was made, though the answer that said so was lost: the upload of its parts is gone then.
+        Nobody else writes this key."""
+        try:
+            return self._store.head(self._key)["size"] == self._size
+        except Exception:  # noqa: BLE001 - the first error says more
+            return False
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            with reported(self._location, f"writing {self._key}"):
+                yield
+        except FileNotFoundError:
+            raise StorageFailure(
+                f"{self._location} has lost what was written to {self._key}", hint="send it again"
+            ) from None
 
 
 def _version(meta: Any) -> Version:

@@ -47,5 +47,7 @@ def _run(collector: Collector, every: float, stopped: threading.Event) -> None:
             _log.debug("%s", error)  # stopped, or another server does it
         except LaminaError as error:
             _log.warning("gc failed: %s", error)
+        except Exception:  # noqa: BLE001 - a fault of ours, which must not end gc for as long as the server runs
+            _log.exception("gc failed")
         else:
             _log.info("gc deleted %d blobs, %d bytes, %d uploads", len(done.blobs), done.size, done.uploads)

@@ -39,14 +39,12 @@ def is_race(error: BaseException) -> bool:
 
 @contextmanager
 def reported(location: str, what: str) -> Iterator[None]:
-    """Turn the errors of obstore in the block into LaminaError. FileNotFoundError, AlreadyExistsError and
-    PreconditionError are the caller's, except for a missing bucket."""
+    """Turn the errors of obstore in the block into LaminaError. FileNotFoundError is the caller's, except for a
+    missing bucket."""
     from obstore import exceptions
 
     try:
         yield
-    except (exceptions.AlreadyExistsError, exceptions.PreconditionError, exceptions.NotModifiedError):
-        raise
     except FileNotFoundError as error:
         if is_missing_bucket(error):
             raise _missing(location) from None

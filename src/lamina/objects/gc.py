@@ -20,7 +20,7 @@ from lamina.objects.documents import Upload
 from lamina.objects.lease import Lease, storage_time
 from lamina.objects.manifests import PERIOD
 from lamina.objects.records import Condemned, Records
-from lamina.objects.references import ReferenceReader, References, batches
+from lamina.objects.references import ReferenceReader, References, batches, check_deleted
 from lamina.objects.removal import LEASE, REAL, Clock
 from lamina.objects.repositories import GRACE
 from lamina.objects.tags import Tags
@@ -150,10 +150,10 @@ class Collector:
         try:
             state = Upload.from_bytes(found.data, key)
         except StoreDamaged:
-            state = Upload("")
-        if self._bucket.swap(key, replace(state, removing=True).to_bytes(), found.version) is None:
+            state = None  # its bytes are leftovers, if no blob has them
+        if self._bucket.swap(key, replace(state or Upload(""), removing=True).to_bytes(), found.version) is None:
             return False  # somebody goes on with it
-        if not state.finishing or not self._owns(Digest.parse(state.finishing), ident):
+        if state is not None and not (state.finishing and self._owns(Digest.parse(state.finishing), ident)):
             self._records.discard(ident)
         self._bucket.delete(key)
         return True
@@ -183,6 +183,11 @@ class Collector:
             for key, ident, modified in links
             if modified < now - self._abandoned and (digest not in owners or owners[digest][1] != ident)
         ]
+        stale += [
+            one.key
+            for one in self._bucket.list(keys.GC)
+            if one.key.startswith(keys.CLOCK) and one.modified < now - self._abandoned
+        ]
         period = int(now) // PERIOD
         stale += [
             key
@@ -210,5 +215,7 @@ class Collector:
             for (digest, modified), record in zip(batch, records, strict=True):
                 if record is not None:
                     found[digest] = (modified, record[0].ident)
+                else:
+                    check_deleted(self._bucket, keys.record(digest))
         self._idents = found
         return found

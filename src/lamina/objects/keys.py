@@ -10,7 +10,9 @@ from lamina.errors import UsageError
 from lamina.spec.digest import Digest
 
 FORMAT = "lamina.json"
-LEASE = "gc/lease"
+GC = "gc"
+LEASE = f"{GC}/lease"
+CLOCK = f"{GC}/clock-"
 BLOBS = "blobs"
 DATA = "data"
 UPLOADS = "uploads"

@@ -22,7 +22,7 @@ _RENEWED = 60.0
 
 def storage_time(bucket: Bucket) -> float:
     """The time by the clock of the storage, which dates all objects. Seconds; never later than now."""
-    key = f"gc/clock-{secrets.token_hex(4)}"
+    key = f"{keys.CLOCK}{secrets.token_hex(4)}"
     bucket.put(key, b"1")
     found = bucket.head(key)
     bucket.delete(key)

@@ -70,6 +70,8 @@ def read_plainly(url: str, start: int, end: int, location: str) -> PlainPieces |
         if answer.status == 206 and answer.length == end - start and not answer.chunked:
             # what was read ahead with the head; from here on nothing is between us and the socket
             first = answer.read1(_PIECE)
+            if not first:  # the storage has closed the connection
+                return None
             return PlainPieces(_detached(answer), first, end - start - len(first), location)
     except (OSError, http.client.HTTPException):
         pass

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 20_000
 
+_BELIEVED = 60.0
+"""Seconds for which a record is remembered. Other servers may have removed the blob, and pushed it anew."""
+
 
 @dataclass(frozen=True)
 class Condemned:
@@ -37,7 +40,7 @@ class Records:
 
     def __init__(self, bucket: Bucket, clock: Clock = REAL) -> None:
         self._bucket, self._clock = bucket, clock
-        self._known: Memory[Digest, Record] = Memory(MAX_REMEMBERED)
+        self._known: Memory[Digest, Record] = Memory(MAX_REMEMBERED, seconds=_BELIEVED, now=clock.now)
 
     def known(self, digest: Digest) -> Record | None:
         """The record, perhaps as it was some time ago: enough to read the blob, not to rely on it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lamina.objects import keys
 from lamina.objects.documents import TOMBSTONE_SIZE, unpack_manifest
+from lamina.objects.failures import StorageFailure
 from lamina.objects.manifests import named
 from lamina.spec.manifest import parse
 
@@ -92,9 +93,20 @@ class ReferenceReader:
             return known[1]
         found = self._bucket.get(one.key)
         if found is None:
-            return None  # deleted meanwhile
+            check_deleted(self._bucket, one.key)
+            return None
         media_type, raw = unpack_manifest(found.data, one.key)
         return tuple(named(parse(raw, media_type, one.key)))
+
+
+def check_deleted(bucket: Bucket, key: str) -> None:
+    """Check that an object that was listed, and is not found, was deleted meanwhile. If it is still listed, what it
+    needs is not known. Raises StorageFailure."""
+    after = bucket.list(key.rpartition("/")[0], key[:-1])
+    if next((one.key == key for one in after if one.key >= key), False):
+        raise StorageFailure(
+            f"{bucket.location} lists {key}, and does not find it", hint="check the storage's address"
+        )
 
 
 def batches(values: Iterator[T], size: int) -> Iterator[list[T]]:

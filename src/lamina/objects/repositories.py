@@ -220,7 +220,12 @@ class ObjectRepositories:
         self._written.put(key, True)
         self._seen.put(key, True)
         now = self.records.rely(digest)
-        return now is not None and now.ident == record.ident
+        if now is not None and now.ident == record.ident:
+            return True
+        self._bucket.delete(key)  # its bytes are gone for good: nobody else needs this link
+        self._written.drop(key)
+        self._seen.drop(key)
+        return False
 
     def _kept(self, repository: str, one: Descriptor) -> None:
         record = self._in(repository, one.digest, fresh=True)

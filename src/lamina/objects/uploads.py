@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure
+from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure, SystemFailure
 from lamina.objects import keys
 from lamina.objects.appending import Appending, Writer, write_state
 from lamina.objects.blob import ANY_TYPE, PartStream
@@ -96,12 +96,21 @@ class ObjectUploads:
         state = writer.state
         if state.finishing not in ("", str(digest)):
             raise Conflict(f"upload {ident} is being finished with another digest", hint="start a new upload")
+        if state.finishing:
+            done = self._finished_before(repository, ident, digest, writer)
+            if done is not None:
+                return done
         # from here on no other server appends, nor removes the bytes
         self._write(ident, writer, replace(state, finishing=str(digest)))
         if digest.algorithm == CANONICAL and writer.hasher is not None:
             hasher = writer.hasher
         else:
-            self._hash(ident, state, hasher)
+            try:
+                self._hash(ident, state, hasher)
+            except SystemFailure:
+                if not state.finishing:
+                    raise
+                raise self._taken(ident) from None
         actual = Digest(digest.algorithm, hasher.hexdigest())
         if actual != digest:
             self._remove(ident)
@@ -111,9 +120,8 @@ class ObjectUploads:
             record = self._records.publish(digest, new)
             if self._linked(repository, digest, record):
                 break
-            if record.ident == ident:  # gc has taken the blob before it was in a repository: this took hours
-                self._remove(ident)
-                raise RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
+            if record.ident == ident:
+                raise self._taken(ident)
         if record.ident == ident:
             self._forget(ident)
             if new.runs != state.runs and record.runs == new.runs:  # another server may use the parts
@@ -123,6 +131,25 @@ class ObjectUploads:
         else:
             self._remove(ident)
         return Descriptor(ANY_TYPE, digest, record.size)
+
+    def _finished_before(self, repository: str, ident: str, digest: Digest, writer: Writer) -> Descriptor | None:
+        """Go on with an upload whose end was broken off. Its blob may have been made; then gc may have taken it, with
+        the bytes of the upload. None if the blob was not made: the bytes are then hashed as they are in the storage.
+        Raises RemoteFailure."""
+        self._records.rely(digest)
+        found = self._records.read(digest)
+        if found is None or found[0].ident != ident:
+            writer.hasher = None
+            return None
+        if not self._linked(repository, digest, found[0]):
+            raise self._taken(ident)
+        self._forget(ident)
+        return Descriptor(ANY_TYPE, digest, found[0].size)
+
+    def _taken(self, ident: str) -> RemoteFailure:
+        """gc has taken the blob of an upload before it was in a repository: this took hours."""
+        self._remove(ident)
+        return RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
 
     def cancel(self, repository: str, ident: str) -> None:
         while True:

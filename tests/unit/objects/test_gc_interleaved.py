@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import BlobNotFound, Conflict, NotFound, RemoteFailure
+from lamina.objects.bucket import Found
+from lamina.objects.failures import StorageFailure
 from lamina.objects.fsck import Checker
 from lamina.objects.gc import Collector
 from lamina.objects.repositories import GRACE, ObjectRepositories
@@ -157,3 +159,33 @@ def test_what_nothing_needs_is_gone_in_the_end(seed: int) -> None:
         world.collect()()
     left = {key.split("/")[0] for key in world.bucket.objects if "_tags" not in key}
     assert left <= {"names", "gc", "lamina.json"}, world.bucket.objects.keys()
+
+
+class Misled(ModelBucket):
+    """Something between us and the storage answers 404 for what is there."""
+
+    hidden = ""
+
+    def get(self, key: str) -> Found | None:
+        return None if self.hidden and self.hidden in key else super().get(key)
+
+
+@pytest.mark.parametrize("hidden", ["/_manifests/", "blobs/"])
+def test_gc_deletes_nothing_if_objects_that_are_listed_are_not_found(hidden: str) -> None:
+    bucket = Misled()
+    place = ObjectRepositories(bucket, clock=bucket.clock, pool=AtOnce())
+    described = []
+    for blob in BLOBS:
+        ident = place.uploads.create(REPOSITORIES[0])
+        place.uploads.append(REPOSITORIES[0], ident, [blob])
+        place.uploads.finish(REPOSITORIES[0], ident, Digest.of(blob))
+        described.append(Descriptor(LAYER, Digest.of(blob), len(blob)))
+    config = Descriptor(CONFIG, described[0].digest, described[0].size)
+    document = build_manifest(config, described[1:])
+    place.put_manifest(REPOSITORIES[0], document.descriptor, document.raw, ["v1"])
+    bucket.advance(100 * GRACE)
+    bucket.hidden = hidden
+    with pytest.raises(StorageFailure, match="does not find"):
+        Collector(bucket, clock=bucket.clock, pool=AtOnce()).run()
+    bucket.hidden = ""
+    assert Checker(bucket, deep=True, pool=AtOnce()).run().damage == []

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.errors import Conflict, DigestMismatch, NotFound, SystemFailure
+from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure, SystemFailure
 from lamina.objects import appending, long_object
+from lamina.objects.bucket import Version
+from lamina.objects.failures import StorageFailure
 from lamina.objects.fsck import Checker
 from lamina.objects.gc import Collector
 from lamina.objects.repositories import GRACE, ObjectRepositories
@@ -88,3 +90,41 @@ def test_an_acknowledged_blob_is_whole_and_nothing_stays_in_the_end(seed: int) -
         world.bucket.advance(30 * GRACE)
         world.collect()
     assert {key.split("/")[0] for key in world.bucket.objects} <= {"names", "gc"}
+
+
+class Failing(ModelBucket):
+    """Can't write some objects, until it is repaired."""
+
+    broken = ""
+
+    def put(self, key: str, data: bytes) -> Version:
+        if self.broken and self.broken in key:
+            raise StorageFailure("model: failed")
+        return super().put(key, data)
+
+
+@pytest.mark.parametrize("other_server", [False, True])
+@pytest.mark.parametrize("hours", [0, 3])
+def test_an_upload_whose_end_failed_is_acknowledged_later_only_if_its_bytes_are_there(
+    hours: int, other_server: bool
+) -> None:
+    bucket = Failing()
+    places = [ObjectRepositories(bucket, clock=bucket.clock, pool=AtOnce()) for _ in range(2)]
+    uploads, digest = places[0].uploads, Digest.of(DATA)
+    ident = uploads.create(REPOSITORY)
+    uploads.append(REPOSITORY, ident, [DATA])
+    bucket.broken = "/_blobs/"
+    with pytest.raises(StorageFailure):
+        uploads.finish(REPOSITORY, ident, digest)
+    bucket.broken = ""
+    bucket.advance(hours * GRACE)
+    Collector(bucket, clock=bucket.clock, pool=AtOnce()).run()
+    try:
+        places[other_server].uploads.finish(REPOSITORY, ident, digest)
+    except RemoteFailure:
+        assert hours, "the client has to send it again only if gc has taken it"
+    else:
+        with places[0].blob(REPOSITORY, digest).open() as stream:
+            assert stream.read() == DATA
+    report = Checker(bucket, deep=True, pool=AtOnce()).run()
+    assert (report.damage, report.uploads) == ([], 0)
