@@ -455,6 +455,19 @@ def test_a_quota_refuses_before_and_within_the_body(client: Client) -> None:
     assert alice.push("team/big", "1", text="a" * 5000).status == 201
 
 
+def test_an_open_upload_counts_toward_the_quota_until_it_is_removed(client: Client) -> None:
+    alice = client.as_user("alice")
+    first, second, third = (alice.send("POST", "/v2/team/small/blobs/uploads/").headers["Location"] for _ in range(3))
+    assert alice.status("PATCH", first, b"a" * 1200) == 202
+    assert alice.code("PATCH", second, b"b" * 801) == (403, "DENIED")
+    assert alice.status("GET", second) == 404  # what does not fit is not kept
+    assert alice.status("PATCH", third, b"c" * 800) == 202
+    assert alice.code("PUT", "/v2/team/small/manifests/1", b"{}") == (403, "DENIED")
+    assert alice.status("DELETE", first) == 204
+    assert alice.status("PUT", f"{third}?digest={Digest.of(b'c' * 800 + b'd' * 1200)}", b"d" * 1200) == 201
+    assert alice.push_blob("team/small", b"x").status == 403
+
+
 def test_pushes_at_once_do_not_exceed_a_quota_together(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     alice = client.as_user("alice")
     assert alice.push_blob("team/small", b"{}").status == 201  # the quota is counted, and there is room for one more

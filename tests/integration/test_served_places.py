@@ -116,6 +116,11 @@ class Uploads:
         self.objects.parts[repository, ident] = bytearray()
         return ident
 
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        return {
+            ident: (name, len(data)) for (name, ident), data in self.objects.parts.items() if repository in ("", name)
+        }
+
     def size(self, repository: str, ident: str) -> int:
         if (repository, ident) not in self.objects.parts:
             raise NotFound(f"no upload {ident}")

@@ -14,8 +14,17 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, Conflict, DigestMismatch, InvalidDocument, LimitExceeded, NotFound
+from lamina.errors import (
+    BlobNotFound,
+    Conflict,
+    DigestMismatch,
+    InvalidDocument,
+    LimitExceeded,
+    NotFound,
+    RateLimited,
+)
 from lamina.host.lock import unheld
+from lamina.source import upload_limits
 from lamina.source.select import MAX_NESTING
 from lamina.source.served import WritableRepositories
 from lamina.spec.descriptor import Descriptor
@@ -148,7 +157,7 @@ def test_a_repository_without_tags_exists_until_all_is_pruned(root: Path) -> Non
         assert place.names() == []
         with pytest.raises(NotFound):
             place.tags(REPOSITORY)
-    assert {*os.listdir(root / "repositories")} <= {".grace", ".keep-uploads"}
+    assert {*os.listdir(root / "repositories")} <= {".grace", ".keep-uploads", ".uploads"}
     assert os.listdir(root / "blobs/sha256") == []
 
 
@@ -565,6 +574,47 @@ def test_old_uploads_are_swept(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(NotFound):
             place.uploads.size(REPOSITORY, old)
         assert place.uploads.size(REPOSITORY, held) == place.uploads.size(REPOSITORY, young) == 0
+
+
+def test_all_servers_of_a_store_know_which_uploads_are_open(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_limits, "MOST_EACH", 2)
+    monkeypatch.setattr(upload_limits, "MOST", 3)
+    long = "docker.io/" + "/".join(["x" * 60] * 4)
+    with serving(root) as one, serving(root) as two:
+        first = one.uploads.create(REPOSITORY)
+        one.uploads.append(REPOSITORY, first, [b"12345"])
+        second = two.uploads.create(REPOSITORY)
+        with pytest.raises(RateLimited, match="2 uploads to this repository"):
+            one.uploads.create(REPOSITORY)
+        third = two.uploads.create(long)
+        with pytest.raises(RateLimited, match="3 uploads to this registry"):
+            two.uploads.create("docker.io/third")
+        everything = {first: (REPOSITORY, 5), second: (REPOSITORY, 0), third: (long, 0)}
+        assert one.uploads.received() == two.uploads.received() == everything
+        assert one.uploads.received(long) == {third: (long, 0)}
+        one.uploads.cancel(REPOSITORY, second)
+        (path,) = (root / "ingest").glob(f"upload-{first}*")
+        os.utime(path, (time.time() - 4000,) * 2)  # idle for an hour
+        for _ in range(2):
+            one.uploads.create(REPOSITORY)
+        assert first not in one.uploads.received()
+
+
+def test_names_of_repositories_without_uploads_are_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "_SWEEP_EVERY", 0)
+    with serving(root) as place:
+        ident = place.uploads.create(REPOSITORY)
+        place.uploads.cancel("docker.io/gone", place.uploads.create("docker.io/gone"))
+        names = root / "repositories/.uploads"
+        assert {path.read_text() for path in names.iterdir()} == {REPOSITORY, "docker.io/gone"}
+        for path in names.iterdir():
+            os.utime(path, (time.time() - 4000,) * 2)
+        place.uploads.create(REPOSITORY)
+        (path,) = names.iterdir()
+        assert path.read_text() == REPOSITORY
+        path.write_bytes(b"")  # as after a crash of the host
+        place.uploads.create(REPOSITORY)
+        assert ident in place.uploads.received()
 
 
 def test_prune_leaves_uploads_of_a_running_server_for_a_day(root: Path) -> None:

@@ -110,7 +110,7 @@ class Appending:
 
 def write_state(bucket: Bucket, ident: str, writer: Writer, state: Upload) -> None:
     """Raises Conflict if another server has taken over."""
-    version = bucket.swap(keys.upload(ident), state.to_bytes(), writer.version)
+    version = bucket.swap(keys.upload(state.repository, ident), state.to_bytes(), writer.version)
     if version is None:
         raise Conflict(f"upload {ident} was taken over or removed by another request", hint="ask for its status")
     writer.state, writer.version = state, version

@@ -40,6 +40,8 @@ class Listed:
     key: str
     size: int
     modified: float
+    tag: str = ""
+    """The ETag, if the list has it."""
 
 
 class Writing(Protocol):
@@ -184,7 +186,9 @@ class ObstoreBucket:
             with reported(self.location, f"listing {prefix}"):
                 for page in self._small.list(prefix, offset=after or None, chunk_size=_PAGE):
                     for one in page:
-                        yield Listed(one["path"], one["size"], one["last_modified"].timestamp())
+                        yield Listed(
+                            one["path"], one["size"], one["last_modified"].timestamp(), one.get("e_tag") or ""
+                        )
         except FileNotFoundError:
             # only something between us and the storage can say this. An empty list would let gc delete everything
             raise StorageFailure(

@@ -44,8 +44,22 @@ def generation_of_part(key: str) -> str:
     return key.split("/")[1]
 
 
-def upload(ident: str) -> str:
-    return f"{UPLOADS}/{ident}"
+def uploads(repository: str) -> str:
+    """The prefix of the states of uploads to a repository."""
+    return f"{UPLOADS}/{mark(repository)}"
+
+
+def upload(repository: str, ident: str) -> str:
+    return f"{uploads(repository)}/{ident}"
+
+
+def mark_of_upload(key: str) -> str:
+    return key.split("/")[1]
+
+
+def mark(repository: str) -> str:
+    """What stands for a repository where its name would be too long."""
+    return Digest.of(repository.encode()).encoded[:16]
 
 
 def marker(repository: str) -> str:

@@ -67,7 +67,7 @@ class ObjectRepositories:
         self._written: Memory[str, bool] = Memory(MAX_REMEMBERED, seconds=grace / 4, now=clock.now)
         self._sending = pool or ThreadPoolExecutor(SENDERS, "lamina-send")
         senders = Senders(self._sending, Budget(WAITING))
-        self.uploads = ObjectUploads(bucket, self.records, self._link, senders, joined=redirect)
+        self.uploads = ObjectUploads(bucket, self.records, self._link, senders, self._pool, joined=redirect)
 
     def close(self) -> None:
         for pool in (self._pool, self._sending):

@@ -21,10 +21,13 @@ from lamina.objects.blob import ANY_TYPE, PartStream
 from lamina.objects.documents import Record, Runs, Upload, slices, with_part
 from lamina.objects.long_object import LongObject
 from lamina.objects.memory import Memory
+from lamina.objects.open_uploads import OpenUploads
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from lamina.objects.bucket import Bucket, Version
     from lamina.objects.long_object import Senders
     from lamina.objects.records import Records
@@ -43,6 +46,7 @@ class ObjectUploads:
         records: Records,
         linked: Callable[[str, Digest, Record], bool],
         senders: Senders,
+        pool: Executor,
         *,
         joined: bool = False,
     ) -> None:
@@ -52,13 +56,18 @@ class ObjectUploads:
         self._guard = threading.Lock()
         self._senders = senders
         self._joined = joined
+        self._open_ones = OpenUploads(bucket, pool)
 
     def create(self, repository: str) -> str:
+        self._open_ones.begin(repository)
         ident = secrets.token_hex(16)
         state = Upload(repository, epoch=1)
-        version = self._bucket.put(keys.upload(ident), state.to_bytes())
+        version = self._bucket.put(keys.upload(repository, ident), state.to_bytes())
         self._writers.put(ident, Writer(state, version, hasher=new_hasher()))
         return ident
+
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        return self._open_ones.received(repository)
 
     def size(self, repository: str, ident: str) -> int:
         if ident in self._held:
@@ -110,10 +119,10 @@ class ObjectUploads:
             except SystemFailure:
                 if not state.finishing:
                     raise
-                raise self._taken(ident) from None
+                raise self._taken(repository, ident) from None
         actual = Digest(digest.algorithm, hasher.hexdigest())
         if actual != digest:
-            self._remove(ident)
+            self._remove(repository, ident)
             raise DigestMismatch(f"the upload has the digest {actual}, not {digest}", hint="send the blob again")
         new = Record(state.size, ident, self._one_part(ident, writer) if self._joined else state.runs)
         while True:
@@ -121,15 +130,15 @@ class ObjectUploads:
             if self._linked(repository, digest, record):
                 break
             if record.ident == ident:
-                raise self._taken(ident)
+                raise self._taken(repository, ident)
         if record.ident == ident:
-            self._forget(ident)
+            self._forget(repository, ident)
             if new.runs != state.runs and record.runs == new.runs:  # another server may use the parts
                 self._bucket.delete_all(
                     [keys.part(ident, epoch, number) for epoch, number, _, _ in slices(state.runs, 0, state.size)]
                 )
         else:
-            self._remove(ident)
+            self._remove(repository, ident)
         return Descriptor(ANY_TYPE, digest, record.size)
 
     def _finished_before(self, repository: str, ident: str, digest: Digest, writer: Writer) -> Descriptor | None:
@@ -142,13 +151,13 @@ class ObjectUploads:
             writer.hasher = None
             return None
         if not self._linked(repository, digest, found[0]):
-            raise self._taken(ident)
-        self._forget(ident)
+            raise self._taken(repository, ident)
+        self._forget(repository, ident)
         return Descriptor(ANY_TYPE, digest, found[0].size)
 
-    def _taken(self, ident: str) -> RemoteFailure:
+    def _taken(self, repository: str, ident: str) -> RemoteFailure:
         """gc has taken the blob of an upload before it was in a repository: this took hours."""
-        self._remove(ident)
+        self._remove(repository, ident)
         return RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
 
     def cancel(self, repository: str, ident: str) -> None:
@@ -157,16 +166,19 @@ class ObjectUploads:
             if state.finishing:
                 raise Conflict(f"upload {ident} is being finished", hint="wait for the other request")
             self._writers.drop(ident)  # a request that writes to it here fails, as one on another server does
-            if self._bucket.swap(keys.upload(ident), replace(state, removing=True).to_bytes(), version) is not None:
+            if (
+                self._bucket.swap(keys.upload(repository, ident), replace(state, removing=True).to_bytes(), version)
+                is not None
+            ):
                 break
-        self._remove(ident)
+        self._remove(repository, ident)
 
     def _read(self, repository: str, ident: str) -> tuple[Upload, Version]:
         found = None
         if len(ident) == 32 and not ident.strip("0123456789abcdef"):
-            found = self._bucket.get(keys.upload(ident))
+            found = self._bucket.get(keys.upload(repository, ident))
         if found is not None:
-            state = Upload.from_bytes(found.data, keys.upload(ident))
+            state = Upload.from_bytes(found.data, keys.upload(repository, ident))
             if state.repository == repository and not state.removing:
                 return state, found.version
         raise NotFound(f"no upload {ident[:64]!r} in {repository}", hint="start a new upload")
@@ -212,11 +224,12 @@ class ObjectUploads:
                 one.drop()
         return with_part((), state.epoch, number, state.size)
 
-    def _remove(self, ident: str) -> None:
+    def _remove(self, repository: str, ident: str) -> None:
         """Delete the bytes, then the state."""
         self._records.discard(ident)
-        self._forget(ident)
+        self._forget(repository, ident)
 
-    def _forget(self, ident: str) -> None:
+    def _forget(self, repository: str, ident: str) -> None:
         self._writers.drop(ident)
-        self._bucket.delete(keys.upload(ident))
+        self._bucket.delete(keys.upload(repository, ident))
+        self._open_ones.ended(repository)

@@ -38,6 +38,7 @@ from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import is_tag
 
 if TYPE_CHECKING:
+    from lamina.serve.permit import UploadPermit
     from lamina.source.served import Repositories, WritableRepositories
 
 
@@ -87,21 +88,28 @@ class WriteApi(ReadApi):
         if digest and not mount:
             stated = digest_of(digest)
             ident = place.uploads.create(repository)
-            # whatever fails, the client does not know the upload
-            with self._dropped_at(BaseException, repository, ident), place.uploads.held(repository, ident):
-                place.uploads.append(repository, ident, self._body(request, repository, 0))
-                return self._finished(request, repository, ident, stated)
+            with (
+                request.permit.upload(repository, ident, place) as permit,
+                self._dropped_at(BaseException, repository, ident, permit),  # the client does not know the upload
+                place.uploads.held(repository, ident),
+            ):
+                place.uploads.append(repository, ident, self._body(request, permit, 0))
+                return self._finished(request, repository, ident, stated, permit)
         ident = place.uploads.create(repository)
         return Response(202, self._progress(request, ident, 0))
 
     @contextmanager
-    def _dropped_at(self, kind: type[BaseException], repository: str, ident: str) -> Iterator[None]:
-        """Remove the upload if the block fails with this kind of error."""
+    def _dropped_at(
+        self, kind: type[BaseException], repository: str, ident: str, permit: UploadPermit
+    ) -> Iterator[None]:
+        """Remove the upload if the block fails with this kind of error, or because of a quota."""
         try:
             yield
-        except kind:
-            with suppress(LaminaError):  # it may be gone already
-                self._writable().uploads.cancel(repository, ident)
+        except BaseException as error:
+            if isinstance(error, kind) or (isinstance(error, ApiError) and error.status == 403):
+                with suppress(LaminaError):  # it may be gone already
+                    self._writable().uploads.cancel(repository, ident)
+                permit.ended(held=False)
             raise
 
     def _mounted(self, request: Request, repository: str, digest: Digest, source: str) -> bool:
@@ -123,32 +131,36 @@ class WriteApi(ReadApi):
         if request.method in ("GET", "HEAD"):
             return Response(204, self._progress(request, ident, size))
         if request.method == "DELETE":
-            place.uploads.cancel(repository, ident)
+            with request.permit.upload(repository, ident, place) as permit:
+                place.uploads.cancel(repository, ident)
+                permit.ended(held=False)
             return Response(204)
         if request.method not in ("PATCH", "PUT"):
             raise ApiError(
                 405, "UNSUPPORTED", f"{request.method} is not supported here", Allow="GET, PATCH, PUT, DELETE"
             )
         stated = digest_of(request.route.one("digest")) if request.method == "PUT" else None
-        # a full disk has no room for a part that may never be completed
-        with self._dropped_at(DiskFull, repository, ident), place.uploads.held(repository, ident):
-            self._in_order(request, ident, place.uploads.size(repository, ident))
-            body = self._body(request, repository, place.uploads.size(repository, ident))
-            size = place.uploads.append(repository, ident, body)
+        with (
+            place.uploads.held(repository, ident),
+            request.permit.upload(repository, ident, place) as permit,
+            self._dropped_at(DiskFull, repository, ident, permit),  # it may never be completed, and takes space
+        ):
+            size = place.uploads.size(repository, ident)
+            self._in_order(request, ident, size)
+            size = place.uploads.append(repository, ident, self._body(request, permit, size))
             if stated is not None:
-                return self._finished(request, repository, ident, stated)
+                return self._finished(request, repository, ident, stated, permit)
         return Response(202, self._progress(request, ident, size))
 
-    def _body(self, request: Request, repository: str, size: int) -> Iterator[bytes]:
+    def _body(self, request: Request, permit: UploadPermit, size: int) -> Iterator[bytes]:
         """The body of a request whose upload has ``size`` bytes, within the quota: checked at once if the length is
         stated, and as the bytes arrive."""
-        place, permit = self._writable(), request.permit
-        permit.check_room(repository, size + (request.length or 0), place)
+        permit.check(size + (request.length or 0))
 
         def pieces(size: int) -> Iterator[bytes]:
             for piece in request.body:
                 size += len(piece)
-                permit.check_room(repository, size, place)
+                permit.grow(size)
                 yield piece
 
         return pieces(size)
@@ -176,13 +188,18 @@ class WriteApi(ReadApi):
             "Docker-Upload-UUID": ident,
         }
 
-    def _finished(self, request: Request, repository: str, ident: str, digest: Digest) -> Response:
+    def _finished(
+        self, request: Request, repository: str, ident: str, digest: Digest, permit: UploadPermit
+    ) -> Response:
         place = self._writable()
+        permit.grow(place.uploads.size(repository, ident))
         try:
-            with request.permit.room(repository, place.uploads.size(repository, ident), place):
-                place.uploads.finish(repository, ident, digest)
+            place.uploads.finish(repository, ident, digest)
         except (InvalidContent, Unsupported) as error:
+            if not isinstance(error, Unsupported):  # then the upload is still there
+                permit.ended(held=False)
             raise ApiError(400, "DIGEST_INVALID", error.message) from None
+        permit.ended(held=True)
         return self._created(request, digest)
 
     def _created(self, request: Request, digest: Digest) -> Response:

@@ -68,7 +68,13 @@ class UploadPlace(Protocol):
     repository."""
 
     def create(self, repository: str) -> str:
-        """Begin an upload. Returns its ident, 32 random hex digits: nobody can guess it."""
+        """Begin an upload. Returns its ident, 32 random hex digits: nobody can guess it. Raises RateLimited if too
+        many are open (``source.upload_limits``)."""
+        ...
+
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        """The open uploads, of all servers: by ident, the repository and the bytes received. ``repository``: of this
+        one alone."""
         ...
 
     def size(self, repository: str, ident: str) -> int:

@@ -7,6 +7,8 @@ A repository has four directories, with one file for each digest:
 - ``_kept``: a client was told that it need not send the object. Protected for the grace time.
 - ``_deleted``: the object is not in the repository, whatever names it.
 
+Beside them, in the top directory, are the settings of the last server, and ``.uploads`` (``store.open_uploads``).
+
 The name of no repository has a component that begins with ``_``. The caller of a method that protects something holds
 the store's lock, so that a gc has either seen it or has not begun.
 """
@@ -34,6 +36,8 @@ KINDS = (LINKS, PUSHED, KEPT, DELETED)
 _GRACE = ".grace"
 _KEEP_UPLOADS = ".keep-uploads"
 _TURN = ".gc"
+UPLOADS = ".uploads"
+"""A directory for ``store.open_uploads``."""
 _OWN = (_GRACE, _KEEP_UPLOADS, _TURN)
 _FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -91,7 +95,7 @@ class Members:
                 continue
             if LINKS in names and above:
                 yield _unquoted(above)
-            pending += [os.path.join(above, name) for name in names if not name.startswith("_")]
+            pending += [os.path.join(above, name) for name in names if not name.startswith(("_", "."))]
 
     def has(self, repository: str, digest: Digest) -> bool:
         """Whether the object was pushed to the repository, and not deleted since."""
@@ -225,7 +229,7 @@ class Members:
                 own = _OWN if above == self._paths.repositories else ()
                 odd = [name for name in files if name not in own]
                 odd += [name for name in directories if name.startswith("_") and name not in KINDS]
-                directories[:] = [name for name in directories if name not in odd]
+                directories[:] = [name for name in directories if name not in odd and name != UPLOADS]
             yield from (os.path.relpath(os.path.join(above, name), self._paths.root) for name in odd)
 
     def _files(self, *kinds: str, dated: bool = True) -> Iterator[tuple[str, str, Digest, int]]:

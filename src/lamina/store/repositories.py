@@ -321,6 +321,9 @@ class RepositoryUploads:
     def create(self, repository: str) -> str:
         return self._uploads.create(repository)
 
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        return self._uploads.received(repository)
+
     def size(self, repository: str, ident: str) -> int:
         return self._uploads.size(repository, ident)
 

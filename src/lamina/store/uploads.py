@@ -15,26 +15,28 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from lamina.errors import Conflict, DigestMismatch, LimitExceeded, NotFound
+from lamina.errors import Conflict, DigestMismatch, LimitExceeded, NotFound, RateLimited
 from lamina.host.files import CHUNK, remove, reported, sync_directory, write_all
 from lamina.host.lock import acquire, is_same, unheld
 from lamina.host.spool import CHECK_EVERY, check_free_space
 from lamina.light import pattern
+from lamina.source.upload_limits import check_open_uploads
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest
 from lamina.store import clock
 from lamina.store.blobs import Blobs
 from lamina.store.fault import point
 from lamina.store.leftovers import KEEP_UPLOADS
+from lamina.store.open_uploads import PREFIX, OpenUploads, mark_of
 from lamina.store.paths import READ_ONLY, Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from hashlib import _Hash
 
-PREFIX = "upload-"
 ANY_TYPE = "application/octet-stream"
 _SWEEP_EVERY = 3600.0
+_KEEP_OF_MANY = 3600.0  # seconds without a byte after which an upload makes room for another one
 _PATIENCE = 2.0  # seconds until an upload that is locked is refused
 _MOST_HASHED = 10_000
 """Uploads whose hash is remembered; the file of another one is read again."""
@@ -54,16 +56,34 @@ class Uploads:
         self._guard = threading.Lock()
         self._hashed: dict[str, tuple[_Hash, int]] = {}
         self._swept = 0.0
+        self._open_ones = OpenUploads(paths)
 
     def create(self, repository: str) -> str:
-        """Begin an upload. Raises SystemFailure."""
+        """Begin an upload. Raises RateLimited (too many are open), SystemFailure."""
         self._sweep_sometimes()
+        with reported(self._paths.ingest):
+            self._check_count(repository)
+            self._open_ones.note(repository)
         ident = os.urandom(16).hex()
         path = self._path(repository, ident)
         with reported(path):
             os.close(os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600))
         self._remember(path, _new(CANONICAL), 0)
         return ident
+
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        """The open uploads to this repository ("": to all), of all processes: by ident, the repository and the bytes
+        received. Raises SystemFailure."""
+        with reported(self._paths.ingest):
+            return self._open_ones.received(repository)
+
+    def _check_count(self, repository: str) -> None:
+        """Raises RateLimited, OSError."""
+        try:
+            check_open_uploads(*self._open_ones.count(repository))
+        except RateLimited:
+            self.sweep(min(self._keep_for, _KEEP_OF_MANY))
+            check_open_uploads(*self._open_ones.count(repository))
 
     def size(self, repository: str, ident: str) -> int:
         """The bytes received so far. Raises NotFound."""
@@ -158,16 +178,14 @@ class Uploads:
             if not remove(path):
                 raise _unknown(ident)
 
-    def sweep(self) -> None:
-        """Remove the uploads that got no byte for ``keep_for`` seconds. Raises OSError."""
+    def sweep(self, keep_for: float) -> None:
+        """Remove the uploads that got no byte for so many seconds. Raises OSError."""
         now = clock.now(self._paths)
-        with os.scandir(self._paths.ingest) as found:
-            names = [one.name for one in found if one.name.startswith(PREFIX) and one.is_file(follow_symlinks=False)]
-        for name in names:
-            path = os.path.join(self._paths.ingest, name)
+        for path in self._open_ones.paths():
             with suppress(FileNotFoundError), unheld(path) as free:
-                if free and not clock.is_younger(os.stat(path).st_mtime_ns, self._keep_for, now):
+                if free and not clock.is_younger(os.stat(path).st_mtime_ns, keep_for, now):
                     remove(path)
+        self._open_ones.tidy(now)
 
     def _sweep_sometimes(self) -> None:
         with self._guard:
@@ -175,7 +193,7 @@ class Uploads:
                 return
             self._swept = time.monotonic()
         with reported(self._paths.ingest):
-            self.sweep()
+            self.sweep(self._keep_for)
 
     @contextmanager
     def _open(self, path: str, ident: str) -> Iterator[int]:
@@ -220,8 +238,7 @@ class Uploads:
         reach it by the name of another one. Raises NotFound for a malformed ``ident``."""
         if not _IDENT.fullmatch(ident):
             raise _unknown(ident)
-        place = Digest.of(repository.encode()).encoded[:16]
-        return os.path.join(self._paths.ingest, f"{PREFIX}{ident}-{place}")
+        return os.path.join(self._paths.ingest, f"{PREFIX}{ident}-{mark_of(repository)}")
 
 
 def _new(algorithm: str) -> _Hash:

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pytest
 from lamina.serve.api import open_api
 from lamina.serve.asgi.application import Site
 from lamina.serve.asgi.background import in_background
+from lamina.serve.asgi.callers import Callers
 from lamina.serve.asgi.forwarded import parse_networks
 from lamina.serve.asgi.limits import Limits
 from lamina.serve.asgi.listen import Address
@@ -489,6 +490,38 @@ def test_proxies_are_believed_only_if_they_are_trusted(tmp_path: Path) -> None:
             assert wire.answer().status == 200
             wire.close()
     assert seen == [("127.0.0.1", "http", "localhost"), ("203.0.113.7", "https", "hub.example")]
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+def test_clients_of_a_proxy_that_is_not_trusted_are_not_this_machine(server: World, name: str) -> None:
+    told = request("GET", "/metrics", **{name.replace("-", "_"): "127.0.0.1"})
+    found = server.ask(told)  # it is for this machine alone, and so is all of it
+    assert (found.status, found.code) == (403, "DENIED")
+    assert server.ask(told.replace(b"/metrics", b"/v2/")).status == 403
+    with in_background(Site(lambda asked: Response(200, {}, b"{}"))) as address, closing(Wire(address.port)) as wire:
+        for path, status in (("/metrics", 403), ("/v2/", 200), ("/healthz", 200)):
+            wire.send(told.replace(b"/metrics", path.encode()))
+            assert wire.answer().status == status
+        wire.send(request("GET", "/metrics"))
+        assert wire.answer().status == 200
+
+
+def test_connections_of_one_address_have_a_limit(tmp_path: Path) -> None:
+    with world(tmp_path, callers=Callers(2)) as server:
+        with server.wire() as first, server.wire() as second:
+            for wire in (first, second):
+                wire.send(request("GET", "/v2/"))
+                assert wire.answer().status == 200
+            with server.wire() as third:
+                found = third.answer()
+                assert (found.status, found.code, third.at_end()) == (429, "TOOMANYREQUESTS", True)
+        while server.ask(request("GET", "/v2/")).status != 200:
+            pass  # the server has not yet seen that the others are closed
+    with world(tmp_path, callers=Callers(1, parse_networks(["127.0.0.1"]))) as server:
+        with server.wire() as first, server.wire() as second:
+            for wire in (first, second):
+                wire.send(request("GET", "/v2/"))
+                assert wire.answer().status == 200
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:

@@ -420,6 +420,11 @@ class Place:
     def __init__(self, **sizes: int) -> None:
         self.sizes = {f"docker.io/{name.replace('__', '/')}": size for name, size in sizes.items()}
         self.asked = 0
+        self.uploads = self
+        self.open: dict[str, tuple[str, int]] = {}
+
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        return {ident: one for ident, one in self.open.items() if repository in ("", one[0])}
 
     def names(self, after: str = "", limit: int | None = None) -> list[str]:
         return sorted(self.sizes)
@@ -453,6 +458,53 @@ def test_what_was_taken_in_counts_at_once_and_counts_are_remembered() -> None:
     with pytest.raises(ApiError):
         quotas.check([quota], "docker.io/library/a", 1, place)
     assert place.asked == 1
+
+
+def test_open_uploads_count_once_whoever_received_their_bytes() -> None:
+    quota = Quota((RepositoryPattern.parse("team/**"),), 100)
+    place, quotas, name = Place(team__a=10), Quotas(), "docker.io/team/new"
+    place.open = {"theirs": (name, 30), "mine": (name, 20), "other": ("docker.io/other/x", 500)}
+    with quotas.upload([quota], name, "mine", place) as mine:
+        mine.grow(50)  # 20 of them were counted
+        mine.check(60)
+        with pytest.raises(ApiError, match="90B are in use, 11B more do not fit"):
+            mine.grow(61)
+        with quotas.upload([quota], "docker.io/team/a", "third", place) as third:
+            third.grow(10)
+            with pytest.raises(ApiError):
+                mine.grow(51)
+            third.ended(held=False)
+        mine.grow(60)
+        mine.ended(held=True)
+    with pytest.raises(ApiError):
+        quotas.check([quota], name, 1, place)
+    assert place.asked == 1
+
+
+def test_a_count_knows_what_running_requests_have_not_written_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.serve.access.quotas.LIFE", 0.0)
+    quota, name = Quota((RepositoryPattern.parse("**"),), 100, each=True), "docker.io/library/a"
+    place, quotas = Place(), Quotas()
+    with quotas.upload([quota], name, "mine", place) as mine:
+        mine.grow(60)
+        with pytest.raises(ApiError):
+            quotas.check([quota], name, 41, place)
+        place.open = {"mine": (name, 60)}
+        quotas.check([quota], name, 40, place)
+    place.open = {}
+    quotas.check([quota], name, 100, place)
+
+
+def test_room_that_became_free_is_found_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    quota, name = Quota((RepositoryPattern.parse("**"),), 100), "docker.io/library/a"
+    place, quotas = Place(library__a=100), Quotas()
+    with pytest.raises(ApiError):
+        quotas.check([quota], name, 1, place)
+    place.sizes.clear()
+    with pytest.raises(ApiError):
+        quotas.check([quota], name, 1, place)
+    monkeypatch.setattr("lamina.serve.access.quotas.AGAIN", 0.0)
+    quotas.check([quota], name, 1, place)
 
 
 # the audit log and watched files

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from lamina.errors import UsageError
 from lamina.serve.asgi.access_log import line_of, shown_target
+from lamina.serve.asgi.callers import Callers
 from lamina.serve.asgi.connection import common_name
 from lamina.serve.asgi.exchange import Exchange
 from lamina.serve.asgi.forwarded import Client, client_of, host_of, is_in, parse_networks
@@ -40,7 +43,7 @@ TRUSTED = parse_networks(["10.0.0.0/8", "fd00::/8"])
 )
 def test_the_client_behind_trusted_proxies(told: dict[str, str], address: str) -> None:
     assert client_of(PROXY, told, TRUSTED).address == address
-    assert client_of(PROXY, told, ()) == PROXY
+    assert client_of(PROXY, told, ()) == replace(PROXY, relayed=bool(told))
 
 
 def test_what_a_trusted_proxy_tells_of_the_address_is_checked() -> None:
@@ -50,8 +53,30 @@ def test_what_a_trusted_proxy_tells_of_the_address_is_checked() -> None:
     assert client_of(PROXY, told, TRUSTED) == PROXY
     local = Client("", "http", "x")
     told = {"x-forwarded-for": "203.0.113.9"}
-    assert client_of(local, told, TRUSTED) == local
+    assert client_of(local, told, TRUSTED) == replace(local, relayed=True)
     assert client_of(local, told, TRUSTED, trust_unix=True).address == "203.0.113.9"
+
+
+def test_connections_of_an_address_are_counted_in_all_processes() -> None:
+    parent = Callers(2, TRUSTED, processes=2)
+    first, second = copy.copy(parent), copy.copy(parent)
+    first.begin(0)
+    second.begin(1)
+    entered = [one.enter("203.0.113.9") for one in (first, second, first)]
+    assert entered[0] is not None
+    assert second.is_over(entered[0])
+    other = first.enter("203.0.113.10")
+    assert other is not None
+    assert not first.is_over(other)
+    assert first.enter("") is None  # a Unix socket
+    assert first.enter("10.9.9.9") is None  # a trusted proxy
+    assert first.enter("2001:db8::1") == first.enter("2001:db8::2")
+    first.leave(entered[0])
+    assert not second.is_over(entered[0])
+    assert second.enter("::ffff:203.0.113.9") == entered[0]
+    assert first.is_over(entered[0])
+    second.begin(1)  # it was killed, and another process takes its place
+    assert not first.is_over(entered[0])
 
 
 @given(st.text(max_size=60))

@@ -60,6 +60,14 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes that serve."
 )
 @click.option(
+    "--connections-per-address",
+    type=click.IntRange(0),
+    default=1024,
+    show_default=True,
+    metavar="N",
+    help="Connections at once from one address, in all processes; 0 means no limit. Trusted proxies have none.",
+)
+@click.option(
     "--grace-period",
     type=click.IntRange(0, 3600),
     default=30,
@@ -114,6 +122,7 @@ def serve(
     anonymous_push: bool,
     trusted_proxy: tuple[str, ...],
     workers: int,
+    connections_per_address: int,
     grace_period: int,
     max_blob: int,
     access_log: str | None,
@@ -152,6 +161,7 @@ def serve(
         anonymous_push=anonymous_push,
         trusted=trusted_proxy,
         workers=workers,
+        connections_each=connections_per_address,
         grace=grace_period,
         max_blob=max_blob << 30,
         access_log=access_log,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lamina.serve.access.gate import Gate
     from lamina.serve.access.opening import OpenAccess
     from lamina.serve.asgi.application import Site
+    from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.listen import Address
     from lamina.serve.asgi.processes import Shared
     from lamina.serve.asgi.status import Checks
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from lamina.source.served import Readable, Repositories
 
 INSTALL = "run `pip install 'lamina[serve]'`"
+CONNECTIONS_EACH = 1024
+"""Connections at once from one address: docker has up to 8, and hundreds of hosts may be behind one address (NAT)."""
 _READING_OF_MIRROR = 128
 """Requests that are worked on at once: with a mirror, many may wait for another registry."""
 
@@ -53,6 +56,7 @@ class Settings:
     anonymous_push: bool
     trusted: Sequence[str]
     workers: int
+    connections_each: int
     grace: int
     max_blob: int
     access_log: str | None
@@ -74,6 +78,7 @@ class Settings:
             "--anonymous-push": self.anonymous_push,
             "--trusted-proxy": self.trusted,
             "--workers": self.workers > 1,
+            "--connections-per-address": self.connections_each != CONNECTIONS_EACH,
             "--access-log": self.access_log,
             "--metrics-from": self.metrics_from,
             "--explorer-cache": self.explorer_cache,
@@ -115,6 +120,7 @@ def run_small(place: Readable, settings: Settings) -> None:
 def run_service(place: Readable, settings: Settings) -> None:
     """Run the server of the extra `serve` until a signal. Raises UsageError, SystemFailure."""
     from lamina.serve.api import check_writable
+    from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.forwarded import parse_networks
     from lamina.serve.asgi.listen import address_of, given_by_systemd, listen, notify, notify_alive
     from lamina.serve.asgi.processes import supervise
@@ -143,7 +149,10 @@ def run_service(place: Readable, settings: Settings) -> None:
         _announce(place, [str(one) if one.path else f"{scheme}://{one}" for one in bound], settings)
         notify("READY=1")
 
-    work = partial(_work, place, settings, sockets, local)
+    callers = None
+    if settings.connections_each:
+        callers = Callers(settings.connections_each, parse_networks(settings.trusted), settings.workers)
+    work = partial(_work, place, settings, sockets, local, callers)
     try:
         if settings.workers == 1:
             code = work(0, None, announce)
@@ -190,6 +199,7 @@ def _work(
     settings: Settings,
     sockets: Sequence[socket.socket],
     local: bool,
+    callers: Callers | None,
     number: int,
     shared: Shared | None,
     ready: Callable[[], None],
@@ -220,7 +230,9 @@ def _work(
         if number == 0:
             threading.Thread(target=_tell_problems, args=(site.checks,), name="lamina-checks", daemon=True).start()
         context = tls.context if tls is not None else None
-        server = Server(lambda: Application(site), site.limits, tls=context, ready=ready, tick=tick)
+        if callers is not None:
+            callers.begin(number)
+        server = Server(lambda: Application(site), site.limits, callers=callers, tls=context, ready=ready, tick=tick)
 
         with stopped_by_signals(server.stop, reload):
             run(server, sockets)

@@ -9,7 +9,7 @@ from lamina.serve.access.identity import Identity
 from lamina.serve.access.quotas import Quotas
 from lamina.serve.access.rules import ADMIN, NOTHING, PULL, PUSH, Rules
 from lamina.serve.access.scopes import familiar
-from lamina.serve.permit import Holdings
+from lamina.serve.permit import Holdings, UploadPermit
 from lamina.serve.routes import ApiError
 
 
@@ -51,6 +51,9 @@ class RulesPermit:
 
     def room(self, repository: str, more: int, place: Holdings) -> AbstractContextManager[None]:
         return self.quotas.room(self.rules.quotas, repository, more, place)
+
+    def upload(self, repository: str, ident: str, place: Holdings) -> AbstractContextManager[UploadPermit]:
+        return self.quotas.upload(self.rules.quotas, repository, ident, place)
 
     def check_links(self, count: int) -> None:
         most = self.rules.limits.layers

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from lamina.serve.asgi.access_log import AccessLog
     from lamina.serve.asgi.body import Receive
+    from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.sending import Send
     from lamina.serve.http_message import Request, Response
 
@@ -46,7 +47,7 @@ class Site:
 
     ``answer``: the registry. ``routes``: more pages. ``local``: the server has no users and is for this machine only,
     so that web pages are kept out. ``trusted``: proxies whose X-Forwarded headers count. ``others``: the metrics of
-    the other processes."""
+    the other processes. ``callers``: limits the connections of each address."""
 
     answer: Callable[[Request], Response]
     limits: Limits = field(default_factory=Limits)
@@ -58,6 +59,7 @@ class Site:
     metrics: Metrics = field(default_factory=Metrics)
     others: Callable[[], Iterable[Series]] = tuple
     checks: Checks = field(default_factory=dict)
+    callers: Callers | None = None
     log: AccessLog | None = None
 
 
@@ -115,9 +117,12 @@ class Application:
         )
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._site.local and scope.get("client"):  # no web page reaches a Unix socket
+        if self._site.local:
             try:
-                check_local(exchange.headers)
+                if exchange.client.relayed:
+                    raise ApiError(403, "DENIED", _RELAYED)
+                if scope.get("client"):  # no web page reaches a Unix socket
+                    check_local(exchange.headers)
             except ApiError as error:
                 response = failed(error)
                 exchange.status = response.status
@@ -157,6 +162,7 @@ def _cut(scope: Scope) -> bool:
     return abort is not None
 
 
+_RELAYED = "this registry is for this machine only, not for clients of a proxy that is not trusted (--trusted-proxy)"
 _KINDS = frozenset({"explore", "token", "healthz", "readyz", "metrics"})
 
 

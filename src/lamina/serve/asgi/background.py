@@ -33,7 +33,7 @@ def in_background(
     sockets = listen([address or Address("127.0.0.1")])
     where = address_of(sockets[0])
     ready = threading.Event()
-    server = Server(lambda: Application(site), site.limits, tls=tls, ready=ready.set)
+    server = Server(lambda: Application(site), site.limits, callers=site.callers, tls=tls, ready=ready.set)
 
     def work() -> None:
         try:

@@ -17,6 +17,7 @@ from lamina.serve.routes import ApiError
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+    from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.limits import Limits
 
 GONE = "lamina.gone"
@@ -35,9 +36,11 @@ _DIRECT = 64 << 10  # a body of which more than this is missing is taken around 
 class Connection(HttpToolsProtocol):
     """A connection of a client. uvicorn makes one for each."""
 
-    def __init__(self, *, limits: Limits, **parts: Any) -> None:
+    def __init__(self, *, limits: Limits, callers: Callers | None = None, **parts: Any) -> None:
         super().__init__(**parts)
         self._limits = limits
+        self._callers = callers
+        self._caller: int | None = None
         self._running: RequestResponseCycle | None = None
         self._refusal: ApiError | None = None
         self._user = ""
@@ -58,8 +61,13 @@ class Connection(HttpToolsProtocol):
         if KernelCopy.is_possible(transport):
             self._kernel_copy = KernelCopy(self.transport, self._limits.patience)
         self._await_head()
+        if self._callers is not None:
+            self._caller = self._callers.enter(self.client[0] if self.client else "")
         if len(self.connections) > self._limits.connections:
             self._refusal = ApiError(503, "TOOMANYREQUESTS", "too many connections", Retry_After="1")
+            self.send_400_response("")
+        elif self._callers is not None and self._caller is not None and self._callers.is_over(self._caller):
+            self._refusal = ApiError(429, "TOOMANYREQUESTS", "too many connections of this address", Retry_After="1")
             self.send_400_response("")
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +128,9 @@ class Connection(HttpToolsProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._callers is not None and self._caller is not None:
+            self._callers.leave(self._caller)
+            self._caller = None
         for timer in (self._deadline, self._stalled):
             if timer is not None:
                 timer.cancel()

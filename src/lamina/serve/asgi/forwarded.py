@@ -5,22 +5,26 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lamina.errors import UsageError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 MOST_HOPS = 32
+_BY_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+"""Headers that proxies add. A client that adds them itself gains nothing: it loses what is for this machine alone."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """Where a request comes from, and how the client addressed the server. ``address`` is "" for a Unix socket."""
+    """Where a request comes from, and how the client addressed the server. ``address`` is "" for a Unix socket.
+    ``relayed``: a proxy that is not trusted has passed the request on, so the address is not that of the client."""
 
     address: str
     scheme: str
     host: str
+    relayed: bool = False
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -51,7 +55,7 @@ def client_of(
     """Return the client of a request that ``peer`` has sent. The headers count only if the peer is trusted; of the
     addresses in X-Forwarded-For, the last one that is not a trusted proxy."""
     if not (is_in(peer.address, trusted) if peer.address else trust_unix):
-        return peer
+        return replace(peer, relayed=any(name in headers for name in _BY_PROXIES))
     address = peer.address
     hops = headers.get("x-forwarded-for", "").split(",")[-MOST_HOPS:]
     for hop in reversed(hops):

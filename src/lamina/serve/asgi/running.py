@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from lamina.serve.asgi.application import Application
+    from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.limits import Limits
 
 ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM") if name in signal.Signals.__members__)
@@ -35,15 +36,17 @@ class Server(uvicorn.Server):
         make: Callable[[], Application],
         limits: Limits,
         *,
+        callers: Callers | None = None,
         tls: ssl.SSLContext | None = None,
         ready: Callable[[], None] = lambda: None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        """``make``: makes the application, in the event loop. ``ready`` is called when connections are accepted,
+        """``make``: makes the application, in the event loop. ``callers``: limits the connections of each address.
+        ``ready`` is called when connections are accepted,
         ``tick`` about every second, both in the loop."""
         config = uvicorn.Config(
             self._call,
-            http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits)),
+            http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, callers=callers)),
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -61,10 +61,16 @@ class Status:
 
     async def metrics(self, request: Request) -> Response:
         address = request.client.host if request.client is not None else ""
+        if request.scope["lamina"].client.relayed:
+            return _denied("metrics are not for clients of a proxy that is not trusted (--trusted-proxy)")
         if address and not is_in(address, self._readers):
-            return JSONResponse({"errors": [{"code": "DENIED", "message": "metrics are not for this address"}]}, 403)
+            return _denied("metrics are not for this address")
         series = added([self._metrics.series(), *self._others()])
         return Response(render(series), media_type="text/plain; version=0.0.4")
+
+
+def _denied(message: str) -> Response:
+    return JSONResponse({"errors": [{"code": "DENIED", "message": message}]}, 403)
 
 
 async def _result(check: Callable[[], None]) -> str:

@@ -74,6 +74,9 @@ class _Uploads:
         self._place.check_own(repository)
         return self._uploads.create(repository)
 
+    def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
+        return self._uploads.received(repository)
+
     def size(self, repository: str, ident: str) -> int:
         return self._uploads.size(repository, ident)
 

@@ -1,0 +1,59 @@
+"""Object storage: which uploads are open, as all servers see it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from lamina.errors import RateLimited
+from lamina.objects import open_uploads
+from lamina.objects.repositories import ObjectRepositories
+from lamina.source import upload_limits
+from lamina.spec.digest import Digest
+from object_model import AtOnce, ModelBucket, Stage
+
+MINE, OTHERS = "docker.io/me/app", "docker.io/bob/app"
+
+
+@pytest.fixture
+def bucket() -> ModelBucket:
+    return ModelBucket(Stage(random.Random(1), 0.0).step)
+
+
+def server(bucket: ModelBucket) -> ObjectRepositories:
+    return ObjectRepositories(bucket, clock=bucket.clock, pool=AtOnce())
+
+
+def test_all_servers_see_what_open_uploads_have_received(bucket: ModelBucket) -> None:
+    one, two = server(bucket).uploads, server(bucket).uploads
+    first, second = one.create(MINE), two.create(OTHERS)
+    one.append(MINE, first, [b"12345"])
+    two.append(OTHERS, second, [b"123"])
+    assert one.received() == two.received() == {first: (MINE, 5), second: (OTHERS, 3)}
+    assert two.received(MINE) == {first: (MINE, 5)}
+    two.append(MINE, first, [b"6"])
+    one.cancel(OTHERS, second)
+    assert one.received() == {first: (MINE, 6)}
+    two.finish(MINE, first, Digest.of(b"123456"))
+    assert one.received() == {}
+
+
+def test_the_number_of_open_uploads_has_a_limit(bucket: ModelBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_limits, "MOST_EACH", 2)
+    monkeypatch.setattr(upload_limits, "MOST", 3)
+    one, two = server(bucket).uploads, server(bucket).uploads
+    idents = [one.create(MINE), one.create(MINE)]
+    with pytest.raises(RateLimited, match="to this repository"):
+        two.create(MINE)
+    two.create(OTHERS)
+    with pytest.raises(RateLimited, match="to this registry"):
+        two.create("docker.io/third/app")
+    one.cancel(MINE, idents[0])
+    with pytest.raises(RateLimited):  # a count is believed for a moment
+        two.create(MINE)
+    monkeypatch.setattr(open_uploads, "_AGAIN", 0.0)
+    two.create(MINE)
+    monkeypatch.setattr(open_uploads, "BELIEVED", 0.0)
+    with pytest.raises(RateLimited):
+        one.create(MINE)
