@@ -260,19 +260,59 @@ def write_many(directory: Path, count: int = 50_000) -> Descriptor:
     return write_layout(directory, "many:1", [layer], config=_config([("COPY many/ /many # buildkit", False)]))
 
 
-VIOLATIONS = (
-    "addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective, e.blockedURI))"
-)
+WATCH = """(() => {
+  addEventListener("securitypolicyviolation", (e) => console.error("CSP", e.violatedDirective, e.blockedURI));
+  const open = new Map(); // addresses that are asked for, and how many times
+  const again = new Set(); // those of which the answer was not ready: they are asked for once more
+  const count = (address, more) => {
+    const left = (open.get(address) ?? 0) + more;
+    if (left > 0) open.set(address, left);
+    else open.delete(address);
+  };
+  const fetched = fetch;
+  window.fetch = async (url, options) => {
+    const address = String(url);
+    let isOpen = true;
+    const end = () => {
+      if (isOpen) count(address, -1);
+      isOpen = false;
+    };
+    if (!again.delete(address)) count(address, 1);
+    options?.signal?.addEventListener("abort", () => (again.delete(address), end()));
+    try {
+      const answer = await fetched(url, options);
+      if (answer.status === 202) again.add(address);
+      else answer.clone().arrayBuffer().catch(() => {}).then(() => setTimeout(end));
+      return answer;
+    } catch (error) {
+      end();
+      throw error;
+    }
+  };
+  const busy = () => open.size || document.querySelector(".waiting, [aria-busy=true]");
+  window.settled = (most) => new Promise((done, fail) => {
+    const until = performance.now() + most;
+    let calm = 0;
+    const look = () => {
+      calm = busy() ? 0 : calm + 1;
+      if (calm > 2) done();
+      else if (performance.now() > until) fail(new Error(`still busy: ${[...open.keys()]}`));
+      else requestAnimationFrame(() => setTimeout(look, 5));
+    };
+    look();
+  });
+})()"""
+"""What each page runs first: it reports what the CSP refuses, and knows when all answers are there and drawn."""
 
 
 class Visitor:
-    """Somebody who looks at the page. What the page must never do is noted: errors, dialogs, requests elsewhere."""
+    """Somebody who looks at the page, in a context that runs ``WATCH``. What the page must never do is noted: errors,
+    dialogs, requests elsewhere."""
 
     def __init__(self, context: Any, address: str) -> None:
         self.address = address
         self.wrong: list[str] = []
         self.requests: list[str] = []
-        context.add_init_script(VIOLATIONS)
         self.page = context.new_page()
         self.page.set_default_timeout(20_000)
         self.page.on("console", self._console)
@@ -301,14 +341,9 @@ class Visitor:
         return self.page
 
     def settled(self) -> None:
-        from playwright.sync_api import expect
+        self.page.evaluate("settled(20000)")
 
-        # not wait_for_function: it evaluates text, which the page's CSP refuses
-        self.page.wait_for_load_state("networkidle")
-        expect(self.page.locator(".waiting, [aria-busy=true]")).to_have_count(0, timeout=20_000)
-        self.page.wait_for_load_state("networkidle")
-
-    def image(self, image: str = "docker.io/shop/web:1.4", **state: str) -> Any:
+    def image(self, image: str = "shop/web:1.4", **state: str) -> Any:
         more = "".join(f"&{key}={value}" for key, value in state.items())
         return self.see(f"?image={image}{more}")
 

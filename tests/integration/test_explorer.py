@@ -41,6 +41,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.image_config import ImageConfig
 from lamina.spec.manifest import build_manifest
 from lamina.spec.platform import Platform
+from lamina.spec.reference import Reference
 from support import index_of, make_tar, rounds, running, write_index, write_layout
 
 MANY = 50_000
@@ -153,7 +154,12 @@ def says(root: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[...
     return says
 
 
-APP, APP2 = "docker.io/library/app:1", "docker.io/library/app:2"
+APP, APP2 = "app:1", "app:2"
+FULL = "docker.io/library/app:1"
+
+
+def shown(name: str) -> str:
+    return Reference.parse(name).familiar
 
 
 class TestAsTheCommandLine:
@@ -177,7 +183,7 @@ class TestAsTheCommandLine:
         found = ask(explorer, "stack", image=APP)["layers"]
         shared = ask(explorer, "sharing", image=APP)["layers"]
         for layer, own, sharing in zip(told, found, shared, strict=True):
-            assert sorted(layer.pop("shared_with")) == sorted(sharing["images"])
+            assert sorted(map(shown, layer.pop("shared_with"))) == sorted(sharing["images"])
             assert own == layer
 
     @pytest.mark.parametrize("path", ["/", "/etc", "/bin"])
@@ -233,12 +239,44 @@ class TestAsTheCommandLine:
                     pending.append(one["path"])
         assert found == {one["path"]: one for one in told["changes"]}
         first = ask(explorer, "diff", before=APP, after=APP2)
-        assert first["summary"] == told["summary"]
+        assert first["summary"] == {**told["summary"], "touched": 0, "touched_bytes": 0}
         assert (first["config"], first["history"]) == (told["config"], told["history"])
         lines = ask(explorer, "diff/text", before=APP, after=APP2, path="/etc/new")["lines"]
         assert lines[-2:] == ["-new", "+newer"]
         assert ask(explorer, "diff/text", before=APP, after=APP2, path="/opt/tool")["lines"][-2] == "+" + "tool" * 10
         assert refused(explorer, "diff/text", before=APP, after=APP2, path="/etc/passwd") == 404
+
+    def test_paths_of_which_only_the_time_differs_are_counted_apart(self, tmp_path: Path) -> None:
+        later = {"mtime": 1_700_000_999}
+        write_layout(
+            tmp_path, "app:1", [[("a", None), ("a/same", b"same"), ("a/new", b"1"), ("b", None), ("b/x", b"xyz")]]
+        )
+        write_layout(
+            tmp_path,
+            "app:2",
+            [
+                [
+                    *(("a", None, later), ("a/same", b"same", later), ("a/new", b"2", later)),
+                    *(("b", None, later), ("b/x", b"xyz", later)),
+                ]
+            ],
+        )
+        gallery = Gallery(ListedRepositories(LayoutReader(str(tmp_path))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+
+            def page(path: str, **more: int) -> dict[str, Any]:
+                found: dict[str, Any] = ask(explorer, "diff", before="app:1", after="app:2", path=path, **more)
+                return found
+
+            summary = page("/")["summary"]
+            assert (summary["changed"], summary["touched"], summary["touched_bytes"]) == (5, 4, 7)
+            assert [one["name"] for one in page("/")["entries"]] == ["a", "b"]
+            assert [one["name"] for one in page("/b")["entries"]] == ["x"]
+            (entry,) = page("/", skip_times=1)["entries"]
+            assert (entry["name"], entry["fields"], entry["children"]) == ("a", ["time"], 1)
+            assert (entry["below"]["changed"], entry["below"]["touched"]) == (2, 1)
+            assert [one["name"] for one in page("/a", skip_times=1)["entries"]] == ["new"]
+            assert page("/b", skip_times=1)["total"] == 0
 
     @pytest.mark.parametrize("words", [("*.png",), ("pass*", "--ghosts"), ("*", "--type", "d"), ("*/etc/*",)])
     def test_find(self, explorer: Explorer, says: Callable[..., Any], words: tuple[str, ...]) -> None:
@@ -261,7 +299,10 @@ class TestAsTheCommandLine:
             (
                 one["path"],
                 one["diff_id"],
-                [{key: place[key] for key in ("layer", "state", "hidden_by", "name")} for place in one["images"]],
+                [
+                    {**{key: place[key] for key in ("layer", "state", "hidden_by")}, "name": shown(place["name"])}
+                    for place in one["images"]
+                ],
             )
             for one in told
         ]
@@ -281,8 +322,31 @@ class TestRepositories:
             "ghcr.io/me/plain"
         ]
 
+    def test_names_are_as_clients_write_them_and_in_that_order(self, tmp_path: Path) -> None:
+        for name in ("alice/x", "library/app", "library/zoo", "shop/web"):
+            write_layout(tmp_path, f"docker.io/{name}:1", [BASE, TOP] if name == "library/zoo" else [BASE])
+        write_layout(tmp_path, "host:5000/a:1", [BASE])
+        gallery = Gallery(ListedRepositories(LayoutReader(str(tmp_path))))
+        with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
+            found = ask(explorer, "repositories")["repositories"]
+            names = ["alice/x", "app", "host:5000/a", "shop/web", "zoo"]
+            assert [one["repository"] for one in found] == names
+            # a client could not ask this server for it
+            assert [one["name"] for one in found] == [name if name != "host:5000/a" else None for name in names]
+            assert [one["name"] for one in ask(explorer, "repositories", filter="library")["repositories"]] == []
+            for repository in ("app", "docker.io/library/app"):
+                answer = ask(explorer, "tags", repository=repository)
+                assert (answer["repository"], answer["name"]) == ("app", "app")
+                assert [tag["image"] for tag in answer["tags"]] == ["app:1"]
+            for image in ("app:1", "docker.io/library/app:1"):
+                answer = ask(explorer, "image", image=image)
+                assert (answer["image"], answer["repository"], answer["name"]) == ("app:1", "app", "app")
+            assert ask(explorer, "image", image="host:5000/a:1")["name"] is None
+            shared = ask(explorer, "sharing", image="shop/web:1")["layers"][0]["images"]
+            assert shared == ["zoo:1"]
+
     def test_tags_have_their_image_in_short(self, explorer: Explorer) -> None:
-        found = ask(explorer, "tags", repository="docker.io/library/app", limit=1)
+        found = ask(explorer, "tags", repository="app", limit=1)
         assert (found["total"], found["next"]) == (2, "1")
         tag = found["tags"][0]
         assert (tag["image"], tag["kind"], tag["layers"], tag["platform"]) == (APP, "image", 3, str(Platform.host()))
@@ -299,7 +363,7 @@ class TestRepositories:
             "no:1",
             "app:99",
             "oci:/etc",
-            f"docker://{APP}",
+            f"docker://{FULL}",
             "/etc/passwd",
             "dir:/",
             "a b",
@@ -465,7 +529,7 @@ class TestLimits:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(opened, "MAX_IMPLIED", 100)
-        write_layout(tmp_path / "layout", APP, [[(f"{number}/" + "d/" * 60 + "f", b"") for number in range(2)]])
+        write_layout(tmp_path / "layout", FULL, [[(f"{number}/" + "d/" * 60 + "f", b"") for number in range(2)]])
         gallery = Gallery(ListedRepositories(LayoutReader(str(tmp_path / "layout"))))
         with Explorer(gallery, LayerCache(str(tmp_path / "cache"))) as explorer:
             answer = fetch(explorer, "tree", image=APP)
@@ -554,7 +618,7 @@ class TestTrust:
             assert b"secret-name" not in fetch(explorer, "search", permit, q="*").body
             found = ask(explorer, "search", q="secret*")  # and does not keep others from being found
             assert [one["path"] for one in found["results"]] == ["/secret-name"]
-            assert [one["image"] for one in found["skipped"]] == ["docker.io/evil/app:1"]
+            assert [one["image"] for one in found["skipped"]] == ["evil/app:1"]
 
     def test_a_damaged_layer_is_told_and_nothing_of_it_is_kept(self, tmp_path: Path) -> None:
         directory = tmp_path / "layout"
@@ -716,7 +780,7 @@ class TestProcess:
         """A blob that never ends holds nothing up once the explorer is closed."""
         begun, released = threading.Event(), threading.Event()
         reader = LayoutReader(str(layout))
-        layers = {layer["digest"] for layer in json.loads(reader.manifest(reader.resolve(APP)))["layers"]}
+        layers = {layer["digest"] for layer in json.loads(reader.manifest(reader.resolve(FULL)))["layers"]}
 
         class Slow(LayoutReader):
             def blob(self, descriptor: Descriptor) -> Any:
@@ -829,10 +893,10 @@ class TestReferrers:
 class TestNamed:
     def test_a_range_of_layers_of_an_image_by_its_own_name(self, layout: Path, tmp_path: Path) -> None:
         reader = LayoutReader(str(layout))
-        name = f"oci:{layout}:{APP}~2:3"
+        name = f"oci:{layout}:{FULL}~2:3"
 
         def find() -> Place:
-            return Place(name, name, reader, reader.resolve(APP), low=2, high=3)
+            return Place(name, name, reader, reader.resolve(FULL), low=2, high=3)
 
         with Explorer(Gallery(named={name: find}), LayerCache(str(tmp_path / "cache"))) as explorer:
             about = ask(explorer, "about")
@@ -884,12 +948,12 @@ class TestServers:
             assert request(port, "DELETE", "/explore/api/tree?image=no:1")[0] == 405
 
     def test_ui_shows_an_image_anywhere(self, layout: Path, tmp_path: Path) -> None:
-        name = f"oci:{layout}:{APP}~1"
+        name = f"oci:{layout}:{FULL}~1"
         with server_of(("ui", "-p", "0", name), tmp_path / "no-store", tmp_path) as port:
             assert json.loads(request(port, "GET", "/explore/api/about")[2])["images"] == [name]
             found = until_ready(port, "/explore/api/tree?" + urlencode({"image": name, "path": "/etc"}))
             assert "old" in {one["name"] for one in found["entries"]}
-            assert request(port, "GET", "/explore/api/tree?" + urlencode({"image": f"oci:{layout}:{APP}"}))[0] == 404
+            assert request(port, "GET", "/explore/api/tree?" + urlencode({"image": f"oci:{layout}:{FULL}"}))[0] == 404
 
 
 def request(

@@ -16,7 +16,7 @@ from explored import Visitor
 from support import lamina, require_tool, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `lamina serve` over a store with the images of `explored`."""
     top = tmp_path_factory.mktemp("explorer")
@@ -26,23 +26,17 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     loaded = lamina("load", "-i", str(top / "layout"), root=top / "store")
     assert loaded.returncode == 0, loaded.stderr
     shutil.rmtree(top / "layout")
-    os.environ["XDG_CACHE_HOME"], before = str(top / "cache"), os.environ.get("XDG_CACHE_HOME")
-    try:
-        with running("serve", "--port", "0", root=top / "store") as server:
-            assert server.stderr is not None
-            assert server.stdout is not None
-            for line in server.stdout:
-                found = re.search(rb"http://127\.0\.0\.1:\d+", line)
-                if found:
-                    yield found[0].decode()
-                    break
-            else:
-                pytest.fail(server.stderr.read().decode())
-    finally:
-        if before is None:
-            del os.environ["XDG_CACHE_HOME"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(top / "cache")}
+    with running("serve", "--port", "0", root=top / "store", env=environment) as server:
+        assert server.stderr is not None
+        assert server.stdout is not None
+        for line in server.stdout:
+            found = re.search(rb"http://127\.0\.0\.1:\d+", line)
+            if found:
+                yield found[0].decode()
+                break
         else:
-            os.environ["XDG_CACHE_HOME"] = before
+            pytest.fail(server.stderr.read().decode())
 
 
 @pytest.fixture(scope="module")
@@ -59,36 +53,51 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def visitors(browser: Any, address: str) -> Iterator[Callable[..., Visitor]]:
-    contexts, made = [], []
+@pytest.fixture(scope="module")
+def contexts(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Contexts by their options, each opened once: the files of the page stay in its cache."""
+    opened: dict[str, Any] = {}
 
-    def visitor(**options: Any) -> Visitor:
-        context = browser.new_context(
-            **{"viewport": {"width": 1440, "height": 900}, "color_scheme": "light", **options}
-        )
-        contexts.append(context)
+    def context(**options: Any) -> Any:
+        key = json.dumps(options, sort_keys=True)
+        if key not in opened:
+            opened[key] = browser.new_context(**options)
+            opened[key].add_init_script(explored.WATCH)
+        return opened[key]
+
+    yield context
+    for one in opened.values():
+        one.close()
+
+
+@pytest.fixture
+def visitors(browser: Any, contexts: Callable[..., Any], address: str) -> Iterator[Callable[..., Visitor]]:
+    """Visitors by the options of their context. ``own``: a new context, for those who leave something in it."""
+    made: list[Visitor] = []
+    kept = []
+
+    def visitor(*, own: bool = False, **options: Any) -> Visitor:
+        options = {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light", **options}
+        if own:
+            context = browser.new_context(**options)
+            context.add_init_script(explored.WATCH)
+            kept.append(context)
+        else:
+            context = contexts(**options)
         made.append(Visitor(context, address))
         return made[-1]
 
     yield visitor
-    for context in contexts:
-        context.close()
     for one in made:
-        assert one.wrong == []
+        one.page.close()
+    for context in kept:
+        context.close()
+    assert [one.wrong for one in made if one.wrong] == []
 
 
 @pytest.fixture
 def visitor(visitors: Callable[..., Visitor]) -> Visitor:
     return visitors()
-
-
-@pytest.fixture(params=["light", "dark", "phone"])
-def everywhere(request: pytest.FixtureRequest, visitors: Callable[..., Visitor]) -> Visitor:
-    """In the light theme, in the dark one, and on a phone that is 360 pixels wide."""
-    if request.param == "phone":
-        return visitors(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    return visitors(color_scheme=request.param)
 
 
 @pytest.fixture

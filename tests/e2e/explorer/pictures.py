@@ -13,7 +13,7 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(TOP / "tests"))
 
-WEB = "docker.io/shop/web:1.4"
+WEB = "shop/web:1.4"
 LOOK = ".layers li:nth-child(6) .pick"
 PICTURES: tuple[tuple[str, str, str, str], ...] = (
     ("explorer-stack.png", "light", f"?image={WEB}&hidden=1&path=/srv/app/settings.toml", ""),
@@ -21,7 +21,7 @@ PICTURES: tuple[tuple[str, str, str, str], ...] = (
     (
         "explorer-compare.png",
         "dark",
-        f"?image={WEB}&view=compare&other=docker.io/shop/web:1.5&path=/srv/app/main.py",
+        f"?image={WEB}&view=compare&other=shop/web:1.5&path=/srv/app/main.py",
         "",
     ),
 )

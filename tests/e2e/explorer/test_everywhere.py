@@ -8,7 +8,7 @@ from itertools import combinations
 from math import dist
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from explored import Visitor
 
 STATIC = Path(lamina.serve.__file__).parent / "explorer/static"
-WEB = "docker.io/shop/web:1.4"
-HOSTILE = "docker.io/library/hostile:1"
+WEB = "shop/web:1.4"
+HOSTILE = "hostile:1"
 VIEWS = (
     "",
-    "?repository=docker.io/shop/web",
+    "?repository=shop/web",
     f"?image={WEB}",
     f"?image={WEB}&layer=6&hidden=1",
     f"?image={WEB}&path=/etc/passwd",
     f"?image={WEB}&view=sizes",
     f"?image={WEB}&view=waste",
     f"?image={WEB}&view=compare",
-    f"?image={WEB}&view=compare&other=docker.io/shop/web:1.5&path=/srv/app/main.py",
+    f"?image={WEB}&view=compare&other=shop/web:1.5&path=/srv/app/main.py",
     f"?image={WEB}&view=details",
     f"?image={WEB}&view=search&q=py",
     "?view=search&q=py",
@@ -76,28 +76,41 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.parametrize("query", VIEWS)
-def test_every_view_fits_and_can_be_read(everywhere: Visitor, query: str) -> None:
-    page = everywhere.see(query)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
-    assert page.evaluate(CONTRAST) == []
-    unnamed = page.eval_on_selector_all(
-        "button, a, input, select, [role=tree], nav, aside",
-        """all => all.filter(e => e.checkVisibility())
-          .filter(e => !(e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length))
-          .map(e => e.outerHTML.slice(0, 80))""",
-    )
-    assert unnamed == []
-    assert page.locator("main").count() == 1
-    assert page.locator("header").count() == 1
-    assert page.eval_on_selector_all("[id]", "all => all.length === new Set(all.map(e => e.id)).size"), (
-        "ids are unique"
-    )
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize("options", [{}, PHONE], ids=["desk", "phone"])
+def test_every_view_fits_and_can_be_read(visitors: Callable[..., Visitor], options: dict[str, Any]) -> None:
+    """In the light theme and in the dark one, on a screen and on a phone that is 360 pixels wide."""
+    visitor = visitors(**options)
+    for query in VIEWS:
+        page = visitor.see(query)
+        if "layer=" in query and options:
+            page.get_by_role("button", name="Show the layers").click()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{query} scrolls sideways"
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            assert page.evaluate(CONTRAST) == [], (query, theme)
+        page.emulate_media(color_scheme="light")
+        unnamed = page.eval_on_selector_all(
+            "button, a, input, select, [role=tree], nav, aside",
+            """all => all.filter(e => e.checkVisibility())
+              .filter(e => !(e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length))
+              .map(e => e.outerHTML.slice(0, 80))""",
+        )
+        assert unnamed == [], query
+        assert page.locator("main").count() == 1
+        assert page.locator("header").count() == 1
+        assert page.eval_on_selector_all("[id]", "all => all.length === new Set(all.map(e => e.id)).size"), (
+            f"{query}: ids are not unique"
+        )
 
 
 def test_touch(visitors: Callable[..., Visitor]) -> None:
-    visitor = visitors(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    visitor = visitors(**PHONE)
     page = visitor.image()
+    assert page.locator("[role=treeitem]").first.bounding_box()["y"] < 600, "the stack is folded, files are in reach"
+    page.get_by_role("button", name="Show the layers").tap()
     page.locator(".layers .pick").nth(1).tap()
     page.locator("#chosen-layer").get_by_text("COPY models/").wait_for()
     visitor.settled()
@@ -114,7 +127,7 @@ def test_touch(visitors: Callable[..., Visitor]) -> None:
 
 def test_the_theme_follows_the_system_and_a_choice_is_remembered(visitors: Callable[..., Visitor]) -> None:
     background = "getComputedStyle(document.documentElement).backgroundColor"
-    visitor = visitors(color_scheme="dark")
+    visitor = visitors(own=True, color_scheme="dark")
     page = visitor.see()
     dark = page.evaluate(background)
     page.emulate_media(color_scheme="light")
@@ -142,8 +155,8 @@ def test_the_page_can_be_printed(visitor: Visitor) -> None:
     assert page.pdf()[:4] == b"%PDF"
 
 
-def test_hostile_names_stay_text(everywhere: Visitor) -> None:
-    page = everywhere.image(HOSTILE, path="/names", hidden="1")
+def test_hostile_names_stay_text(visitor: Visitor) -> None:
+    page = visitor.image(HOSTILE, path="/names", hidden="1")
     names = page.locator("[role=treeitem][aria-level='2'] .what .name").all_text_contents()
     assert "<img src=x onerror=alert(1)>" in names
     assert "new\\x0aline" in names
@@ -158,46 +171,45 @@ def test_hostile_names_stay_text(everywhere: Visitor) -> None:
         row = page.locator("[role=treeitem][aria-level='2']").nth(at)
         row.scroll_into_view_if_needed()
         page.evaluate("at => document.querySelectorAll(\"[role=treeitem][aria-level='2']\")[at].click()", at)
-        everywhere.settled()
+        visitor.settled()
         page.locator(".side .text").wait_for()
         assert "content of" in page.locator(".side .text").inner_text()
         assert page.locator(".moment").count() >= 1
     assert page.locator("main img, main script, main iframe, main object").count() == 0
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        "&view=details",
-        "&view=sizes",
-        "&view=waste",
-        "&view=search&q=*",
-        "&view=compare&other=docker.io/library/debian:13",
-        "&path=/content.html",
-        "&path=/picture.svg",
-        "&path=/liar.png",
-        "&path=/links/html",
-        "&path=/program",
-        "&path=/empty",
-        "&path=/" + "/".join(f"deep{at}" for at in range(60)) + "/end",
-        "&path=%3Cimg%20src=x%20onerror=alert(1)%3E",
-        "&view=search&q=%3Cimg%20src=x%20onerror=alert(1)%3E",
-        "&view=%3Cimg%3E&layer=%3Cimg%3E&platform=&node=%3Cimg%3E&hidden=%3Cimg%3E&kind=%3Cimg%3E&path_b64=%3Cimg%3E",
-    ],
+HOSTILE_VIEWS = (
+    "&view=details",
+    "&view=sizes",
+    "&view=waste",
+    "&view=search&q=*",
+    "&view=compare&other=debian:13",
+    "&path=/content.html",
+    "&path=/picture.svg",
+    "&path=/liar.png",
+    "&path=/links/html",
+    "&path=/program",
+    "&path=/empty",
+    "&path=/" + "/".join(f"deep{at}" for at in range(60)) + "/end",
+    "&path=%3Cimg%20src=x%20onerror=alert(1)%3E",
+    "&view=search&q=%3Cimg%20src=x%20onerror=alert(1)%3E",
+    "&view=%3Cimg%3E&layer=%3Cimg%3E&platform=&node=%3Cimg%3E&hidden=%3Cimg%3E&kind=%3Cimg%3E&path_b64=%3Cimg%3E",
 )
-def test_hostile_content_stays_text(visitor: Visitor, more: str) -> None:
-    page = visitor.see(f"?image={HOSTILE}{more}")
-    assert page.locator("main script, main iframe, main object, main embed, main img:not(.picture)").count() == 0
-    assert page.evaluate(
-        "[...document.querySelectorAll('*')].every(e => ![...e.attributes].some(a => a.name.startsWith('on')))"
-    )
+
+
+def test_hostile_content_stays_text(visitor: Visitor) -> None:
+    for more in HOSTILE_VIEWS:
+        page = visitor.see(f"?image={HOSTILE}{more}")
+        unwanted = page.locator("main script, main iframe, main object, main embed, main img:not(.picture)")
+        assert unwanted.count() == 0, more
+        assert page.evaluate(
+            "[...document.querySelectorAll('*')].every(e => ![...e.attributes].some(a => a.name.startsWith('on')))"
+        ), more
     visitor.wrong = [one for one in visitor.wrong if "Failed to load resource" not in one]
 
 
-@pytest.mark.parametrize("width", [1440, 360])
-def test_fifty_thousand_entries_scroll(visitors: Callable[..., Visitor], width: int) -> None:
-    visitor = visitors(viewport={"width": width, "height": 800})
-    page = visitor.image("docker.io/library/many:1")
+def test_fifty_thousand_entries_scroll(visitor: Visitor) -> None:
+    page = visitor.image("many:1")
     visitor.focus_tree()
     page.keyboard.press("ArrowRight")
     page.locator("[role=treeitem]").filter(has_text="entry-00000").wait_for()
@@ -206,7 +218,8 @@ def test_fifty_thousand_entries_scroll(visitors: Callable[..., Visitor], width: 
     page.locator("[role=treeitem]").filter(has_text="zebra").wait_for()
     assert visitor.at == "zebra"
     assert page.locator("[role=treeitem]").count() < 120, "only what is seen has elements"
-    for share in (0.25, 0.5, 0.75):
+    for share, width in ((0.25, 1440), (0.5, 1440), (0.75, 360)):
+        page.set_viewport_size({"width": width, "height": 800})
         page.evaluate(
             "share => { const t = document.querySelector('.tree'); t.scrollTop = t.scrollHeight * share; }", share
         )
@@ -219,7 +232,7 @@ def test_fifty_thousand_entries_scroll(visitors: Callable[..., Visitor], width: 
     page.keyboard.type("entry-3217")
     page.locator("[role=treeitem].at").filter(has_text="entry-32170").wait_for()
     assert len(visitor.requests) <= 25, "a name is found by halving"
-    visitor.image("docker.io/library/many:1", path="/many/entry-43210")
+    visitor.image("many:1", path="/many/entry-43210")
     assert page.locator("[role=treeitem][aria-selected=true] .what").inner_text() == "entry-43210"
 
 

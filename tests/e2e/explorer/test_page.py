@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from explored import Visitor
+from explored import WATCH, Visitor
 from support import lamina, running, write_layout
 
-WEB = "docker.io/shop/web:1.4"
+WEB = "shop/web:1.4"
 RULES = """
 [[rules]]
 repositories = "shop/**"
@@ -46,8 +46,8 @@ def test_repositories_are_filtered_while_typing(visitor: Visitor) -> None:
     page.get_by_label("Filter repositories").press_sequentially("SHOP")
     page.locator(".lines .line").filter(has_text="hostile").wait_for(state="detached")
     assert [text.split()[0] for text in page.locator(".lines .line").all_inner_texts()] == [
-        "docker.io/shop/jobs",
-        "docker.io/shop/web",
+        "shop/jobs",
+        "shop/web",
     ]
     assert state(page) == {"q": "SHOP"}
     page.get_by_label("Filter repositories").fill("no such thing")
@@ -55,8 +55,8 @@ def test_repositories_are_filtered_while_typing(visitor: Visitor) -> None:
 
 
 def test_tags_have_sizes_and_the_command_of_each_client(visitors: Callable[..., Visitor], answer: Any) -> None:
-    visitor = visitors(permissions=["clipboard-read", "clipboard-write"])
-    page = visitor.see("?repository=docker.io/shop/web")
+    visitor = visitors(own=True, permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.see("?repository=shop/web")
     assert page.locator("td.tag").all_inner_texts() == ["1.4", "1.5"]
     host = visitor.address.removeprefix("http://")
     for client, command in (
@@ -76,12 +76,12 @@ def test_tags_have_sizes_and_the_command_of_each_client(visitors: Callable[..., 
 
 
 def test_two_tags_are_compared(visitor: Visitor) -> None:
-    page = visitor.see("?repository=docker.io/shop/web")
+    page = visitor.see("?repository=shop/web")
     page.get_by_label("Choose 1.4 to compare").check()
     page.get_by_label("Choose 1.5 to compare").check()
     page.get_by_role("button", name="Compare", exact=True).click()
     visitor.settled()
-    assert state(page) == {"image": WEB, "view": "compare", "other": "docker.io/shop/web:1.5"}
+    assert state(page) == {"image": WEB, "view": "compare", "other": "shop/web:1.5"}
     assert page.locator(".count.added .figure").inner_text() == "1"
     assert page.locator(".count.removed .figure").inner_text() == "1"
     assert page.locator(".count.changed .figure").inner_text() == "2"
@@ -206,7 +206,7 @@ def test_the_keys_of_a_tree(visitor: Visitor) -> None:
     assert visitor.at == "srv"
     press("Space")  # belongs to what is typed: nothing is named "sr "
     assert page.locator("[role=treeitem][aria-expanded=true]").count() == 0
-    page.wait_for_timeout(800)  # typing is over
+    press("Home")  # typing is over
     press("e")
     press("ArrowRight")
     page.locator("[role=treeitem]").filter(has_text="passwd").wait_for()
@@ -271,6 +271,7 @@ def test_previews_and_download(visitor: Visitor) -> None:
     assert download.value.suggested_filename == "pages.py"
     assert download.value.path().read_text() == "".join(lines)
     visitor.image(path="/srv/app/static/logo.png")
+    page.wait_for_load_state("networkidle")
     assert page.locator(".picture").evaluate("one => [one.naturalWidth, one.naturalHeight]") == [240, 120]
 
 
@@ -341,11 +342,11 @@ def test_search_in_an_image_and_in_all(visitor: Visitor) -> None:
     assert "/srv/app/models/ranking.onnx" in page.locator(".found").inner_text()
     page.get_by_role("link", name="search all images").click()
     page.locator(".found .pill").first.wait_for()
-    assert {"web:1.4", "web:1.5"} <= set(page.locator(".found .pill span:last-child").all_inner_texts())
-    page.locator(".found .pill").filter(has_text="web:1.5").click()
+    assert {"shop/web:1.4", "shop/web:1.5"} <= set(page.locator(".found .pill span:last-child").all_inner_texts())
+    page.locator(".found .pill").filter(has_text="shop/web:1.5").click()
     visitor.settled()
     assert state(page) == {
-        "image": "docker.io/shop/web:1.5",
+        "image": "shop/web:1.5",
         "platform": state(page)["platform"],
         "path": "/srv/app/models/ranking.onnx",
     }
@@ -358,7 +359,7 @@ def test_search_in_an_image_and_in_all(visitor: Visitor) -> None:
 
 
 def test_back_and_forward_and_deep_links(visitor: Visitor, visitors: Callable[..., Visitor]) -> None:
-    page = visitor.see("?repository=docker.io/shop/web")
+    page = visitor.see("?repository=shop/web")
     page.get_by_role("link", name="1.4").click()
     visitor.settled()
     page.get_by_role("link", name="Sizes").click()
@@ -388,12 +389,12 @@ def test_back_and_forward_and_deep_links(visitor: Visitor, visitors: Callable[..
 
 
 def test_links_open_in_new_tabs(visitor: Visitor) -> None:
-    page = visitor.see("?repository=docker.io/shop/web")
+    page = visitor.see("?repository=shop/web")
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="1.5").click(modifiers=["Control"])
     opened.value.wait_for_load_state()
-    assert state(opened.value) == {"image": "docker.io/shop/web:1.5"}
-    assert state(page) == {"repository": "docker.io/shop/web"}
+    assert state(opened.value) == {"image": "shop/web:1.5"}
+    assert state(page) == {"repository": "shop/web"}
     opened.value.close()
     visitor.wrong.clear()
 
@@ -401,21 +402,21 @@ def test_links_open_in_new_tabs(visitor: Visitor) -> None:
 # errors
 
 
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("?image=docker.io/shop/none:1", "none"),
-        ("?repository=docker.io/shop/none", "none"),
-        ("?image=docker.io/shop/web:1.4&view=compare&other=docker.io/shop/none:1", "none"),
-        ("?image=docker.io/shop/web:1.4&path=/no/such/path", "does not have this path"),
-        ("?image=docker.io/shop/web:1.4&layer=99&view=unknown&path_b64=%2Fw%3D%3D", ""),
-        ("?image=%00%00&view=files", ""),
-    ],
-)
-def test_an_error_says_what_to_do(visitor: Visitor, query: str, words: str) -> None:
-    page = visitor.see(query)
-    assert words in page.locator("main").inner_text()
-    assert page.locator(".notice").count() or page.locator("[role=tree]").count()
+ERRORS = {
+    "?image=shop/none:1": "none",
+    "?repository=shop/none": "none",
+    "?image=shop/web:1.4&view=compare&other=shop/none:1": "none",
+    "?image=shop/web:1.4&path=/no/such/path": "does not have this path",
+    "?image=shop/web:1.4&layer=99&view=unknown&path_b64=%2Fw%3D%3D": "",
+    "?image=%00%00&view=files": "",
+}
+
+
+def test_an_error_says_what_to_do(visitor: Visitor) -> None:
+    for query, words in ERRORS.items():
+        page = visitor.see(query)
+        assert words in page.locator("main").inner_text()
+        assert page.locator(".notice").count() or page.locator("[role=tree]").count(), query
     # the browser notes each answer of 400 and above
     visitor.wrong = [one for one in visitor.wrong if "Failed to load resource" not in one]
 
@@ -472,15 +473,16 @@ def test_users_log_in_to_see_more(browser: Any, tmp_path: Path) -> None:
         assert found
         address = found[0].decode()
         with browser.new_context(http_credentials={"username": "ann", "password": "a long secret"}) as context:
+            context.add_init_script(WATCH)
             visitor = Visitor(context, address)
             page = visitor.see()
-            assert page.locator(".lines").inner_text().split()[0] == "docker.io/shop/web"
+            assert page.locator(".lines").inner_text().split()[0] == "shop/web"
             assert "secret" not in page.locator("main").inner_text()
             page.get_by_role("link", name="Log in").click()
             page.locator(".user").wait_for()
             visitor.settled()
             assert page.locator(".user").inner_text() == "ann"
-            assert "docker.io/secret/plans" in page.locator(".lines").inner_text()
+            assert "secret/plans" in page.locator(".lines").inner_text()
         wrong = [one for one in visitor.wrong if "401" not in one]
         assert wrong == []
 
@@ -493,6 +495,7 @@ def test_ui_shows_the_one_image_that_was_named(browser: Any, tmp_path: Path) -> 
         found = re.search(rb"http://127\.0\.0\.1:\d+", server.stdout.readline())
         assert found
         with browser.new_context() as context:
+            context.add_init_script(WATCH)
             visitor = Visitor(context, found[0].decode())
             page = visitor.see()
             page.locator("[role=tree]").wait_for()

@@ -132,13 +132,13 @@ class TestUsers:
             missing = fetch(server, page, alice, image="nobody/app:1", path="/bobs-file")[1]["error"]
             assert value["error"]["message"].replace("bob/", "X/") == missing["message"].replace("nobody/", "X/")
         assert fetch(server, "diff", alice, before="alice/app:1", after="bob/app:1")[0] == 404
-        for who, found in ((alice, set()), (bob, {"docker.io/bob/app:1"})):
+        for who, found in ((alice, set()), (bob, {"bob/app:1"})):
             results = ask(server, "search", who, q="bobs-file")["results"]
             assert {place["image"] for one in results for place in one["images"]} == found
         shared = ask(server, "sharing", alice, image="alice/app:1")["layers"]
         assert [one["images"] for one in shared] == [[], []]
         shared = ask(server, "sharing", bob, image="alice/app:1")["layers"]
-        assert [one["images"] for one in shared] == [["docker.io/bob/app:1"]] * 2
+        assert [one["images"] for one in shared] == [["bob/app:1"]] * 2
 
 
 def test_a_layer_that_was_read_elsewhere_is_not_shown_to_who_only_names_it(layout: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_layer_that_was_read_elsewhere_is_not_shown_to_who_only_names_it(layou
         assert fetch(server, "search", alice, q="bobs-file", image="alice/trap:1")[0] == 404
         assert ask(server, "search", alice, q="bobs-file")["results"] == []
         found = ask(server, "search", bob, q="bobs-file")  # what alice names does not hide what bob has
-        assert "docker.io/bob/app:1" in {place["image"] for one in found["results"] for place in one["images"]}
+        assert "bob/app:1" in {place["image"] for one in found["results"] for place in one["images"]}
         assert server.stop() == 0
 
 
@@ -190,10 +190,10 @@ def test_images_in_object_storage_are_shown(
         with serving(tmp_path / "none", *words, log=tmp_path / "log", environment=environment) as server:
             target = f"docker://{server.name}/alice/app:1"
             assert run(["copy", "-q", f"oci:{layout}:docker.io/alice/app:1", target]) == 0
-            image = "docker.io/alice/app:1"
+            image = "alice/app:1"
             (repository,) = ask(server, "repositories")["repositories"]
             assert (repository["name"], repository["tags"]) == ("alice/app", 1)
-            (tag,) = ask(server, "tags", repository="docker.io/alice/app")["tags"]
+            (tag,) = ask(server, "tags", repository="alice/app")["tags"]
             assert (tag["image"], tag["layers"]) == (image, 2)
             found = ask(server, "tree", image=image, path="/etc", hidden=1)
             assert [(one["name"], one["state"]) for one in found["entries"]] == [

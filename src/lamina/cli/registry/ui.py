@@ -82,9 +82,9 @@ def _gallery(session: Session, images: tuple[str, ...]) -> Gallery:
             hint = "pull an image with `lamina pull`, or name one like oci:DIR or docker://debian:12"
             raise ReferenceNotFound(f"no images: {error.message} yet", hint=hint) from None
     for image, name in parsed:
-        canonical = _in_listing(session, name)
-        if canonical:
-            first.append(canonical)
+        shown = _in_listing(session, name)
+        if shown:
+            first.append(shown)
             continue
         find = _finder(session, image, name)
         find()
@@ -96,14 +96,15 @@ def _gallery(session: Session, images: tuple[str, ...]) -> Gallery:
 
 
 def _in_listing(session: Session, name: ImageName) -> str:
-    """Return the canonical name of an image that the store has under this name; "" for any other."""
+    """Return the familiar name of an image that the store has under this name; "" for any other."""
     if name.transport or not name.whole:
         return ""
     try:
-        reference = str(name.reference)
+        reference = name.reference
     except UsageError:
         return ""
-    return reference if any(reference == known for known, _ in session.store.names()) else ""
+    canonical = str(reference)
+    return reference.familiar if any(canonical == known for known, _ in session.store.names()) else ""
 
 
 def _finder(session: Session, image: str, name: ImageName) -> Callable[[], Place]:

@@ -26,24 +26,38 @@ _HOWS = (ADDED, REMOVED, CHANGED, RENAMED)
 
 
 class Below:
-    """What changed below a directory."""
+    """What changed below a directory. ``touched``: how many of the changed paths differ only in their time, and the
+    bytes of such files."""
 
-    __slots__ = ("bytes_delta", "counts")
+    __slots__ = ("bytes_delta", "counts", "touched", "touched_bytes")
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(_HOWS, 0)
-        self.bytes_delta = 0
+        self.bytes_delta = self.touched = self.touched_bytes = 0
 
     def add(self, change: Change) -> None:
         self.counts[change.how] += 1
         self.bytes_delta += file_size(change.after) - file_size(change.before)
+        if is_touched(change):
+            self.touched += 1
+            self.touched_bytes += file_size(change.after)
+
+    @property
+    def only_touched(self) -> bool:
+        return self.touched == sum(self.counts.values())
 
     def to_json(self) -> dict[str, int]:
-        return {**self.counts, "bytes_delta": self.bytes_delta}
+        return {**self.counts, "touched": self.touched, "bytes_delta": self.bytes_delta}
+
+
+def is_touched(change: Change) -> bool:
+    """Whether only the time differs."""
+    return change.how == CHANGED and change.fields == ("time",)
 
 
 class DiffTree:
-    """A diff as a tree: by directory the paths in it that changed, or that have changes below."""
+    """A diff as a tree: by directory the paths in it that changed, or that have changes below; the same without paths
+    of which only the time differs."""
 
     def __init__(self, before: OpenImage, after: OpenImage) -> None:
         self.names = [(image.stack.name, image.stack) for image in (before, after)]
@@ -71,6 +85,15 @@ class DiffTree:
                 path = parent
         for paths in self.children.values():
             paths.sort()
+        self.without_touched = self.children
+        if self.total.touched:
+            kept = {at: list(filter(self._matters, paths)) for at, paths in self.children.items()}
+            self.without_touched = {at: paths for at, paths in kept.items() if paths}
+
+    def _matters(self, path: bytes) -> bool:
+        """Whether more than the time differs at a path or below it."""
+        change, below = self.changes.get(path), self.below.get(path)
+        return not ((change is None or is_touched(change)) and (below is None or below.only_touched))
 
     @property
     def size_in_memory(self) -> int:
@@ -78,12 +101,14 @@ class DiffTree:
 
 
 def diff_page(tree: DiffTree, asked: Asked) -> dict[str, Any]:
-    """Return the differences directly in a directory, with totals. Raises Refused, PathNotFound."""
+    """Return the differences directly in a directory, with totals; with ``skip_times`` without paths of which only
+    the time differs. Raises Refused, PathNotFound."""
     offset, limit = asked.page()
     path = asked.image_path()
+    shown = tree.without_touched if asked.flag("skip_times") else tree.children
     if path and path not in tree.below and path not in tree.changes:
         raise PathNotFound(f"no differences at /{path.decode('utf-8', 'backslashreplace')[:300]}")
-    children = tree.children.get(path, [])
+    children = shown.get(path, [])
     (before_name, before), (after_name, after) = tree.names
     total = tree.total
     value: dict[str, Any] = {
@@ -94,11 +119,13 @@ def diff_page(tree: DiffTree, asked: Asked) -> dict[str, Any]:
             "bytes_before": tree.went,
             "bytes_after": tree.came,
             "bytes_delta": total.bytes_delta,
+            "touched": total.touched,
+            "touched_bytes": total.touched_bytes,
         },
         **json_path(path),
         "offset": offset,
         "total": len(children),
-        "entries": [_entry(tree, child) for child in children[offset : offset + limit]],
+        "entries": [_entry(tree, child, len(shown.get(child, ()))) for child in children[offset : offset + limit]],
     }
     if not path and not offset:
         value["config"] = [
@@ -118,7 +145,7 @@ def _side(name: str, stack: Stack) -> dict[str, Any]:
     }
 
 
-def _entry(tree: DiffTree, path: bytes) -> dict[str, Any]:
+def _entry(tree: DiffTree, path: bytes, children: int) -> dict[str, Any]:
     below = tree.below.get(path) or Below()
     change = tree.changes.get(path)
     value: dict[str, Any] = {
@@ -130,7 +157,7 @@ def _entry(tree: DiffTree, path: bytes) -> dict[str, Any]:
         "before": None,
         "after": None,
         "below": below.to_json(),
-        "children": len(tree.children.get(path, ())),
+        "children": children,
     }
     if change is None:
         return value

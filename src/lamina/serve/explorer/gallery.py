@@ -1,16 +1,19 @@
 """Where the explorer finds images: in the repositories of a registry, or a few that were named on the command line.
 
 An image is named by a text that the explorer itself gave out. A text is only ever looked up: nothing in it is taken
-for a path, a URL or a transport.
+for a path, a URL or a transport. Repositories and images have their familiar names in all answers, as clients of the
+server write them (``app:1``, not ``docker.io/library/app:1``); questions may have either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, NotFound, UsageError
+from lamina.light import replace
 from lamina.source.abilities import lists_referrers
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Place:
     """An image that was found: what its name points to, and the place that has it. ``key`` tells places with separate
-    contents apart. ``low`` and ``high``: the range of its layers, from 1; ``high`` None is the top."""
+    contents apart. ``repository`` is canonical, ``image`` is shown to people. ``low`` and ``high``: the range of its
+    layers, from 1; ``high`` None is the top."""
 
     image: str
     key: str
@@ -104,26 +108,29 @@ class Gallery:
         return "" if self.repositories_of_place is None else self.repositories_of_place.location
 
     def repositories(self, permit: Permit, contained: str, after: str, limit: int) -> tuple[list[str], bool]:
-        """Return repositories after ``after`` whose name contains a text, and whether there are more."""
+        """Return the familiar names of repositories after ``after`` that contain a text, sorted, and whether there
+        are more."""
         found: list[str] = []
         place = self.repositories_of_place
-        while place is not None:
-            page = place.names(after, 1000)
-            for name in page:
-                if contained in name.lower() and permit.may_see(name) and permit.may_pull(name):
-                    if len(found) == limit:
-                        return found, True
-                    found.append(name)
-            if len(page) < 1000:
-                break
-            after = page[-1]
+        names = {} if place is None else {familiar(name): name for name in place.names()}
+        for shown in sorted(names):
+            if shown <= after or contained not in shown.lower():
+                continue
+            if permit.may_see(names[shown]) and permit.may_pull(names[shown]):
+                if len(found) == limit:
+                    return found, True
+                found.append(shown)
         return found, False
 
-    def tags(self, permit: Permit, repository: str) -> list[str]:
+    def tags(self, permit: Permit, name: str) -> list[str]:
         """Return the tags of a repository. Raises NotFound, also for what the permit does not allow."""
-        if self.repositories_of_place is None or not permit.may_pull(repository):
-            raise self._absent(repository)
-        return self.repositories_of_place.tags(repository)
+        repository = canonical_repository(name)
+        if self.repositories_of_place is not None and repository and permit.may_pull(repository):
+            try:
+                return self.repositories_of_place.tags(repository)
+            except NotFound as error:
+                raise NotFound(f"no repository {name[:300]!r} here", hint=error.hint) from None
+        raise NotFound(f"no repository {name[:300]!r} here", hint="check the name")
 
     def find(self, image: str, permit: Permit) -> Place:
         """Find an image by the text that names it. Raises NotFound, also for what the permit does not allow."""
@@ -136,28 +143,47 @@ class Gallery:
             reference = Reference.parse(image).with_default_tag()
         except UsageError as error:
             raise NotFound(error.message, hint=error.hint) from None
-        repository = reference.repository
-        if not permit.may_pull(repository):
+        if not permit.may_pull(reference.repository):
             raise self._absent(image)
-        found = self.repositories_of_place.find(repository, reference.digest or reference.tag or "")
+        try:
+            return self._place(reference)
+        except NotFound as error:
+            raise NotFound(self._absent(image).message, hint=error.hint) from None
+
+    def in_repository(self, repository: str, tag: str) -> Place:
+        """Find an image, without a permit. Raises NotFound."""
+        return self._place(replace(Reference.parse(repository), tag=tag))
+
+    def _place(self, reference: Reference) -> Place:
+        assert self.repositories_of_place is not None
+        repository = reference.repository
         return Place(
-            str(reference),
+            reference.familiar,
             repository,
             RepositoryReader(self.repositories_of_place, repository),
-            found,
+            self.repositories_of_place.find(repository, reference.digest or reference.tag or ""),
             repository,
             "" if reference.digest else reference.tag or "",
         )
 
-    def in_repository(self, repository: str, tag: str) -> Place:
-        """Find an image, without a permit. Raises NotFound."""
-        assert self.repositories_of_place is not None
-        reader = RepositoryReader(self.repositories_of_place, repository)
-        return Place(f"{repository}:{tag}", repository, reader, reader.resolve(tag), repository, tag)
-
     @staticmethod
     def _absent(name: str) -> NotFound:
         return NotFound(f"no image {name[:300]!r} here", hint="check the name")
+
+
+@lru_cache(maxsize=1 << 15)
+def familiar(repository: str) -> str:
+    """Return the name of a repository as people write it."""
+    return Reference.parse(repository).familiar
+
+
+def canonical_repository(name: str) -> str:
+    """Return the canonical name of a repository; "" if the text names none."""
+    try:
+        reference = Reference.parse(name)
+    except UsageError:
+        return ""
+    return "" if reference.tag or reference.digest else reference.repository
 
 
 def referrers_of(reader: Reader, subjects: Sequence[Digest]) -> list[Descriptor]:

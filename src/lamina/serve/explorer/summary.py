@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError, NotFound, Unsupported
 from lamina.insight.history import aligned
 from lamina.serve.explorer.asked import Asked
-from lamina.serve.explorer.gallery import Gallery, Place, referrers_of
+from lamina.serve.explorer.gallery import Gallery, Place, canonical_repository, familiar, referrers_of
 from lamina.serve.explorer.opened import MAX_PLATFORMS, Choices, Chosen, attestations, children, here
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Manifest, parse
@@ -47,24 +47,27 @@ def tags_page(gallery: Gallery, choices: Choices, asked: Asked) -> dict[str, Any
     tags = [tag for tag in gallery.tags(asked.permit, repository) if contained in tag.lower()]
     left = [tag for tag in tags if tag > after] if after else tags
     shown = left[:limit]
+    canonical = canonical_repository(repository)
     return {
-        "repository": repository,
-        "name": pull_name(repository),
+        "repository": familiar(canonical),
+        "name": pull_name(canonical),
         "total": len(tags),
-        "tags": [_tag(gallery, choices, repository, tag) for tag in shown],
+        "tags": [_tag(gallery, choices, canonical, tag) for tag in shown],
         "next": shown[-1] if len(left) > limit else None,
     }
 
 
-def pull_name(repository: str) -> str:
-    """Return what clients write after the server's name."""
-    return Reference.parse(repository).familiar
+def pull_name(repository: str) -> str | None:
+    """Return what clients write after the server's name; None if a path can't have the name, for its host has a
+    port."""
+    reference = Reference.parse(repository)
+    return None if ":" in reference.domain else reference.familiar
 
 
 def _tag(gallery: Gallery, choices: Choices, repository: str, tag: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "tag": tag,
-        "image": f"{repository}:{tag}",
+        "image": f"{familiar(repository)}:{tag}",
         "digest": None,
         "media_type": None,
         "kind": "unreadable",
@@ -118,7 +121,7 @@ def image_summary(chosen: Chosen) -> dict[str, Any]:
     referrers = _referrers(place, manifest)
     return {
         "image": place.image,
-        "repository": place.repository or None,
+        "repository": familiar(place.repository) if place.repository else None,
         "name": pull_name(place.repository) if place.repository else None,
         "tag": place.tag or None,
         "digest": str(own),

@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { h, icon, put } from "./dom.js";
 import { chip } from "./layers.js";
 import { asked, parts } from "./paths.js";
-import { humanSize, number, plain, step, visible } from "./text.js";
+import { counted, humanSize, moment, number, plain, step, visible } from "./text.js";
 import { Tree } from "./tree.js";
 import { go, place, state as current, to } from "./url.js";
 import { empty, fillWith } from "./waiting.js";
@@ -14,17 +14,23 @@ const SIGNS = { added: "+", removed: "−", changed: "±", renamed: "→" };
 
 const signed = (size) => (size > 0 ? `+${humanSize(size)}` : size < 0 ? `−${humanSize(-size)}` : "");
 
-const sign = (how) =>
-  h("span", { class: `sign ${how ?? "same"}`, title: how ?? "only what is below differs" }, SIGNS[how] ?? "");
+/** How an entry differs; nothing is said to be changed if only its time differs. */
+const howOf = ({ change, fields }) => (change === "changed" && String(fields) === "time" ? "touched" : change);
 
-function below(counts) {
+const TITLES = { null: "only what is below differs", touched: "only the time differs" };
+
+const sign = (how) =>
+  h("span", { class: `sign ${how ?? "same"}`, title: TITLES[how] ?? how, "aria-hidden": "true" }, SIGNS[how] ?? "");
+
+function below(all) {
+  const counts = { ...all, changed: all.changed - all.touched };
   return h(
     "span",
     { class: "below" },
     Object.keys(SIGNS).map(
       (how) =>
         counts[how] > 0 &&
-        h("span", { class: how, title: `${counts[how]} ${how}` }, `${SIGNS[how]}${number(counts[how])}`),
+        h("span", { class: how, title: `${number(counts[how])} ${how} below` }, `${SIGNS[how]}${number(counts[how])}`),
     ),
   );
 }
@@ -33,8 +39,10 @@ function drawRow(entry) {
   const sizes = { before: entry.before?.size ?? 0, after: entry.after?.size ?? 0 };
   const isDirectory = entry.kind === "directory";
   const delta = isDirectory ? (entry.below?.bytes_delta ?? 0) : sizes.after - sizes.before;
+  const how = howOf(entry);
   return [
-    sign(entry.change),
+    sign(how),
+    how && h("span", { class: "out-of-sight" }, `${TITLES[how] ?? how}: `),
     icon(isDirectory ? "directory" : entry.kind === "symlink" ? "symlink" : "file"),
     h(
       "span",
@@ -42,8 +50,8 @@ function drawRow(entry) {
       visible(entry.name),
       entry.from && h("span", { class: "dim" }, " from ", visible(entry.from)),
     ),
-    isDirectory && below(entry.below ?? {}),
-    !isDirectory && entry.fields?.length > 0 && h("span", { class: "why dim" }, plain(entry.fields.join(", "))),
+    entry.fields?.length > 0 && h("span", { class: "why dim" }, plain(entry.fields.join(", "))),
+    isDirectory && entry.below && below(entry.below),
     h("span", { class: "size" }, signed(delta)),
   ];
 }
@@ -218,7 +226,8 @@ function documents(answer) {
 export function compareView(box, state, { image, signal }) {
   let stop = null;
   let tree = null;
-  let open = state.other;
+  let open = null;
+  const key = (now) => JSON.stringify([now.other, now.times]);
 
   function begin(now) {
     stop?.abort();
@@ -226,10 +235,11 @@ export function compareView(box, state, { image, signal }) {
     stop = new AbortController();
     const mine = stop.signal;
     signal.addEventListener("abort", () => stop.abort());
-    open = now.other;
+    open = key(now);
     put(box, chooser(image, now.other));
     if (!now.other) return;
     const both = { before: image.image, before_platform: image.platform, after: now.other };
+    const listed = { ...both, skip_times: now.times ? undefined : 1 };
     const result = h("div");
     const side = h("aside", { class: "side", "aria-label": "The chosen difference" });
     box.append(result);
@@ -263,15 +273,17 @@ export function compareView(box, state, { image, signal }) {
             {},
             chip(one.layer),
             ` ${one.kind}, ${one.kind === "file" ? `${humanSize(one.size)}, ` : ""}${one.mode}, ${one.uid}:${one.gid}`,
+            entry.fields?.includes("time") && h("span", { class: "dim" }, `, ${moment(one.mtime / 1e6)}`),
           ),
         ];
+      const how = howOf(entry);
       side.append(
         h(
           "p",
           {},
-          sign(entry.change),
-          ` ${entry.change ?? "the same itself"}`,
-          entry.fields?.length > 0 && h("span", { class: "dim" }, `: ${plain(entry.fields.join(", "))}`),
+          SIGNS[how] && [sign(how), " "],
+          TITLES[how] ?? how,
+          SIGNS[how] && entry.fields?.length > 0 && h("span", { class: "dim" }, `: ${plain(entry.fields.join(", "))}`),
         ),
         h("dl", { class: "facts" }, fact("Before", entry.before), fact("After", entry.after)),
         h(
@@ -319,21 +331,26 @@ export function compareView(box, state, { image, signal }) {
           .then((found) => found && !mine.aborted && drawSide(tree.chosen.entry))
           .catch(() => {});
     };
-    fillWith(result, mine, "diff", { ...both, limit: 1 }, async (answer) => {
+    fillWith(result, mine, "diff", { ...listed, limit: 1 }, async (answer) => {
       loaded = answer;
       tree?.close();
       tree = new Tree({
         label: "Differences",
-        load: (entry, offset, limit) => ask("diff", { ...both, ...asked(entry), offset, limit }, { signal: mine }),
+        load: (entry, offset, limit) => ask("diff", { ...listed, ...asked(entry), offset, limit }, { signal: mine }),
         draw: drawRow,
         expandable: (entry) => entry.children > 0,
         choose: (entry) =>
           go({ ...current(), path: entry.path_b64 ? undefined : entry.path, path_b64: entry.path_b64 }),
         byName: true,
       });
-      const { summary } = answer;
+      const { touched, touched_bytes: same, ...summary } = answer.summary;
+      summary.changed -= touched;
       const total = (how) =>
         h("div", { class: `count ${how}` }, h("span", { class: "figure" }, number(summary[how])), h("span", {}, how));
+      const times = h("input", { type: "checkbox", id: "show-times", checked: Boolean(now.times) });
+      times.addEventListener("change", () =>
+        go({ ...current(), times: times.checked ? "1" : undefined, ...place(null) }),
+      );
       const made = tree;
       await made.start();
       await made.openSome(MOST_OPENED);
@@ -355,10 +372,21 @@ export function compareView(box, state, { image, signal }) {
             h(
               "span",
               {},
-              `${humanSize(summary.bytes_before)} to ${humanSize(summary.bytes_after)} in files that differ`,
+              `${humanSize(summary.bytes_before - same)} to ${humanSize(summary.bytes_after - same)} in files that differ`,
             ),
           ),
         ),
+        touched > 0 &&
+          h(
+            "div",
+            { class: "bar" },
+            h(
+              "label",
+              { class: "check", for: "show-times" },
+              times,
+              ` also ${counted(touched, "path")} of which only the time differs`,
+            ),
+          ),
         answer.total
           ? h(
               "div",
@@ -369,7 +397,7 @@ export function compareView(box, state, { image, signal }) {
               h("div", { class: "holder" }, tree.element),
               side,
             )
-          : empty("The files are the same."),
+          : empty(touched ? "The files are the same but for times." : "The files are the same."),
         documents(answer),
       ];
     });
@@ -380,7 +408,7 @@ export function compareView(box, state, { image, signal }) {
   signal.addEventListener("abort", () => tree?.close());
   return {
     update(now, before) {
-      if (now.other !== open) begin(now);
+      if (key(now) !== open) begin(now);
       else if (now.path !== before.path || now.path_b64 !== before.path_b64) show(now);
     },
   };

@@ -74,7 +74,7 @@ function heading(image, about) {
       h(
         "p",
         { class: "facts-line" },
-        choice || h("span", {}, plain(image.platform)),
+        h("span", {}, choice || plain(image.platform)),
         h("span", {}, humanSize(image.size)),
         h("span", {}, counted(image.layers.length, "layer")),
         image.created && h("span", { title: moment(image.created) }, age(image.created)),
@@ -84,8 +84,8 @@ function heading(image, about) {
           h("code", { title: image.digest }, short(image.digest)),
           copyButton(image.digest, "digest"),
         ),
-        image.signed && h("span", { class: "badge" }, "signed"),
-        image.sbom && h("span", { class: "badge" }, "SBOM"),
+        image.signed && h("span", {}, h("span", { class: "badge" }, "signed")),
+        image.sbom && h("span", {}, h("span", { class: "badge" }, "SBOM")),
       ),
     ),
     about.pulls && image.name && pullLine(image.tag ? `${image.name}:${image.tag}` : `${image.name}@${image.digest}`),
@@ -106,7 +106,7 @@ export function imagePage(box, state, { about, signal }) {
     let stop = null;
     views = (now, before) => {
       const layer = Number(now.layer);
-      const chosen = Number.isInteger(layer) && layer >= 1 && layer <= image.layers.length ? layer : null;
+      const chosen = image.layers.some((one) => one.number === layer) ? layer : null;
       stack.show(chosen);
       const view = viewOf(now);
       put(
@@ -126,6 +126,10 @@ export function imagePage(box, state, { about, signal }) {
             return h("a", to(name === "search" ? now : next), title);
           }),
       );
+      requestAnimationFrame(() => {
+        const here = tabs.querySelector("[aria-current]");
+        tabs.scrollLeft = here.offsetLeft + here.offsetWidth - tabs.offsetLeft - tabs.clientWidth;
+      });
       if (view !== key) {
         stop?.abort();
         stop = new AbortController();

@@ -101,7 +101,7 @@ function history(answer, image) {
         ended &&
           h(
             "p",
-            { class: "ended" },
+            { class: `ended dim ${ended.how === "restated" ? "restated" : ""}` },
             `${ENDS[ended.how] ?? plain(ended.how)} layer ${ended.layer}`,
             ended.by && ended.by !== answer.path && [" by ", h("code", {}, plain(ended.by))],
           ),
@@ -236,7 +236,9 @@ export function pathPanel(box, { image, signal, base, close: closed }) {
       blame,
     );
     content(about, file, mine);
-    fillWith(blame, mine, "blame", { ...base, ...asked(wanted) }, (answer) => history(answer, image));
+    fillWith(blame, mine, "blame", { ...base, ...asked(wanted) }, (answer) => history(answer, image), (error) =>
+      error.status === 404 ? h("p", { class: "dim" }, "No layer of the image has this path.") : null,
+    );
   }
 
   async function content(box, parameters, mine) {

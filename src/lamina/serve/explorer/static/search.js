@@ -8,6 +8,7 @@ import { go, place, state as current, to } from "./url.js";
 import { empty, failed } from "./waiting.js";
 
 const PAGE = 100;
+const MOST_IMAGES = 3;
 const KINDS = [
   ["", "everything"],
   ["f", "files"],
@@ -21,50 +22,67 @@ function named(one) {
   return [h("span", { class: "dim" }, visible(one.path.slice(0, cut))), visible(one.path.slice(cut))];
 }
 
+/** A name that fits a small place: of a long one the end, which has the tag. */
+const brief = (name) => (name.length > 34 ? `…/${name.split("/").at(-1)}` : name);
+
 function results(box, { image, signal }) {
   let stop = null;
 
-  function row(one) {
-    const first = one.images[0];
-    const target = image
-      ? { image: image.image, platform: image.platform }
-      : { image: first.image, platform: first.platform };
-    const isHidden =
-      (image ? first : (one.images.find((each) => each.state === "visible") ?? first))?.state === "hidden";
+  const isVisible = (one) => one.images.some((each) => each.state === "visible");
+
+  /** The state that shows an entry where an image has it. */
+  const shows = (one, each) => ({
+    image: each.image,
+    platform: each.platform,
+    ...place(one),
+    hidden: each.state === "visible" ? undefined : "1",
+  });
+
+  function pill(one, each) {
+    const isHidden = each.state !== "visible";
+    const why = isHidden ? `, ${each.state === "replaced" ? "replaced" : "removed"} by layer ${each.hidden_by}` : "";
     return h(
-      "tr",
-      {},
-      h(
-        "td",
-        { class: isHidden ? "gone" : "" },
-        h("a", to({ ...target, ...place(one), hidden: isHidden ? "1" : undefined }), named(one)),
-      ),
-      h("td", { class: "right" }, one.kind === "file" ? humanSize(one.size) : h("span", { class: "dim" }, one.kind)),
-      image
-        ? h("td", { class: "right" }, chip(first?.layer))
-        : h(
-            "td",
-            {},
-            one.images.slice(0, 3).map((each) =>
-              h(
-                "a",
-                {
-                  class: "pill",
-                  title: plain(each.image),
-                  ...to({
-                    image: each.image,
-                    platform: each.platform,
-                    ...place(one),
-                    hidden: each.state === "hidden" ? "1" : undefined,
-                  }),
-                },
-                chip(each.layer),
-                h("span", {}, plain(each.image.split("/").at(-1))),
-              ),
-            ),
-            one.count > 3 && h("span", { class: "dim" }, ` and ${number(one.count - 3)} more`),
-          ),
+      "a",
+      { class: "pill", title: `${plain(each.image)}, layer ${each.layer}${why}`, ...to(shows(one, each)) },
+      chip(each.layer),
+      h("span", { class: isHidden ? "gone" : "" }, image ? `layer ${each.layer}` : plain(brief(each.image))),
+      image && isHidden && h("span", { class: "dim" }, why.slice(2)),
     );
+  }
+
+  function version(one) {
+    const more = one.count - Math.min(MOST_IMAGES, one.images.length);
+    return h(
+      "p",
+      { class: "version" },
+      h("span", { class: "size" }, one.kind === "file" ? humanSize(one.size) : h("span", { class: "dim" }, one.kind)),
+      h(
+        "span",
+        {},
+        one.images.slice(0, MOST_IMAGES).map((each) => pill(one, each)),
+        more > 0 && h("span", { class: "dim" }, `and ${number(more)} more`),
+      ),
+    );
+  }
+
+  /** Appends entries to a list: a path once, with the versions that several layers have of it, also over pages. */
+  function lister(list) {
+    let last = null;
+    const pathOf = (one) => one.path_b64 ?? one.path;
+    return (found) => {
+      for (const one of found) {
+        if (last === null || pathOf(last.entries[0]) !== pathOf(one)) {
+          last = { entries: [], path: h("p", { class: "path" }), versions: h("div") };
+          list.append(h("li", {}, last.path, last.versions));
+        }
+        last.entries.push(one);
+        last.versions.append(version(one));
+        const shown = last.entries.find(isVisible) ?? last.entries[0];
+        const where = shown.images.find((each) => each.state === "visible") ?? shown.images[0];
+        put(last.path, h("a", to(shows(shown, where)), named(shown)));
+        last.path.classList.toggle("gone", !isVisible(shown));
+      }
+    };
   }
 
   async function show(state) {
@@ -97,14 +115,16 @@ function results(box, { image, signal }) {
         signal: mine,
         working: (work) => (words.textContent = plain(`${work.what}…`)),
       });
-      const body = h("tbody", {}, answer.results.map(row));
+      const list = h("ol", { class: "plain found" });
+      const add = lister(list);
+      add(answer.results);
       let known = answer.results.length;
       const rest = h("div", { class: "rest" });
       const more = async () => {
         try {
           const next = await ask("search", { ...parameters, offset: known }, { signal: mine });
           known = next.results.length ? known + next.results.length : answer.total;
-          body.append(...next.results.map(row));
+          add(next.results);
           draw();
         } catch (error) {
           if (!isAbort(error)) put(rest, failed(error, more));
@@ -122,31 +142,12 @@ function results(box, { image, signal }) {
         box,
         h(
           "p",
-          { class: "dim", role: "status" },
+          { class: "dim matches", role: "status" },
           `${answer.cut ? "More than " : ""}${counted(answer.total, "match", "matches")}${where}.`,
           answer.cut && " Write more of the name to see fewer.",
         ),
         answer.results.length
-          ? h(
-              "div",
-              { class: "wide" },
-              h(
-                "table",
-                { class: "found" },
-                h(
-                  "thead",
-                  {},
-                  h(
-                    "tr",
-                    {},
-                    h("th", { scope: "col" }, "Path"),
-                    h("th", { scope: "col", class: "right" }, "Size"),
-                    h("th", { scope: "col", class: image ? "right" : "" }, image ? "Layer" : "Images"),
-                  ),
-                ),
-                body,
-              ),
-            )
+          ? list
           : empty(
               `Nothing is named like “${plain(state.q)}”.`,
               "Without *, a text finds names that contain it. With a slash, the whole path is matched.",

@@ -2,7 +2,7 @@
 
 import { ask, isAbort } from "./api.js";
 import { copyButton } from "./copy.js";
-import { h, icon, put, s } from "./dom.js";
+import { append, h, icon, put, s } from "./dom.js";
 import { chip, layerClass } from "./layers.js";
 import { faces, thicknesses } from "./slabs.js";
 import { counted, humanSize, number, plain, short, step } from "./text.js";
@@ -21,6 +21,7 @@ const MOST_LEADERS = 30;
  */
 export function drawStack(image, { pick, signal }) {
   const layers = image.layers;
+  const numbered = new Map(layers.map((one) => [one.number, one]));
   const steps = new Map(image.history.filter((one) => one.layer).map((one) => [one.layer, one]));
   let picked = null;
   let measure = "size";
@@ -35,15 +36,26 @@ export function drawStack(image, { pick, signal }) {
   const chosen = h("div", { class: "full", id: "chosen-layer", hidden: true });
   const total = h("p", { class: "dim total" });
   const measures = h("div", { class: "switch", role: "group", "aria-label": "Sizes of the slabs" });
+  // on a narrow screen the stack is folded to a strip, so that the files are in reach
+  const fold = h("button", { type: "button", class: "fold", "aria-controls": "stack-inside" });
+  const strip = h("div", { class: "strip", "aria-hidden": "true" });
+  const inside = h("div", { class: "inside", id: "stack-inside" }, h("div", { class: "drawn" }, drawing, list));
   const element = h(
     "section",
     { class: "stack", "aria-label": "Stack" },
-    h("div", { class: "bar" }, h("h2", {}, "Stack"), measures),
-    h("div", { class: "drawn" }, drawing, list),
-    chosen,
-    total,
+    h("div", { class: "bar" }, h("h2", {}, "Stack"), fold, measures),
+    strip,
+    inside,
     card,
   );
+  append(inside, [chosen, total]);
+
+  function setFolded(isFolded) {
+    element.classList.toggle("folded", isFolded);
+    fold.setAttribute("aria-expanded", String(!isFolded));
+    put(fold, icon("right"), isFolded ? "Show the layers" : "Hide the layers");
+  }
+  fold.addEventListener("click", () => setFolded(!element.classList.contains("folded")));
 
   const size = (layer) => (measure === "size" ? layer.size : (details.get(layer.number)?.content_size ?? layer.size));
   const words = (layer) => step(layer.step ?? steps.get(layer.number)?.created_by) || "no step recorded";
@@ -233,8 +245,17 @@ export function drawStack(image, { pick, signal }) {
       rows.set(layer.number, row);
       list.append(row);
     }
+    put(
+      strip,
+      layers.map((layer) =>
+        h("span", {
+          class: `${layerClass(layer.number)}${layer.number === picked ? " picked" : ""}`,
+          vars: { "--share": size(layer) / Math.max(1, ...layers.map(size)) },
+        }),
+      ),
+    );
     chosen.hidden = picked === null;
-    put(chosen, picked !== null && full(layers[picked - 1]));
+    put(chosen, picked !== null && full(numbered.get(picked)));
     element.classList.toggle("picking", picked !== null);
     for (const [layer, { slab }] of slabs) slab.classList.toggle("picked", layer === picked);
     drawLeaders();
@@ -251,7 +272,7 @@ export function drawStack(image, { pick, signal }) {
     const shows = layer !== null && layer !== picked;
     card.hidden = !shows;
     if (!shows) return;
-    put(card, summary(layers[layer - 1]));
+    put(card, summary(numbered.get(layer)));
     const row = rows.get(layer).getBoundingClientRect();
     const rail = element.getBoundingClientRect();
     const beside = innerWidth - rail.right > card.offsetWidth + 24;
@@ -311,6 +332,7 @@ export function drawStack(image, { pick, signal }) {
   }
 
   put(total, `${humanSize(image.size)} in ${counted(layers.length, "layer")}.`);
+  setFolded(true);
   drawMeasures();
   drawRows();
   drawSlabs();

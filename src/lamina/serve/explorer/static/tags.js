@@ -97,7 +97,7 @@ export function tagsPage(box, { repository }, { about, signal }) {
     endpoint: "tags",
     parameters: { repository },
     items: (answer) => {
-      if (!drawn && answer.tags.length && about.pulls) {
+      if (!drawn && answer.tags.length && about.pulls && answer.name) {
         drawn = true;
         put(first, pullLine(`${answer.name}:${answer.tags[0].tag}`));
       }

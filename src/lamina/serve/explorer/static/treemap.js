@@ -59,7 +59,8 @@ export function treemapView(box, state, { image, signal }) {
         : h(
             "span",
             { class: "dim" },
-            "Choose a rectangle: a directory opens, a file is shown in the files. Arrow keys move, Enter opens, Backspace goes up.",
+            "Choose a rectangle: a directory opens, a file is shown in the files.",
+            !matchMedia("(pointer: coarse)").matches && " Arrow keys move, Enter opens, Backspace goes up.",
           ),
     );
   }

@@ -11,6 +11,7 @@ const FIELDS = [
   "path_b64",
   "node",
   "hidden",
+  "times",
   "kind",
   "q",
 ];

@@ -41,11 +41,12 @@ export const empty = (title, ...more) =>
   );
 
 /**
- * Fill a box with an answer: progress first, then what `draw` makes of it, or the error.
+ * Fill a box with an answer: progress first, then what `draw` makes of it, or the error. `instead` may make something
+ * else of an error.
  *
  * @returns {Promise<object|undefined>} the answer; undefined if it failed or nobody waits any more
  */
-export async function fillWith(box, signal, endpoint, parameters, draw) {
+export async function fillWith(box, signal, endpoint, parameters, draw, instead = () => null) {
   const wait = progress();
   put(box, wait.box);
   box.setAttribute("aria-busy", "true");
@@ -58,7 +59,7 @@ export async function fillWith(box, signal, endpoint, parameters, draw) {
     if (isAbort(error) || signal.aborted) return undefined;
     put(
       box,
-      failed(error, () => fillWith(box, signal, endpoint, parameters, draw)),
+      instead(error) ?? failed(error, () => fillWith(box, signal, endpoint, parameters, draw, instead)),
     );
     return undefined;
   } finally {
