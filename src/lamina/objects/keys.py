@@ -9,7 +9,6 @@ from __future__ import annotations
 from lamina.errors import UsageError
 from lamina.spec.digest import Digest
 
-FORMAT = "lamina.json"
 GC = "gc"
 LEASE = f"{GC}/lease"
 CLOCK = f"{GC}/clock-"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -218,3 +219,17 @@ def test_a_client_that_goes_away_while_a_blob_is_sent_ends_the_sending(tmp_path:
             one.recv(1000)
         assert closed.wait(10)
         assert pieces < 5000
+
+
+def test_a_client_that_breaks_off_is_no_failure_of_the_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their logs would hide what really fails."""
+    digest = f"sha256:{hashlib.sha256(CONTENT * 4).hexdigest()}"
+    with serving(tmp_path, Limits()) as port:
+        put = f"POST /v2/app/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: localhost\r\n"
+        assert b" 201 " in ask(port, f"{put}Content-Length: {4 * len(CONTENT)}\r\n\r\n", CONTENT * 4)
+        for _ in range(10):
+            with connect(port) as one:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.sendall(f"GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                one.recv(100_000)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []

@@ -214,7 +214,7 @@ class Connection(HttpToolsProtocol):
         self._running = cycle
         self._rest()
         extensions: dict[str, Any] = {
-            GONE: lambda: cycle.disconnected,
+            GONE: lambda: cycle.disconnected or self.transport.is_closing(),
             ABORT: self.transport.abort,
             USER: self._user,
         }
