@@ -221,7 +221,9 @@ def test_a_client_that_goes_away_while_a_blob_is_sent_ends_the_sending(tmp_path:
         assert pieces < 5000
 
 
-def test_a_client_that_breaks_off_is_no_failure_of_the_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_breaks_off_is_no_failure_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Their logs would hide what really fails."""
     digest = f"sha256:{hashlib.sha256(CONTENT * 4).hexdigest()}"
     with serving(tmp_path, Limits()) as port:
