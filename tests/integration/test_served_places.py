@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 
 from lamina.archive.layout import LayoutReader
-from lamina.errors import BlobNotFound, Conflict, InvalidContent, NotFound, ReferenceNotFound, UsageError
+from lamina.errors import (
+    AccessDenied,
+    BlobNotFound,
+    Conflict,
+    InvalidContent,
+    LaminaError,
+    NotFound,
+    ReferenceNotFound,
+    SystemFailure,
+    UsageError,
+)
 from lamina.remote.client import Access
 from lamina.remote.registries import Registries
 from lamina.remote.repository import Repository
+from lamina.serve.api import Api
 from lamina.serve.http_message import Asker, Request, Response
+from lamina.serve.routes import parse_target
 from lamina.serve.server import RegistryServer
 from lamina.source.protocols import Blob
 from lamina.source.served import WritableRepositories
@@ -74,6 +86,9 @@ class Objects:
 
     def referrers(self, repository: str, subject: Digest) -> list[Descriptor]:
         return []
+
+    def check_writing(self) -> None:
+        pass
 
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
         return self.keep(source, digest) and not self.members.setdefault(repository, set()).add(digest)
@@ -149,6 +164,24 @@ class Uploads:
 
 def repository(server: RegistryServer) -> Repository:
     return Repository(f"{server.name}/app", Access(first_wait=0.001), Registries())
+
+
+@pytest.mark.parametrize("error", [SystemFailure("read-only", hint="x"), AccessDenied("denied", hint="x")])
+def test_a_client_that_may_push_reads_where_nothing_can_be_written(error: LaminaError) -> None:
+    place = Objects()
+    data = b"{}"
+    for digest, kind in ((Digest.of(data), "application/octet-stream"), (Digest.of(data + b" "), "")):
+        place.objects[digest], place.kinds[digest] = data, kind
+        place.members.setdefault("docker.io/library/app", set()).add(digest)
+
+    def keep(repository: str, digest: Digest) -> bool:
+        raise error
+
+    place.keep = keep  # type: ignore[method-assign]
+    for path in ("blobs", "manifests"):
+        route = parse_target(f"/v2/app/{path}/{Digest.of(data)}")
+        request = Request("HEAD", route, {}, iter(()), 0, Asker("127.0.0.1"))
+        assert Api(place, place).answer(request).status == 200
 
 
 def test_a_place_in_memory_can_be_pushed_to_and_pulled_from(tmp_path: Path) -> None:

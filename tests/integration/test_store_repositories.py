@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,10 +19,12 @@ from lamina.errors import (
     BlobNotFound,
     Conflict,
     DigestMismatch,
+    DiskFull,
     InvalidDocument,
     LimitExceeded,
     NotFound,
     RateLimited,
+    SystemFailure,
 )
 from lamina.host.lock import unheld
 from lamina.source import upload_limits
@@ -615,6 +618,23 @@ def test_names_of_repositories_without_uploads_are_removed(root: Path, monkeypat
         path.write_bytes(b"")  # as after a crash of the host
         place.uploads.create(REPOSITORY)
         assert ident in place.uploads.received()
+
+
+def test_a_server_finds_out_whether_it_can_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(root) as place:
+        place.check_writing()
+        assert os.listdir(root / "ingest") == []
+        with monkeypatch.context() as patch:
+            patch.setattr("lamina.host.spool._free", lambda path: (0, 1))
+            with pytest.raises(DiskFull):
+                place.check_writing()
+
+        def refused(*_: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr("lamina.host.temporary.os.open", refused)
+        with pytest.raises(SystemFailure, match="ead-only"):
+            place.check_writing()
 
 
 def test_prune_leaves_uploads_of_a_running_server_for_a_day(root: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lamina.errors import AccessDenied, LaminaError, RemoteFailure, Unsupported
+from lamina.errors import AccessDenied, LaminaError, RemoteFailure, SystemFailure, Unsupported
 
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -69,6 +69,11 @@ def failure(error: BaseException, location: str, what: str) -> LaminaError:
         return Unsupported(f"{location} can't do {what}", hint="use storage with conditional puts: S3, GCS or Azure")
     if (found and found[1] in _BUSY) or (status and status[1] in ("429", "503")):
         return StorageBusy(f"{location} is too busy for {what}{_in_brackets(code)}", hint="try again in a moment")
+    if "No CA certificates" in text:  # obstore wants them for plain http as well
+        return SystemFailure(
+            "this host has no CA certificates, which obstore needs for any storage",
+            hint="install them (the package ca-certificates), or set SSL_CERT_FILE to a file that has them",
+        )
     if not code:
         code = _reason(text)
     if "169.254." in text or "metadata" in code:

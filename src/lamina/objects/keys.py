@@ -12,6 +12,8 @@ from lamina.spec.digest import Digest
 GC = "gc"
 LEASE = f"{GC}/lease"
 CLOCK = f"{GC}/clock-"
+WRITABLE = f"{GC}/clock-writable"
+"""The object by which servers find out whether they may write; gc takes it for one that tells the time."""
 BLOBS = "blobs"
 DATA = "data"
 UPLOADS = "uploads"

@@ -37,6 +37,9 @@ GRACE = 3600.0
 _BELIEVED = 10.0
 """Seconds for which a server believes that a blob that it has seen in a repository is there, for reading."""
 
+_WRITES_EVERY = 60.0
+"""Seconds between two objects that are written only to find out whether that is possible: they cost money."""
+
 MAX_REMEMBERED = 50_000
 THREADS = 32
 
@@ -59,6 +62,7 @@ class ObjectRepositories:
         self._grace, self._redirect = grace, redirect
         self._manifests = Manifests(bucket)
         self._clock = clock
+        self._wrote = float("-inf")
         self._tags = Tags(bucket, clock)
         self.records = Records(bucket, clock)
         self._pool = pool or ThreadPoolExecutor(THREADS, "lamina-objects")
@@ -129,6 +133,11 @@ class ObjectRepositories:
         return sum(sizes.values()) + sum(one.size for one in self._bucket.list(keys.manifests(repository)))
 
     # writing
+
+    def check_writing(self) -> None:
+        if self._clock.now() - self._wrote > _WRITES_EVERY:
+            self._bucket.put(keys.WRITABLE, b"1")
+            self._wrote = self._clock.now()
 
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
         record = self._in(source, digest)

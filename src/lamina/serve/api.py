@@ -47,6 +47,11 @@ def check_writable(source: Readable) -> None:
 class Api(WriteApi):
     """Answers requests."""
 
+    def check_writing(self) -> None:
+        """Check that clients can write now. Raises LaminaError."""
+        if self._writing is not None:
+            self._writing.check_writing()
+
     def answer(self, request: Request) -> Response:
         """Answer a request. Raises ApiError; LaminaError if the place itself fails."""
         kind, method = request.route.kind, request.method

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from lamina.errors import (
+    AccessDenied,
     BlobNotFound,
     Conflict,
     DigestMismatch,
@@ -13,6 +15,7 @@ from lamina.errors import (
     InvalidContent,
     LaminaError,
     NotFound,
+    SystemFailure,
     Unsupported,
 )
 from lamina.light import TYPE_CHECKING
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from lamina.serve.permit import UploadPermit
     from lamina.source.served import Repositories, WritableRepositories
 
+_log = logging.getLogger("lamina.serve")
+
 
 class WriteApi(ReadApi):
     """``writing`` is None where nobody may write; else it is the same place."""
@@ -57,12 +62,7 @@ class WriteApi(ReadApi):
     def _kept(self, request: Request) -> Response:
         """Answer HEAD of a blob. A client that may push takes a found blob for sent: it is protected from gc."""
         response = self._blob(request)
-        repository, digest = repository_of(request.route), digest_of(request.route.rest)
-        if (
-            self._writing is not None
-            and request.permit.may_push(repository)
-            and not self._writing.keep(repository, digest)
-        ):
+        if not self._keep(request, repository_of(request.route), digest_of(request.route.rest)):
             raise ApiError(404, "BLOB_UNKNOWN", f"blob {request.route.rest} not found")
         return response
 
@@ -70,10 +70,22 @@ class WriteApi(ReadApi):
         """Answer HEAD of a manifest. A client that pushes an index does not send the manifests that it finds by their
         digests: they are protected from gc."""
         response = self._manifest(request)
-        repository, digest = repository_of(request.route), digest_or_none(request.route.rest)
-        if self._writing is not None and digest is not None and request.permit.may_push(repository):
-            self._writing.keep(repository, digest)
+        digest = digest_or_none(request.route.rest)
+        if digest is not None:
+            self._keep(request, repository_of(request.route), digest)
         return response
+
+    def _keep(self, request: Request, repository: str, digest: Digest) -> bool:
+        """Protect an object if the client may push; False if it is not there any more."""
+        if self._writing is None or not request.permit.may_push(repository):
+            return True
+        try:
+            return self._writing.keep(repository, digest)
+        except (SystemFailure, AccessDenied) as error:
+            # Nothing can be written now, so the client can't push either: it may still read. If gc takes the object,
+            # the manifest that needs it is refused.
+            _log.warning("%s %s is served, but not protected from gc: %s", repository, digest, error.message)
+            return True
 
     def _begin(self, request: Request) -> Response:
         place = self._writable()

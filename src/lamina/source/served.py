@@ -106,6 +106,10 @@ class WritableRepositories(Repositories, Protocol):
     @property
     def uploads(self) -> UploadPlace: ...
 
+    def check_writing(self) -> None:
+        """Check that something can be written now, by writing a little. Raises LaminaError."""
+        ...
+
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
         """Put a blob of the repository ``source`` into ``repository``, protected as by ``UploadPlace.finish``.
         Returns False if ``source`` does not have it."""

@@ -85,17 +85,26 @@ class Members:
 
     def repositories(self) -> Iterator[str]:
         """The repositories that exist, in no order. Raises OSError."""
-        pending = [""]
+        start = len(self._paths.repositories) + 1
+        return (_unquoted(directory[start:]) for directory in self._directories())
+
+    def _directories(self) -> Iterator[str]:
+        """The directories of the repositories that exist."""
+        pending = [self._paths.repositories]
         while pending:
             above = pending.pop()
+            own, below = False, []
             try:
-                with os.scandir(os.path.join(self._paths.repositories, above)) as found:
-                    names = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+                with os.scandir(above) as found:
+                    for one in found:
+                        if one.name[0] not in "._":
+                            below.append(one)
+                        own = own or one.name == LINKS
+                    pending += [one.path for one in below if one.is_dir(follow_symlinks=False)]
             except FileNotFoundError:
                 continue
-            if LINKS in names and above:
-                yield _unquoted(above)
-            pending += [os.path.join(above, name) for name in names if not name.startswith(("_", "."))]
+            if own and above != self._paths.repositories:
+                yield above
 
     def has(self, repository: str, digest: Digest) -> bool:
         """Whether the object was pushed to the repository, and not deleted since."""
@@ -171,9 +180,13 @@ class Members:
 
     def linked_elsewhere(self, digest: Digest, repository: str) -> bool:
         """Whether the object was pushed to another repository than this one. Raises OSError."""
+        own = os.path.dirname(self._directory(repository, LINKS))
+        name = _name(digest)
         return any(
-            other != repository and self.has(other, digest) and not self.is_deleted(other, digest)
-            for other in self.repositories()
+            any(os.path.exists(f"{directory}{os.sep}{kind}{os.sep}{name}") for kind in (PUSHED, LINKS))
+            and not os.path.exists(os.path.join(directory, DELETED, name))
+            for directory in self._directories()
+            if directory != own
         )
 
     def protected(self) -> set[Digest]:
@@ -271,7 +284,7 @@ class Members:
         return os.path.join(self._paths.repositories, *map(_quoted, repository.split("/")), kind)
 
     def _path(self, repository: str, kind: str, digest: Digest) -> str:
-        return os.path.join(self._directory(repository, kind), f"{digest.algorithm}-{digest.encoded}")
+        return os.path.join(self._directory(repository, kind), _name(digest))
 
 
 def _quoted(component: str) -> str:
@@ -284,6 +297,11 @@ def _quoted(component: str) -> str:
 
 def _unquoted(path: str) -> str:
     return path.replace(os.sep, "/").replace("%3A", ":").replace("%25", "%")
+
+
+def _name(digest: Digest) -> str:
+    """The name of an object's files."""
+    return f"{digest.algorithm}-{digest.encoded}"
 
 
 def _digest(name: str) -> Digest | None:

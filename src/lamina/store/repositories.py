@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, Conflict, NotFound
-from lamina.host.files import reported
+from lamina.host.files import reported, write_all
 from lamina.host.lock import locked
+from lamina.host.spool import check_free_space
+from lamina.host.temporary import Temporary
 from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
 from lamina.source.select import MAX_NESTING
 from lamina.source.walk import Classified, classifier, listed_documents, manifest_blobs, walk
@@ -147,6 +149,9 @@ class StoreRepositories(ListedRepositories):
 
     # writing
 
+    def check_writing(self) -> None:
+        self.uploads.check_writing()
+
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
         if self._blobs.size(digest) is None or not self._has(source, digest):
             return False
@@ -279,7 +284,7 @@ class StoreRepositories(ListedRepositories):
             self._members.delete(repository, digest)
             names = _names(table.named_in(repository, digest))
             # another repository may have the same document, without a name
-            stays = self._members.linked_elsewhere(digest, repository)
+            stays = not _is_named_without(table, digest, names) and self._members.linked_elsewhere(digest, repository)
             gone = table.removing(names, keep_untagged=stays, untagged=None if stays else digest)
             # a change in any case: it tells all servers that the repository has less
             return gone or Change(
@@ -292,6 +297,11 @@ class StoreRepositories(ListedRepositories):
         self.blob(repository, digest)
         with reported(self._paths.repositories), locked(self._paths.lock):
             self._members.delete(repository, digest)
+
+
+def _is_named_without(table: NameTable, digest: Digest, names: Collection[str]) -> bool:
+    """Whether a document has a name that is none of these: then nothing else need keep it."""
+    return any(name and name not in names for name in _names(table.of(digest)))
 
 
 def _names(entries: Iterable[Descriptor]) -> list[str]:
@@ -346,3 +356,10 @@ class RepositoryUploads:
 
     def cancel(self, repository: str, ident: str) -> None:
         self._uploads.cancel(repository, ident)
+
+    def check_writing(self) -> None:
+        """Raises DiskFull, SystemFailure."""
+        with reported(self._paths.ingest):
+            check_free_space(self._paths.root, 0)
+            with Temporary(self._paths.ingest, "check") as file:
+                write_all(file.descriptor, b"1")

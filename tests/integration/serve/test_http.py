@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.errors import DiskFull
 from lamina.serve.api import open_api
 from lamina.serve.asgi.application import Site
 from lamina.serve.asgi.background import in_background
@@ -567,6 +568,18 @@ def test_health_says_what_fails(tmp_path: Path) -> None:
             wire.close()
             assert ready.status == (503 if broken else 200)
             assert (b"the disk is gone" in ready.body) == broken
+
+
+def test_ready_says_that_writing_is_not_possible(tmp_path: Path) -> None:
+    def check() -> None:
+        raise DiskFull("the disk is full", hint="free some")
+
+    site = Site(lambda _: Response(200), checks={"names": lambda: None}, writing=check)
+    with in_background(site) as address, closing(Wire(address.port)) as wire:
+        for path, status in (("/readyz", 200), ("/readyz?writing", 503)):  # images can still be pulled
+            wire.send(request("GET", path))
+            found = wire.answer()
+            assert (found.status, json.loads(found.body)["failing"]) == (status, {"writing": "the disk is full"})
 
 
 def test_a_fault_of_the_server_is_a_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

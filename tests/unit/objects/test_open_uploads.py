@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
+from obstore.exceptions import GenericError
 
 from lamina.errors import RateLimited
-from lamina.objects import open_uploads
+from lamina.objects import keys, open_uploads
+from lamina.objects.failures import failure
 from lamina.objects.repositories import ObjectRepositories
 from lamina.source import upload_limits
 from lamina.spec.digest import Digest
@@ -57,3 +59,21 @@ def test_the_number_of_open_uploads_has_a_limit(bucket: ModelBucket, monkeypatch
     monkeypatch.setattr(open_uploads, "BELIEVED", 0.0)
     with pytest.raises(RateLimited):
         one.create(MINE)
+
+
+def test_writing_is_tried_once_a_minute(bucket: ModelBucket) -> None:
+    place = server(bucket)
+    place.check_writing()
+    (key,) = [key for key in bucket.objects if key.startswith(keys.CLOCK)]  # gc removes it when it is old
+    del bucket.objects[key]
+    place.check_writing()
+    assert key not in bucket.objects
+
+
+def test_a_host_without_ca_certificates_is_told_what_is_missing() -> None:
+    text = (
+        'Generic HTTP client error: builder error\n source: General("No CA certificates were loaded from the system")'
+    )
+    found = failure(GenericError(text), "s3://images", "its settings")
+    assert "this host has no CA certificates" in found.message
+    assert "certificate is not trusted" not in str(found)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.errors import UsageError
+from lamina.cli.registry.serving import whole_service
+from lamina.errors import Unsupported, UsageError
 from lamina.serve.asgi.access_log import line_of, shown_target
 from lamina.serve.asgi.callers import Callers
 from lamina.serve.asgi.connection import common_name
@@ -244,3 +245,11 @@ def test_the_name_in_a_certificate() -> None:
     assert common_name({"subject": subject}) == "alice"
     assert common_name({"subject": ()}) == ""
     assert common_name(None) == ""
+
+
+def test_a_package_that_is_missing_in_the_extra_is_named() -> None:
+    with pytest.raises(Unsupported, match="anyio is missing") as caught, whole_service():
+        raise ModuleNotFoundError("No module named 'anyio.abc'", name="anyio.abc".partition(".")[0])
+    assert "pip install 'lamina[serve]'" in str(caught.value)
+    with pytest.raises(ModuleNotFoundError), whole_service():
+        raise ModuleNotFoundError("No module named 'lamina.none'", name="lamina.none")

@@ -143,7 +143,7 @@ def serve(
     ghcr.io/me/app as HOST:PORT/ghcr.io/me/app. Ctrl-C stops it.
 
     Without `pip install 'lamina[serve]'` a small server runs, for this machine only."""
-    from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed
+    from lamina.cli.registry.serving import Settings, run_service, run_small, service_is_installed, whole_service
 
     if storage and protection.has_users and not (protection.token_key or protection.state_dir):
         raise UsageError(
@@ -175,7 +175,8 @@ def serve(
         state=protection.state_dir or ("" if source or storage else os.path.join(session.settings.root, "serve")),
     )
     if service_is_installed():
-        run_service(place, settings)
+        with whole_service():
+            run_service(place, settings)
     else:
         run_small(place, settings)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lamina.cli import say, warn
 from lamina.cli.format.output import write
-from lamina.errors import LaminaError, UsageError
+from lamina.errors import LaminaError, Unsupported, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -91,6 +91,19 @@ def service_is_installed() -> bool:
     return all(
         importlib.util.find_spec(name) is not None for name in ("starlette", "uvicorn", "httptools", "bcrypt", "jwt")
     )
+
+
+@contextmanager
+def whole_service() -> Iterator[None]:
+    """Report a package that the packages of the extra need and that is not there. Raises Unsupported."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "lamina"):
+            raise
+        raise Unsupported(
+            f"the packages of the extra `serve` are not complete: {error.name} is missing", hint=INSTALL
+        ) from None
 
 
 def run_small(place: Readable, settings: Settings) -> None:
@@ -228,7 +241,9 @@ def _work(
                 tls.reload()
 
         if number == 0:
-            threading.Thread(target=_tell_problems, args=(site.checks,), name="lamina-checks", daemon=True).start()
+            threading.Thread(
+                target=_tell_problems, args=(site.checks, site.writing), name="lamina-checks", daemon=True
+            ).start()
         context = tls.context if tls is not None else None
         if callers is not None:
             callers.begin(number)
@@ -241,14 +256,15 @@ def _work(
     return 0
 
 
-def _tell_problems(checks: Checks) -> None:
-    """Say what `/readyz` would say: storage that can't be read is a reason to look, not to end, because it may come
+def _tell_problems(checks: Checks, writing: Callable[[], None] | None) -> None:
+    """Say what `/readyz` would say: storage that can't be used is a reason to look, not to end, because it may come
     later."""
-    for check in checks.values():
+    for check in (*checks.values(), *((writing,) if writing is not None else ())):
         try:
             check()
         except LaminaError as error:
             warn(error.message + (f"; {error.hint}" if error.hint else ""))
+            break  # one reason is enough
 
 
 def _check_protection(settings: Settings) -> None:
@@ -316,6 +332,7 @@ def _site(
                 metrics_readers=(*LOOPBACK, *parse_networks(settings.metrics_from)),
                 others=shared.others if shared is not None else tuple,
                 checks={"names": partial(_check_readable, api.place)},
+                writing=api.check_writing if settings.writable else None,
                 log=log,
             )
             yield site

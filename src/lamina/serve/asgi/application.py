@@ -47,7 +47,8 @@ class Site:
 
     ``answer``: the registry. ``routes``: more pages. ``local``: the server has no users and is for this machine only,
     so that web pages are kept out. ``trusted``: proxies whose X-Forwarded headers count. ``others``: the metrics of
-    the other processes. ``callers``: limits the connections of each address."""
+    the other processes. ``writing``: raises LaminaError if
+    clients can't write now, though they may. ``callers``: limits the connections of each address."""
 
     answer: Callable[[Request], Response]
     limits: Limits = field(default_factory=Limits)
@@ -59,6 +60,7 @@ class Site:
     metrics: Metrics = field(default_factory=Metrics)
     others: Callable[[], Iterable[Series]] = tuple
     checks: Checks = field(default_factory=dict)
+    writing: Callable[[], None] | None = None
     callers: Callers | None = None
     log: AccessLog | None = None
 
@@ -69,7 +71,7 @@ class Application:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._registry = RegistryEndpoint(site.answer, site.limits)
-        status = Status(site.metrics, site.checks, site.metrics_readers, site.others)
+        status = Status(site.metrics, site.checks, site.metrics_readers, site.others, site.writing)
         self._pages = Starlette(
             routes=[*status.routes(), *site.routes],
             exception_handlers={HTTPException: _as_json, ApiError: _as_json},

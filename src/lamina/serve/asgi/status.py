@@ -29,11 +29,14 @@ class Status:
         checks: Checks,
         readers: Sequence[Network],
         others: Callable[[], Iterable[Series]] = tuple,
+        writing: Callable[[], None] | None = None,
     ) -> None:
         """``readers``: who may read the metrics, besides clients of a Unix socket. ``others``: the series of the
-        other processes of this server."""
+        other processes of this server. ``writing``: a check of a server that clients may write to."""
         self._metrics, self._checks, self._readers, self._others = metrics, checks, readers, others
+        self._writing = writing
         self._result: dict[str, str] = {}
+        self._no_writing = ""
         self._checked = 0.0
         self._checking = asyncio.Lock()
 
@@ -49,15 +52,20 @@ class Status:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """The place can be read, and written to if it has to be."""
+        """The place can be read. If clients may write and can't, that is said, but it is no failure: another server
+        of the place could not either, and images can still be pulled. With ``?writing`` it is one."""
         async with self._checking:
             if time.monotonic() - self._checked > _FRESH or not self._checked:
                 self._result = {name: await _result(check) for name, check in self._checks.items()}
+                self._no_writing = await _result(self._writing) if self._writing is not None else ""
                 self._checked = time.monotonic()
         bad = {name: text for name, text in self._result.items() if text}
-        if bad:
+        can_read = not bad
+        if self._no_writing:
+            bad["writing"] = self._no_writing
+        if not can_read or (bad and "writing" in request.query_params):
             return JSONResponse({"status": "failing", "failing": bad}, 503)
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "read-only", "failing": bad} if bad else {"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
         address = request.client.host if request.client is not None else ""

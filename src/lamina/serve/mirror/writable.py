@@ -28,6 +28,9 @@ class WritableMirroredRepositories(MirroredRepositories):
         self._writing = base
         self.uploads: UploadPlace = _Uploads(self, base.uploads)
 
+    def check_writing(self) -> None:
+        self._writing.check_writing()
+
     def mount(self, repository: str, digest: Digest, source: str) -> bool:
         self.check_own(repository)
         return self._writing.mount(repository, digest, source)
