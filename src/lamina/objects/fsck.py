@@ -152,7 +152,10 @@ class Checker:
         if record.state == REMOVING:
             return digest, None
         problem = self._bytes(digest, record)
-        if problem and self._bucket.get(one.key) is not None:
+        if problem:
+            now = self._bucket.get(one.key)
+            if now is None or now.version != version:  # gc works on it
+                return self._record(one)
             self._report.damage.append(f"blob {digest}: {problem}")
             if self._repair:
                 self._store.remove(digest, Condemned(record, version, found.modified), lambda _: None, found.modified)

@@ -64,6 +64,7 @@ class Records:
     def rely(self, digest: Digest) -> Record | None:
         """The record, with the promise that gc does not delete the blob as long as there is a reference to it, which
         the caller has made before. None if the blob is not here."""
+        patience = Patience(self._clock)
         while True:
             found = self.read(digest)
             if found is None or found[0].state == REMOVING:
@@ -73,6 +74,7 @@ class Records:
             if record.state == CONDEMNED:
                 record = replace(record, state=HERE)
                 if self._bucket.swap(keys.record(digest), record.to_bytes(), version) is None:
+                    patience.again()
                     continue
             self._known.put(digest, record)
             return record
@@ -88,12 +90,9 @@ class Records:
             if record is not None:
                 return record
             found = self.read(digest)
-            if (
-                found is not None
-                and found[0].state == REMOVING
-                and patience.is_over(found[1])
-                and self._bucket.swap(key, new.to_bytes(), found[1]) is not None
-            ):
+            if found is None or found[0].state != REMOVING:
+                patience.again()
+            elif patience.is_over(found[1]) and self._bucket.swap(key, new.to_bytes(), found[1]) is not None:
                 break
         self._known.put(digest, new)
         return new

@@ -18,6 +18,9 @@ LEASE = 90.0
 """More than ``BUDGET`` and all tries of one deletion together."""
 
 BUDGET = 10.0
+_ROUNDS = 100
+"""Times that others may change an object first: of those who do so at the same time, one always succeeds."""
+
 POLL = 0.05
 
 
@@ -44,10 +47,11 @@ class Deadline:
 
 
 class Patience:
-    """Waiting for the end of a removal."""
+    """Waiting for the end of a removal, and for one's turn among others who change an object."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._rounds = 0
         self._seen: object = None
         self._first = self._since = clock.now()
 
@@ -63,3 +67,14 @@ class Patience:
             raise RemoteFailure("an object in the storage does not come to rest", hint="try again later")
         self._clock.pause(POLL)
         return False
+
+    def again(self) -> None:
+        """Another one changed the object first. Raises RemoteFailure if this happens too often."""
+        self._rounds += 1
+        if self._rounds > _ROUNDS:
+            raise RemoteFailure(
+                "the storage refuses each change of an object, as if it had just changed",
+                hint="check that what is between this server and the storage passes ETag and If-Match on as they are",
+            )
+        if self._rounds > 5:
+            self._clock.pause(POLL)

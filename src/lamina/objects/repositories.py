@@ -16,7 +16,7 @@ from lamina.objects.long_object import SENDERS, WAITING, Senders
 from lamina.objects.manifests import Manifests
 from lamina.objects.memory import Memory
 from lamina.objects.records import Records
-from lamina.objects.removal import REAL, Clock
+from lamina.objects.removal import REAL, Clock, Patience
 from lamina.objects.tags import Tags, fixed_tag
 from lamina.objects.uploads import ObjectUploads
 from lamina.source.verify import BytesBlob
@@ -173,6 +173,7 @@ class ObjectRepositories:
         if self._clock.now() - start > self._grace / 2:  # what was kept may no longer be kept
             raise RemoteFailure(f"{self.location} took too long to look for blobs", hint="push the manifest again")
         self._announce(repository)
+        patience = Patience(self._clock)
         while True:
             self._manifests.put(repository, descriptor, document)
             for tag in tags:
@@ -180,6 +181,7 @@ class ObjectRepositories:
             # another client may have deleted the manifest since it was written, and so have missed the tags
             if self._manifests.exists(repository, descriptor.digest):
                 return
+            patience.again()
 
     def untag(self, repository: str, tag: str) -> None:
         self._tags.remove(repository, tag)

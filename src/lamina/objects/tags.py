@@ -44,6 +44,7 @@ class Tags:
             if found is None:
                 if self._bucket.create(key, data) is not None:
                     return
+                patience.again()
                 continue
             there, version = found
             if there.descriptor is None:
@@ -55,10 +56,12 @@ class Tags:
                 raise fixed_tag(repository, tag)
             if self._bucket.swap(key, data, version) is not None:
                 return
+            patience.again()
 
     def remove(self, repository: str, tag: str, only: Callable[[Digest], bool] = lambda _: True) -> None:
         """Remove a tag, if ``only`` says so of the document that it points to. Raises NotFound."""
         key = keys.tag(repository, tag)
+        patience = Patience(self._clock)
         while True:
             found = self._read(repository, tag)
             if found is None or found[0].descriptor is None:
@@ -67,6 +70,7 @@ class Tags:
                 return
             deadline = Deadline(self._clock)
             if self._bucket.swap(key, Tag().to_bytes(), found[1]) is None:
+                patience.again()
                 continue
             if not deadline.over():  # else gc deletes it
                 self._bucket.delete(key)

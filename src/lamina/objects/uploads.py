@@ -22,6 +22,7 @@ from lamina.objects.documents import Record, Runs, Upload, slices, with_part
 from lamina.objects.long_object import LongObject
 from lamina.objects.memory import Memory
 from lamina.objects.open_uploads import OpenUploads
+from lamina.objects.removal import REAL, Patience
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest, new_hasher
 
@@ -161,6 +162,7 @@ class ObjectUploads:
         return RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
 
     def cancel(self, repository: str, ident: str) -> None:
+        patience = Patience(REAL)
         while True:
             state, version = self._read(repository, ident)
             if state.finishing:
@@ -171,6 +173,7 @@ class ObjectUploads:
                 is not None
             ):
                 break
+            patience.again()
         self._remove(repository, ident)
 
     def _read(self, repository: str, ident: str) -> tuple[Upload, Version]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.errors import Conflict, NotFound
+from lamina.errors import Conflict, NotFound, RemoteFailure
+from lamina.objects.bucket import Version
+from lamina.objects.documents import CONDEMNED, Record
+from lamina.objects.records import Records
 from lamina.objects.removal import LEASE
 from lamina.objects.tags import Tags
 from lamina.spec.descriptor import Descriptor
@@ -74,3 +79,34 @@ def test_a_removal_that_was_broken_off_does_not_block_the_tag(seed: int) -> None
     Tags(bucket, bucket.clock).set(REPOSITORY, "x", DOCUMENTS[1])
     assert Tags(bucket).get(REPOSITORY, "x") == DOCUMENTS[1]
     assert bucket.time - before < 2 * LEASE
+
+
+class Refusing(ModelBucket):
+    """Something on the way to the storage changes ETags, so that no condition is ever met."""
+
+    refuses = False
+
+    def swap(self, key: str, data: bytes, version: Version) -> Version | None:
+        return None if self.refuses else super().swap(key, data, version)
+
+    def create(self, key: str, data: bytes) -> Version | None:
+        return None if self.refuses else super().create(key, data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bucket: Tags(bucket, bucket.clock).set(REPOSITORY, "x", DOCUMENTS[1]),
+        lambda bucket: Tags(bucket, bucket.clock).set(REPOSITORY, "new", DOCUMENTS[1]),
+        lambda bucket: Tags(bucket, bucket.clock).remove(REPOSITORY, "x"),
+        lambda bucket: Records(bucket, bucket.clock).rely(DOCUMENTS[0].digest),
+        lambda bucket: Records(bucket, bucket.clock).publish(DOCUMENTS[1].digest, Record(0, "1", ())),
+    ],
+)
+def test_storage_that_refuses_every_change_is_not_asked_for_ever(change: Callable[[ModelBucket], object]) -> None:
+    bucket = Refusing()
+    Tags(bucket, bucket.clock).set(REPOSITORY, "x", DOCUMENTS[0])
+    Records(bucket, bucket.clock).publish(DOCUMENTS[0].digest, Record(0, "1", (), CONDEMNED))
+    bucket.refuses = True
+    with pytest.raises(RemoteFailure, match="refuses each change"):
+        change(bucket)
