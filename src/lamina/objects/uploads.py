@@ -18,7 +18,7 @@ from lamina.errors import Conflict, DigestMismatch, NotFound, RemoteFailure, Sys
 from lamina.objects import keys
 from lamina.objects.appending import Appending, Writer, write_state
 from lamina.objects.blob import ANY_TYPE, PartStream
-from lamina.objects.documents import Record, Runs, Upload, slices, with_part
+from lamina.objects.documents import REMOVING, Record, Runs, Upload, slices, with_part
 from lamina.objects.long_object import LongObject
 from lamina.objects.memory import Memory
 from lamina.objects.open_uploads import OpenUploads
@@ -112,26 +112,30 @@ class ObjectUploads:
                 return done
         # from here on no other server appends, nor removes the bytes
         self._write(ident, writer, replace(state, finishing=str(digest)))
-        if digest.algorithm == CANONICAL and writer.hasher is not None:
-            hasher = writer.hasher
-        else:
-            try:
+        try:
+            if digest.algorithm == CANONICAL and writer.hasher is not None:
+                hasher = writer.hasher
+            else:
                 self._hash(ident, state, hasher)
-            except SystemFailure:
-                if not state.finishing:
-                    raise
-                raise self._taken(repository, ident) from None
-        actual = Digest(digest.algorithm, hasher.hexdigest())
-        if actual != digest:
-            self._remove(repository, ident)
-            raise DigestMismatch(f"the upload has the digest {actual}, not {digest}", hint="send the blob again")
-        new = Record(state.size, ident, self._one_part(ident, writer) if self._joined else state.runs)
+            actual = Digest(digest.algorithm, hasher.hexdigest())
+            if actual != digest:
+                self._remove(repository, ident, digest)
+                raise DigestMismatch(f"the upload has the digest {actual}, not {digest}", hint="send the blob again")
+            new = Record(state.size, ident, self._one_part(ident, writer) if self._joined else state.runs)
+        except SystemFailure:
+            # a request that finishes it as well may have ended meanwhile, and have removed the parts that it joined
+            done = self._finished_before(repository, ident, digest, writer)
+            if done is not None:
+                return done
+            if state.finishing:
+                raise self._taken(repository, ident, digest) from None
+            raise
         while True:
             record = self._records.publish(digest, new)
             if self._linked(repository, digest, record):
                 break
             if record.ident == ident:
-                raise self._taken(repository, ident)
+                raise self._taken(repository, ident, digest)
         if record.ident == ident:
             self._forget(repository, ident)
             if new.runs != state.runs and record.runs == new.runs:  # another server may use the parts
@@ -139,7 +143,7 @@ class ObjectUploads:
                     [keys.part(ident, epoch, number) for epoch, number, _, _ in slices(state.runs, 0, state.size)]
                 )
         else:
-            self._remove(repository, ident)
+            self._remove(repository, ident, digest)
         return Descriptor(ANY_TYPE, digest, record.size)
 
     def _finished_before(self, repository: str, ident: str, digest: Digest, writer: Writer) -> Descriptor | None:
@@ -152,13 +156,13 @@ class ObjectUploads:
             writer.hasher = None
             return None
         if not self._linked(repository, digest, found[0]):
-            raise self._taken(repository, ident)
+            raise self._taken(repository, ident, digest)
         self._forget(repository, ident)
         return Descriptor(ANY_TYPE, digest, found[0].size)
 
-    def _taken(self, repository: str, ident: str) -> RemoteFailure:
+    def _taken(self, repository: str, ident: str, digest: Digest) -> RemoteFailure:
         """gc has taken the blob of an upload before it was in a repository: this took hours."""
-        self._remove(repository, ident)
+        self._remove(repository, ident, digest)
         return RemoteFailure(f"upload {ident} was not finished in time", hint="send the blob again")
 
     def cancel(self, repository: str, ident: str) -> None:
@@ -227,9 +231,11 @@ class ObjectUploads:
                 one.drop()
         return with_part((), state.epoch, number, state.size)
 
-    def _remove(self, repository: str, ident: str) -> None:
-        """Delete the bytes, then the state."""
-        self._records.discard(ident)
+    def _remove(self, repository: str, ident: str, digest: Digest | None = None) -> None:
+        """Delete the bytes, unless the blob with this digest has them, then the state."""
+        found = None if digest is None else self._records.read(digest)
+        if found is None or found[0].ident != ident or found[0].state == REMOVING:
+            self._records.discard(ident)
         self._forget(repository, ident)
 
     def _forget(self, repository: str, ident: str) -> None:

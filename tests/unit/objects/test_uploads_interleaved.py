@@ -4,7 +4,9 @@ a blob that was acknowledged is whole."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -126,5 +128,52 @@ def test_an_upload_whose_end_failed_is_acknowledged_later_only_if_its_bytes_are_
     else:
         with places[0].blob(REPOSITORY, digest).open() as stream:
             assert stream.read() == DATA
+    report = Checker(bucket, deep=True, pool=AtOnce()).run()
+    assert (report.damage, report.uploads) == ([], 0)
+
+
+class Paused(ModelBucket):
+    """One request waits for another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+        self.at_stream: Callable[[], None] | None = None
+
+    def create(self, key: str, data: bytes) -> Version | None:
+        if key.startswith("blobs/") and not self.reached.is_set():
+            self.reached.set()
+            assert self.goes_on.wait(20)
+        return super().create(key, data)
+
+    def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        if self.at_stream is not None:
+            now, self.at_stream = self.at_stream, None
+            now()
+        return super().stream(key, start, end)
+
+
+def test_two_ends_of_one_upload_at_once_keep_its_bytes() -> None:
+    """A client that waited too long tries again at another server, while the first one joins the parts."""
+    bucket = Paused()
+    first, second = (
+        ObjectRepositories(bucket, clock=bucket.clock, pool=AtOnce(), redirect=True).uploads for _ in range(2)
+    )
+    digest = Digest.of(DATA)
+    ident = first.create(REPOSITORY)
+    first.append(REPOSITORY, ident, [DATA[:20]])
+    first.append(REPOSITORY, ident, [DATA[20:]])
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(first.finish, REPOSITORY, ident, digest)
+        assert bucket.reached.wait(20)
+
+        def end_first() -> None:
+            bucket.goes_on.set()
+            ending.result(20)
+
+        bucket.at_stream = end_first
+        assert second.finish(REPOSITORY, ident, digest) == ending.result()
+    with ObjectRepositories(bucket, pool=AtOnce()).blob(REPOSITORY, digest).open() as stream:
+        assert stream.read() == DATA
     report = Checker(bucket, deep=True, pool=AtOnce()).run()
     assert (report.damage, report.uploads) == ([], 0)
