@@ -57,12 +57,21 @@ def open_bucket(url: str) -> ObstoreBucket:
         ]
     except (exceptions.BaseError, ValueError) as error:
         raise failure(error, location, "its settings") from None
-    plain = scheme == "s3" and _endpoint().startswith("http://") and not urllib.request.getproxies()
-    return ObstoreBucket(stores[0], stores[1], location, plain=plain)
+    return ObstoreBucket(stores[0], stores[1], location, direct=scheme == "s3" and is_direct())
 
 
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=15)}
 """Together with a request's own limit this must end well before ``removal.LEASE``."""
+
+
+_OWN_WAYS = (
+    "AWS_PROXY_URL",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_REQUEST_PAYER",
+    "AWS_S3_EXPRESS",
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+)
+"""Settings with which obstore sends other requests, or sends them elsewhere."""
 
 
 def _client(scheme: str, large: bool) -> Any:
@@ -90,6 +99,13 @@ def _plain_allowed() -> bool:
             hint="use https, or set AWS_ALLOW_HTTP=true if the network is yours",
         )
     return True
+
+
+def is_direct() -> bool:
+    """Whether a signed URL and a socket are enough to read an object: no proxy is between, and the request needs no
+    headers of its own."""
+    proxies = urllib.request.getproxies().keys() - {"no"}
+    return not proxies and not any(os.environ.get(name) for name in _OWN_WAYS)
 
 
 def _s3_options() -> dict[str, Any]:

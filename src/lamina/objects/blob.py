@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 from lamina.errors import BlobNotFound, RemoteFailure, SystemFailure
 from lamina.objects import keys
+from lamina.objects.direct import DirectPieces
 from lamina.objects.documents import Record, slices
-from lamina.objects.plain import PlainPieces
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
-    from socket import socket
 
     from lamina.objects.bucket import Bucket
 
@@ -107,23 +106,24 @@ class PartStream:
     def abort(self) -> None:
         self._aborted = True
 
-    def source(self) -> tuple[socket, int] | None:
-        """The socket from which the next bytes come, and how many; None if they are to be asked for."""
-        pieces = self._pieces
-        if self._left or self._aborted or not isinstance(pieces, PlainPieces) or pieces.waits or not pieces.left:
+    def source(self) -> int | None:
+        """The descriptor that can be read when the next bytes have come; None if they are to be asked for."""
+        if self._left or self._aborted or not isinstance(self._pieces, DirectPieces):
             return None
-        return pieces.socket, pieces.left
+        return self._pieces.source()
 
-    def taken(self, size: int) -> None:
-        """So many bytes were read from the socket."""
-        assert isinstance(self._pieces, PlainPieces)
-        self._pieces.left -= size
-        self._done += size
-        self._look_ahead()
+    def arrived(self, size: int) -> bytes | memoryview | None:
+        """Take at most so many bytes without waiting; None if none has come, b"" if only ``read`` can go on."""
+        assert isinstance(self._pieces, DirectPieces)
+        piece = self._pieces.arrived(size)
+        if piece:
+            self._done += len(piece)
+            self._look_ahead()
+        return piece
 
     def close(self) -> None:
         self._parts, self._left = [], b""
-        if isinstance(self._pieces, PlainPieces):
+        if isinstance(self._pieces, DirectPieces):
             self._pieces.close()
         ahead, self._next = self._next, None
         if ahead is not None:
@@ -191,7 +191,7 @@ class PartStream:
 def _close_unread(ahead: Future[Iterator[bytes]]) -> None:
     if not ahead.cancelled() and ahead.exception() is None:
         pieces = ahead.result()
-        if isinstance(pieces, PlainPieces):
+        if isinstance(pieces, DirectPieces):
             pieces.close()
 
 

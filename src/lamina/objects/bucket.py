@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lamina.errors import LaminaError, SystemFailure
+from lamina.objects.direct import WORTH, DirectReads
 from lamina.objects.failures import StorageFailure, failure, is_race, reported
-from lamina.objects.plain import WORTH, read_plainly
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -107,14 +107,14 @@ class Bucket(Protocol):
 
 
 class ObstoreBucket:
-    """``Bucket`` by obstore. ``small`` has short timeouts, ``large`` is for the bytes of blobs; ``plain``: the
-    storage is reached over plain http, and its objects have URLs."""
+    """``Bucket`` by obstore. ``small`` has short timeouts, ``large`` is for the bytes of blobs; ``direct``: objects
+    have URLs, by which long reads need no obstore."""
 
-    def __init__(self, small: ObjectStore, large: ObjectStore, location: str, *, plain: bool = False) -> None:
+    def __init__(self, small: ObjectStore, large: ObjectStore, location: str, *, direct: bool = False) -> None:
         self._small = small
         self._large = large
         self.location = location
-        self._plain = plain
+        self._direct = DirectReads(location) if direct else None
 
     def get(self, key: str) -> Found | None:
         try:
@@ -198,9 +198,9 @@ class ObstoreBucket:
     def stream(self, key: str, start: int, end: int) -> Iterator[bytes]:
         if start >= end:
             return iter(())
-        if self._plain and end - start >= WORTH:
+        if self._direct is not None and end - start >= WORTH and self._direct.usable:
             with suppress(LaminaError):  # obstore finds out what is wrong
-                found = read_plainly(self.url(key, _READ_SECONDS), start, end, self.location)
+                found = self._direct.read(self.url(key, _READ_SECONDS), start, end)
                 if found is not None:
                     return found
         try:

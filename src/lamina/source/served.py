@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from socket import socket
 from typing import Protocol
 
 from lamina.source.protocols import Blob, Lister, Reader, Stream
@@ -197,13 +196,14 @@ class Pieces(Stream, Protocol):
 class Piped(Stream, Protocol):
     """A stream whose bytes may come from a socket, which an event loop can read without a thread."""
 
-    def source(self) -> tuple[socket, int] | None:
-        """The socket from which the next bytes come, and how many; None if they come by ``read``. If the socket ends
-        early, or is silent, ``read`` goes on."""
+    def source(self) -> int | None:
+        """The descriptor that can be read when the next bytes have come by the socket; None if they come by
+        ``read``."""
         ...
 
-    def taken(self, size: int) -> None:
-        """So many bytes were read from the socket."""
+    def arrived(self, size: int) -> bytes | memoryview | None:
+        """Take at most ``size`` bytes from the socket without waiting. None: wait for the descriptor. b"": the socket
+        has ended or can't go on, and ``read`` does."""
         ...
 
 

@@ -30,6 +30,7 @@ from lamina.serve.api import Api
 from lamina.serve.failures import answered
 from lamina.serve.http_message import Request
 from lamina.serve.routes import parse_target
+from lamina.serve.self_signed import SelfSigned
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_manifest
@@ -520,6 +521,27 @@ def test_an_answer_of_the_storage_that_breaks_off_is_completed(
             assert call(server, "GET", f"/v2/app/blobs/{digest}")[2] == data
             status, _, body = call(server, "GET", f"/v2/app/blobs/{digest}", Range="bytes=7-9000006")
             assert (status, body) == (206, data[7:9000007])
+
+
+def test_storage_by_https_is_used_if_its_certificate_is_trusted(tmp_path: Path) -> None:
+    data = os.urandom(20 << 20)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    with s3_server("versitygw", tmp_path / "s3", https=True) as storage, ExitStack() as stack:
+        (server,) = servers(storage, storage.url, tmp_path, stack, 1)
+        assert call(server, "POST", f"/v2/app/blobs/uploads/?digest={digest}", data)[0] == 201
+        with cutting(storage.port, 3 << 20, 3) as port:
+            environment = {**storage.environment, "AWS_ENDPOINT_URL": f"https://127.0.0.1:{port}"}
+            log = tmp_path / "cut"
+            with serving(tmp_path / "none", "--storage", storage.url, log=log, environment=environment) as cut:
+                assert call(cut, "GET", f"/v2/app/blobs/{digest}")[2] == data
+                status, _, body = call(cut, "GET", f"/v2/app/blobs/{digest}", Range="bytes=7-9000006")
+                assert (status, body) == (206, data[7:9000007])
+        other = SelfSigned(str(tmp_path / "other"), ("127.0.0.1",))
+        other.renew()
+        environment = {**storage.environment, "SSL_CERT_FILE": other.ca}
+        log = tmp_path / "distrustful"
+        with serving(tmp_path / "none", "--storage", storage.url, log=log, environment=environment) as distrustful:
+            assert call(distrustful, "GET", f"/v2/app/blobs/{digest}")[0] == 503
 
 
 def test_storage_that_is_down_is_said_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,17 @@ class PipedStream:
         self._thread = threading.Thread(target=write)
         self._thread.start()
 
-    def source(self) -> tuple[socket.socket, int] | None:
-        return (self._ours, self._end - self._at) if self._at and not len(self.asked) > 1 else None
+    def source(self) -> int | None:
+        return self._ours.fileno() if 0 < self._at < self._end and not len(self.asked) > 1 else None
 
-    def taken(self, size: int) -> None:
-        self._at += size
+    def arrived(self, size: int) -> bytes | None:
+        self._ours.setblocking(False)
+        try:
+            piece = self._ours.recv(min(size, self._end - self._at))
+        except BlockingIOError:
+            return None
+        self._at += len(piece)
+        return piece
 
     def read(self, size: int = -1, /) -> bytes:
         self.asked.append(self._at)

@@ -15,8 +15,6 @@ from lamina.serve.asgi.limits import PIECE
 from lamina.source.abilities import gives_pieces, is_growing, is_piped
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from lamina.serve.asgi.kernel_copy import Copy
     from lamina.source.protocols import Stream
     from lamina.source.served import Growing, Piped
@@ -153,25 +151,15 @@ async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, g
 async def _send_piped(stream: Piped, size: int, send: Send, gone: Callable[[], bool]) -> int:
     """Send what comes from the socket of a stream. Returns how much: less if the socket has ended, or nothing comes
     for a while."""
-    found = stream.source()
     sent = 0
-    if found is None:
-        return sent
-    source, left = found
-    left = min(left, size)
-    source.setblocking(False)
-    while sent < left:
-        try:
-            piece = source.recv(min(PIECE, left - sent))
-        except BlockingIOError:
-            if not await _readable(source):
+    while sent < size and (descriptor := stream.source()) is not None:
+        piece = stream.arrived(min(PIECE, size - sent))
+        if piece is None:
+            if not await _readable(descriptor):
                 break
             continue
-        except OSError:
-            break
         if not piece:
             break
-        stream.taken(len(piece))
         sent += len(piece)
         await send({"type": "http.response.body", "body": piece, "more_body": sent < size})
         await asyncio.sleep(0)  # others come first now
@@ -180,11 +168,10 @@ async def _send_piped(stream: Piped, size: int, send: Send, gone: Callable[[], b
     return sent
 
 
-async def _readable(source: socket) -> bool:
+async def _readable(descriptor: int) -> bool:
     """Wait until a socket can be read. False if this takes too long."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[bool] = loop.create_future()
-    descriptor = source.fileno()
 
     def tell(readable: bool) -> None:
         if not ready.done():
