@@ -170,6 +170,7 @@ def write_shop(directory: Path, scale: float = 0.02) -> tuple[Descriptor, Descri
         ("root/.wh..cache", b""),
     ]
     model: list[Member] = [
+        ("srv/app/models", None),
         ("srv/app/models/ranking.onnx", data(12_500_000)),
         ("srv/app/models/README.md", b"# ranking\n\nTrained on 2026-10-01.\n"),
     ]
@@ -211,7 +212,12 @@ def write_shop(directory: Path, scale: float = 0.02) -> tuple[Descriptor, Descri
         ("srv/app/search.py", b"def search(words):\n\treturn []\n"),
     ]
     newer = [each for each in newer if each[0] != "srv/app/templates/404.html"]
-    bigger: list[Member] = [("srv/app/models/ranking.onnx", data(14_100_000)), model[1]]
+    later = {"mtime": 1_700_009_000}
+    bigger: list[Member] = [
+        ("srv/app/models", None, later),
+        ("srv/app/models/ranking.onnx", data(14_100_000)),
+        ("srv/app/models/README.md", b"# ranking\n\nTrained on 2026-10-01.\n", later),
+    ]
     changed = {**config, "Env": [*config["Env"], "SEARCH=on"]}
     two = write_layout(
         directory,

@@ -86,6 +86,15 @@ def test_two_tags_are_compared(visitor: Visitor) -> None:
     assert page.locator(".count.removed .figure").inner_text() == "1"
     assert page.locator(".count.changed .figure").inner_text() == "2"
     assert "SEARCH" in page.locator(".view.compare table").inner_text()
+    models = page.locator("[role=treeitem]").filter(has_text="models")
+    assert models.locator(".why").inner_text() == "time"
+    assert models.locator(".sign").inner_text() == "", "a touched directory is no change"
+    assert "README.md" not in rows(page)
+    page.get_by_label("also 2 paths of which only the time differs").check()
+    page.locator("[role=treeitem]").filter(has_text="README.md").wait_for()
+    visitor.settled()
+    assert state(page)["times"] == "1"
+    assert page.locator(".count.changed .figure").inner_text() == "2"
     page.locator("[role=treeitem]").filter(has_text="main.py").click()
     page.locator(".diff").wait_for()
     assert 'Route("/search", search)' in page.locator(".diff .added").all_inner_texts()[-1]
@@ -342,6 +351,8 @@ def test_search_in_an_image_and_in_all(visitor: Visitor) -> None:
     assert "/srv/app/models/ranking.onnx" in page.locator(".found").inner_text()
     page.get_by_role("link", name="search all images").click()
     page.locator(".found .pill").first.wait_for()
+    assert page.locator(".found li").count() == 1, "one path"
+    assert page.locator(".found .version").count() == 2, "in two versions"
     assert {"shop/web:1.4", "shop/web:1.5"} <= set(page.locator(".found .pill span:last-child").all_inner_texts())
     page.locator(".found .pill").filter(has_text="shop/web:1.5").click()
     visitor.settled()
@@ -350,6 +361,12 @@ def test_search_in_an_image_and_in_all(visitor: Visitor) -> None:
         "platform": state(page)["platform"],
         "path": "/srv/app/models/ranking.onnx",
     }
+    page.get_by_label("Search files by name").fill("*.env")
+    page.keyboard.press("Enter")
+    page.get_by_text("Nothing is named like").wait_for()
+    page.get_by_label("hidden entries").check()
+    page.locator(".found .path.gone").get_by_text(".env").wait_for()
+    assert "removed by layer 8" in page.locator(".found .pill").last.inner_text()
     page.get_by_label("Search files by name").fill("nothing-has-this-name")
     page.keyboard.press("Enter")
     page.get_by_text("Nothing is named like").wait_for()

@@ -70,7 +70,7 @@ function heading(image, about) {
             h("a", to({ repository: image.repository }), visible(image.repository)),
           ],
       ),
-      h("h1", {}, named),
+      h("h1", { class: image.image.length > 60 ? "lengthy" : "" }, named),
       h(
         "p",
         { class: "facts-line" },

@@ -22,8 +22,12 @@ function named(one) {
   return [h("span", { class: "dim" }, visible(one.path.slice(0, cut))), visible(one.path.slice(cut))];
 }
 
-/** A name that fits a small place: of a long one the end, which has the tag. */
-const brief = (name) => (name.length > 34 ? `…/${name.split("/").at(-1)}` : name);
+/** A name that fits a small place: a long one without its middle, because its end has the tag. */
+function brief(name) {
+  if (name.length <= 34) return name;
+  const last = name.split("/").at(-1);
+  return last.length <= 32 ? `…/${last}` : `${last.slice(0, 15)}…${last.slice(-16)}`;
+}
 
 function results(box, { image, signal }) {
   let stop = null;

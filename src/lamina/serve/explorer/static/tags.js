@@ -116,17 +116,11 @@ export function tagsPage(box, { repository }, { about, signal }) {
   });
   put(
     box,
-    h(
-      "nav",
-      { class: "crumbs", "aria-label": "Where this is" },
-      h("a", to({}), "Repositories"),
-      " / ",
-      h("span", {}, visible(repository)),
-    ),
+    h("nav", { class: "crumbs", "aria-label": "Where this is" }, h("a", to({}), "Repositories"), " /"),
     h(
       "div",
       { class: "heading" },
-      h("h1", {}, visible(repository)),
+      h("h1", { class: repository.length > 60 ? "lengthy" : "" }, visible(repository)),
       list.count,
       h("div", { class: "push" }, list.field),
     ),

@@ -74,6 +74,14 @@ const escaped = (character) => {
 /** A text in one line in which every character shows. */
 export const plain = (text) => String(text ?? "").replace(ODD, escaped);
 
+/** Append a text that may break after slashes. */
+function appendPath(element, text) {
+  text.split(/(?<=\/)(?=.)/s).forEach((part, at) => {
+    if (at > 0) element.append(document.createElement("wbr"));
+    element.append(part);
+  });
+}
+
 /** A text from an image as nodes: what does not show is written as an escape, and marked. */
 export function visible(text) {
   const whole = String(text ?? "");
@@ -81,7 +89,7 @@ export function visible(text) {
   out.className = "name";
   let at = 0;
   for (const match of whole.matchAll(ODD)) {
-    if (match.index > at) out.append(whole.slice(at, match.index));
+    if (match.index > at) appendPath(out, whole.slice(at, match.index));
     const mark = document.createElement("span");
     mark.className = "odd";
     mark.textContent = escaped(match[0]);
@@ -89,7 +97,7 @@ export function visible(text) {
     out.append(mark);
     at = match.index + match[0].length;
   }
-  if (at < whole.length) out.append(whole.slice(at));
+  if (at < whole.length) appendPath(out, whole.slice(at));
   return out;
 }
 
