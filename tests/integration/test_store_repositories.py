@@ -24,6 +24,7 @@ from lamina.errors import (
     LimitExceeded,
     NotFound,
     RateLimited,
+    StoreDamaged,
     SystemFailure,
 )
 from lamina.host.lock import unheld
@@ -39,6 +40,7 @@ from lamina.store.gc import collect
 from lamina.store.members import DELETED, KEPT, LINKS, PUSHED, Members
 from lamina.store.online_gc import collect_in_turn, collecting
 from lamina.store.prune import prune
+from lamina.store.refs import FETCHED
 from lamina.store.serving_rules import ServingRules
 from lamina.store.store import Store
 from lamina.transfer.copy import copy
@@ -764,6 +766,66 @@ def test_an_index_without_a_tag_keeps_its_children(root: Path) -> None:
         assert place.find(REPOSITORY, index).digest == index
         assert place.find(REPOSITORY, child.descriptor.digest).digest == child.descriptor.digest
         assert place.blob(REPOSITORY, child.layers[0].digest).descriptor.size == 5
+
+
+def test_a_tag_of_an_index_takes_the_same_space_however_much_it_lists(root: Path) -> None:
+    children = [manifest_with(b"layer %d" % number) for number in range(5)]
+    with serving(root) as place:
+        for number in range(5):
+            push(place, "child", b"layer %d" % number)
+        inner = build_index([one.descriptor for one in children[:2]])
+        place.put_manifest(REPOSITORY, inner.descriptor, inner.raw, [])
+        whole = put_index(place, REPOSITORY, "all", *(one.descriptor for one in children[2:]), inner.descriptor)
+        some = put_index(place, REPOSITORY, "some", children[4].descriptor, Descriptor(TYPE, Digest.of(b"x"), 1))
+        store = Store.open(str(root))
+        assert store.resolve("app:all").annotations[FETCHED] == "*"
+        assert store.resolve("app:some").annotations[FETCHED] == str(children[4].descriptor.digest)
+        place.untag(REPOSITORY, "child")
+        prune(store)
+        for name in ("all", "again"):  # a child is found after its own name is gone, whatever becomes of the tags
+            put_index(place, REPOSITORY, name, *(one.descriptor for one in children[2:]), inner.descriptor)
+            for one in (*children, inner):
+                assert place.find(REPOSITORY, one.descriptor.digest).digest == one.descriptor.digest
+            assert place.blob(REPOSITORY, children[0].layers[0].digest).descriptor.size == 7
+        assert fsck(store) == []
+        age(root)
+        collect(store)
+        put_index(place, REPOSITORY, "all", children[4].descriptor)
+        put_index(place, REPOSITORY, "again", children[4].descriptor)
+        assert {place.find(REPOSITORY, one).digest for one in (whole, some)} == {whole, some}
+    with serving(root) as place:
+        for one in (*children, inner):
+            assert place.find(REPOSITORY, one.descriptor.digest).digest == one.descriptor.digest
+        os.unlink(store.blobs.path(children[0].descriptor.digest))
+        with pytest.raises(StoreDamaged, match="is missing"):
+            collect(store)
+        assert any("which is missing" in one.what for one in fsck(store))
+
+
+def test_a_wide_index_must_be_complete(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repositories, "_MOST_LISTED", 1)
+    with serving(root) as place:
+        for number in range(2):
+            push(place, "child", b"layer %d" % number)
+        here = [manifest_with(b"layer %d" % number).descriptor for number in range(2)]
+        missing = manifest_with(b"missing").descriptor
+        with pytest.raises(BlobNotFound, match="some are not in the repository"):
+            put_index(place, REPOSITORY, "all", *here, missing)
+        put_index(place, REPOSITORY, "all", *here)
+        put_index(place, REPOSITORY, "sparse", here[0], missing)
+
+
+@pytest.mark.parametrize("absent", [{}, {"manifests": None}])
+def test_gc_reads_a_manifest_as_it_was_pushed(root: Path, absent: dict[str, None]) -> None:
+    config = Descriptor.of(TYPE, b"{}").to_json()
+    raw = json.dumps({"schemaVersion": 2, "config": config, "layers": [], **absent}).encode()
+    with serving(root) as place:
+        push_blob(place, b"{}")
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        place.put_manifest(REPOSITORY, Descriptor(kind, Digest.of(raw), len(raw)), raw, ["1"])
+        age(root)
+        collect(Store.open(str(root)))
+        assert read(place, Digest.of(b"{}")) == b"{}"
 
 
 def test_a_foreign_layer_does_not_bring_in_what_only_another_repository_has(root: Path) -> None:

@@ -131,7 +131,8 @@ def parse(
             f"{what} is inconsistent: it is both an index (manifests) and a manifest (config, layers)",
             hint="don't use this image; report it to its publisher",
         )
-    effective = announced or stated or (mediatype.OCI_INDEX if "manifests" in value else mediatype.OCI_MANIFEST)
+    seems_index = looks_like_index or ("manifests" in value and not looks_like_manifest)
+    effective = announced or stated or (mediatype.OCI_INDEX if seems_index else mediatype.OCI_MANIFEST)
     if mediatype.is_index(effective):
         if looks_like_manifest:
             raise _shape(what, effective, "config or layers")

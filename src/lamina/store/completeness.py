@@ -8,6 +8,7 @@ from lamina.errors import BlobNotFound
 from lamina.light import TYPE_CHECKING
 from lamina.spec.manifest import Index, Manifest
 from lamina.spec.mediatype import is_foreign
+from lamina.store.name_table import EVERY
 
 if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
@@ -33,8 +34,9 @@ def first_missing(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descripto
 
 def fetched_children(top: Descriptor, known: frozenset[str], blobs: Blobs, layers: Layers) -> str:
     """The children of an index that were fetched: those here with everything that they need, at any depth, and those
-    here that are ``known`` to have been fetched. Digests, comma-separated. A child that another image brought in as a
-    layer was not fetched. Raises BlobNotFound if the index itself is not here, InvalidContent if it is damaged."""
+    here that are ``known`` to have been fetched (``EVERY``: all). Digests, comma-separated. A child that another
+    image brought in as a layer was not fetched. Raises BlobNotFound if the index itself is not here, InvalidContent
+    if it is damaged."""
     from lamina.source.walk import Absent, Known, classify, listed_documents, walk
 
     found = list(walk(lambda one: classify(blobs.read, one), [top], children=listed_documents, max_depth=None))
@@ -44,7 +46,7 @@ def fetched_children(top: Descriptor, known: frozenset[str], blobs: Blobs, layer
         raise found[0].error
 
     def is_complete(document: Manifest | Index) -> bool:
-        return not isinstance(document, Manifest) or first_missing(document, blobs, layers) is None
+        return EVERY in known or not isinstance(document, Manifest) or first_missing(document, blobs, layers) is None
 
     here = [(str(one.descriptor.digest), one.document) for one in found[1:] if isinstance(one, Known)]
     return ",".join(digest for digest, document in here if digest in known or is_complete(document))

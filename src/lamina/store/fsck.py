@@ -24,6 +24,7 @@ from lamina.store.derived import hash_of
 from lamina.store.layer_map import layer_map_is_right
 from lamina.store.leftovers import leftovers
 from lamina.store.members import Members
+from lamina.store.name_table import EVERY
 from lamina.store.refs import FETCHED
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _image(
         return [
             one
             for one in listed_documents(found)
-            if str(one.digest) in fetched or store.blobs.size(one.digest) is not None
+            if EVERY in fetched or str(one.digest) in fetched or store.blobs.size(one.digest) is not None
         ]
 
     for found in walk(lambda one: classify(store.blobs.read, one), [top], children=wanted, max_depth=None):
@@ -148,10 +149,10 @@ def _image(
         elif digest in broken or isinstance(found, Damaged):
             yield Finding("error", f"image {name} needs {digest}, which is damaged")
         elif isinstance(found, Unrecognized):
-            if digest == top.digest or str(digest) in fetched:
+            if digest == top.digest or EVERY in fetched or str(digest) in fetched:
                 yield Finding("error", f"image {name}: {found.error.message}")
         elif isinstance(found.document, Manifest):
-            whole = digest == top.digest or str(digest) in fetched
+            whole = digest == top.digest or EVERY in fetched or str(digest) in fetched
             if not whole and first_missing(found.document, store.blobs, store.layers) is not None:
                 continue  # it is here for another reason, and was not fetched as a child
             yield from _manifest(store, name, found.document, broken, layers, elsewhere)

@@ -23,6 +23,7 @@ from lamina.spec.manifest import Index
 from lamina.spec.reference import Reference
 from lamina.store.blobs import DAMAGED
 from lamina.store.derived import hash_of
+from lamina.store.name_table import EVERY
 from lamina.store.refs import FETCHED, Entries, name_of
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class Marked:
 class Holder:
     """Something that needs objects: an IMAGE (``name`` is canonical, "" for none), a CONTAINER, a PROCESS or a PIN.
 
-    ``documents``: what it names. ``must_exist``: these documents may not be missing. ``may_exist``: digests of any
-    kind, which need not exist.
+    ``documents``: what it names. ``must_exist``: these documents may not be missing; ``all_must_exist``: nor may what
+    indexes list. ``may_exist``: digests of any kind, which need not exist.
     """
 
     kind: str
@@ -57,6 +58,11 @@ class Holder:
     documents: tuple[Digest, ...] = ()
     must_exist: frozenset[Digest] = frozenset()
     may_exist: tuple[Digest, ...] = ()
+    all_must_exist: bool = False
+
+    def needs(self, digest: Digest) -> bool:
+        """Whether a document that it reaches may not be missing."""
+        return self.all_must_exist or digest in self.must_exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,8 @@ def image_holders(entries: Entries) -> list[Holder]:
     for entry in entries:
         fetched = entry.annotations.get(FETCHED, "")
         children = [Digest(*text.split(":", 1)) for text in fetched.split(",") if ":" in text]
-        found.append(Holder(IMAGE, name_of(entry), (entry.digest,), frozenset([entry.digest, *children])))
+        must_exist = frozenset([entry.digest, *children])
+        found.append(Holder(IMAGE, name_of(entry), (entry.digest,), must_exist, all_must_exist=fetched == EVERY))
     return found
 
 
@@ -148,9 +155,9 @@ def mark(store: Store, holders: Iterable[Holder], *, memory: Memory | None = Non
                 marked.diff_ids.update(state.diff_ids)
                 named_blobs.update(state.blobs)
                 flaw = state.flaw
-                if strict and flaw is not None and (isinstance(flaw, Damaged) or digest in holder.must_exist):
+                if strict and flaw is not None and (isinstance(flaw, Damaged) or holder.needs(digest)):
                     raise _cannot_delete(holder, "config", flaw)
-            elif strict and digest in holder.must_exist:
+            elif strict and holder.needs(digest):
                 raise _cannot_delete(holder, "manifest", state)
             elif isinstance(state, Damaged):
                 damaged_documents.append((holder, state))

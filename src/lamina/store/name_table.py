@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FETCHED = "dev.lamina.fetched"
 """Which children of an index were fetched: digests, comma-separated. With this, fsck can tell "lost" from "not
 fetched"."""
+EVERY = "*"
+"""The value of FETCHED if all that the index lists, at any depth, are documents that were fetched. A server writes
+it, so that a tag of an index takes the same space in index.json however many documents the index lists."""
 _OURS: dict[str, str | None] = {REF_NAME: None, CONTAINERD_NAME: None, FETCHED: None}
 
 Entries = list[Descriptor]

@@ -18,17 +18,17 @@ from lamina.host.spool import check_free_space
 from lamina.host.temporary import Temporary
 from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
 from lamina.source.select import MAX_NESTING
-from lamina.source.walk import Classified, classifier, listed_documents, manifest_blobs, walk
+from lamina.source.walk import Classified, Known, classifier, listed_documents, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
-from lamina.spec.mediatype import is_foreign, is_known_document
+from lamina.spec.mediatype import is_foreign, is_index, is_known_document
 from lamina.spec.reference import Reference
 from lamina.store.completeness import fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.members import DELETED, LINKS, PUSHED, Members
-from lamina.store.name_table import Change, NameTable, name_of
-from lamina.store.repository_contents import Contents, limited_to, listed_in, merged_entries, with_children
+from lamina.store.name_table import EVERY, Change, NameTable, name_of
+from lamina.store.repository_contents import Contents, limited_to, listed_in, lists_every, merged_entries
 from lamina.store.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from lamina.store.read import StoreReader
     from lamina.store.serving_rules import ServingRules
 
+_MOST_LISTED = 1000
+"""Manifests that an index may have in the repository if it does not have all: each tag of it names them in
+index.json."""
 _MOST_CONTENTS = 2000
 """Repositories whose contents are remembered."""
 
@@ -134,7 +137,8 @@ class StoreRepositories(ListedRepositories):
                 foreign = not self._members.exists(repository)
 
                 def content_of(top: Descriptor) -> tuple[dict[Digest, Descriptor], bool]:
-                    return self._content_and_state(top, listed=listed_in(top), foreign=foreign)
+                    listed = None if lists_every(top) else listed_in(top)
+                    return self._content_and_state(top, listed=listed, foreign=foreign)
 
                 contents.update(version, merged_entries(self._tops(repository)), content_of, self._referrer)
             yield contents
@@ -145,7 +149,22 @@ class StoreRepositories(ListedRepositories):
             return named
         with reported(self._paths.repositories):
             there = self._members.listed(repository, LINKS) | self._members.listed(repository, PUSHED)
-        return [*named, *(limited_to(entry, there) for entry in unnamed if entry.digest in there)]
+        mine = [entry for entry in unnamed if entry.digest in there]
+        return [*named, *(limited_to(entry, self._listed(entry), there) for entry in mine)]
+
+    def _listed(self, entry: Descriptor) -> Iterable[Digest]:
+        """The documents that an index has in the repository of its entry."""
+        return self._every(entry) if lists_every(entry) else listed_in(entry)
+
+    def _every(self, top: Descriptor) -> list[Digest]:
+        """All that an index lists, at any depth. Only indexes are read."""
+
+        def below(found: Classified) -> list[Descriptor]:
+            return [one for one in listed_documents(found) if is_index(one.media_type)]
+
+        found = walk(classifier(self._place), [top], children=below, max_depth=None)
+        indexes = [one.document for one in found if isinstance(one, Known) and isinstance(one.document, Index)]
+        return list(dict.fromkeys(one.digest for index in indexes for one in index.manifests))
 
     # writing
 
@@ -220,8 +239,17 @@ class StoreRepositories(ListedRepositories):
         own = self._own_children(repository, document)
 
         def fetched(top: Descriptor, known: frozenset[str]) -> str:
-            here = fetched_children(top, known, self._blobs, self._layers).split(",")
-            return ",".join(child for child in here if child in own)
+            here = [
+                child for child in fetched_children(top, known, self._blobs, self._layers).split(",") if child in own
+            ]
+            if isinstance(document, Index) and here and {*map(str, self._every(top))} == {*here}:
+                return EVERY
+            if len(here) > _MOST_LISTED:
+                raise BlobNotFound(
+                    f"index {digest} lists more than {_MOST_LISTED} manifests, and some are not in the repository",
+                    hint="push all of them before the index",
+                )
+            return ",".join(here)
 
         def change(table: NameTable) -> Change:
             # Under the lock: the protection may have ended with another manifest that got its name and lost it.
@@ -243,7 +271,8 @@ class StoreRepositories(ListedRepositories):
         """A document that loses its name is still found by its digest."""
         for entry in table.named(name):
             if entry.digest != digest:
-                missing = [one for one in with_children(entry) if not self._members.has(repository, one)]
+                documents = (entry.digest, *self._listed(entry))
+                missing = [one for one in documents if not self._members.has(repository, one)]
                 if missing:
                     self._members.link(repository, missing)
 
@@ -271,7 +300,7 @@ class StoreRepositories(ListedRepositories):
             found = table.tagged(repository, tag) if tag else []
             if not found:
                 raise NotFound(f"no tag {tag[:150]!r} in {repository}", hint="check the tag")
-            self._members.link(repository, [one for entry in found for one in with_children(entry)])
+            self._members.link(repository, [one for entry in found for one in (entry.digest, *self._listed(entry))])
             self._members.sync(repository)
             return table.removing([f"{repository}:{tag}", *_names(found)], keep_untagged=True)
 

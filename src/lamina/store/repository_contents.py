@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lamina.source.repositories import ANY_TYPE
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
-from lamina.store.name_table import FETCHED
+from lamina.store.name_table import EVERY, FETCHED
 
 if TYPE_CHECKING:
     Content = dict[Digest, Descriptor]
@@ -92,37 +92,45 @@ class Contents:
                 del self._referrers[referrer[0]]
 
 
+def lists_every(entry: Descriptor) -> bool:
+    """Whether everything that an index lists is in the repository of its entry."""
+    return entry.annotations.get(FETCHED) == EVERY
+
+
 def listed_in(entry: Descriptor) -> frozenset[Digest]:
     """The documents that an index has in the repository of its entry, of those that it lists. A client may push an
-    index that lists anything: what it lists counts only if it was in the repository, or came with the index."""
+    index that lists anything: what it lists counts only if it was in the repository, or came with the index. Not for
+    an entry that ``lists_every``."""
     text = entry.annotations.get(FETCHED, "")
     return frozenset(Digest(*one.split(":", 1)) for one in text.split(",") if ":" in one)
 
 
-def with_children(entry: Descriptor) -> list[Digest]:
-    """A document, and ``listed_in`` it."""
-    return [entry.digest, *listed_in(entry)]
-
-
-def limited_to(entry: Descriptor, digests: Collection[Digest]) -> Descriptor:
-    """The entry with only these of ``listed_in``."""
-    text = ",".join(sorted(str(one) for one in listed_in(entry) if one in digests))
+def limited_to(entry: Descriptor, listed: Iterable[Digest], digests: Collection[Digest]) -> Descriptor:
+    """The entry with only those of the ``listed`` documents that are in ``digests``."""
+    text = ",".join(sorted(str(one) for one in listed if one in digests))
     return entry.with_annotations({FETCHED: text or None})
 
 
 def merged_entries(entries: Iterable[Descriptor]) -> list[Descriptor]:
     """One entry for each document: what is listed in one of its entries is listed. Names are left out."""
     listed: dict[Digest, set[Digest]] = {}
+    every: set[Digest] = set()
     first: dict[Digest, Descriptor] = {}
     for entry in entries:
         first.setdefault(entry.digest, entry)
+        if lists_every(entry):
+            every.add(entry.digest)
         listed.setdefault(entry.digest, set()).update(listed_in(entry))
     return [
         Descriptor(
             one.media_type,
             digest,
             one.size,
-            annotations={FETCHED: ",".join(sorted(map(str, listed[digest])))} if listed[digest] else {},
+            annotations=_with_text(EVERY if digest in every else ",".join(sorted(map(str, listed[digest])))),
         )
         for digest, one in first.items()
     ]
+
+
+def _with_text(text: str) -> dict[str, str]:
+    return {FETCHED: text} if text else {}
