@@ -21,6 +21,9 @@ BELIEVED = 10.0
 """Seconds for which a server believes its count, to which it adds its own uploads: those of other servers are seen so
 much later."""
 _AGAIN = 1.0  # seconds between two counts, if there is no room by the first
+_IDLE = 3600.0
+"""Seconds without a change after which an upload does not count: what clients have left behind must not keep others
+out until gc removes it. A running request changes the state at least each half an hour."""
 _MOST = 20_000  # states that are remembered
 
 
@@ -68,7 +71,10 @@ class OpenUploads:
                 return
             self._counted = time.monotonic()  # others need not count meanwhile
         try:
-            counts = Counter(keys.mark_of_upload(one.key) for one in self._bucket.list(keys.UPLOADS))
+            since = time.time() - _IDLE
+            counts = Counter(
+                keys.mark_of_upload(one.key) for one in self._bucket.list(keys.UPLOADS) if one.modified > since
+            )
         except BaseException:
             self._counted = None
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from obstore.exceptions import GenericError
@@ -20,7 +21,9 @@ MINE, OTHERS = "docker.io/me/app", "docker.io/bob/app"
 
 @pytest.fixture
 def bucket() -> ModelBucket:
-    return ModelBucket(Stage(random.Random(1), 0.0).step)
+    bucket = ModelBucket(Stage(random.Random(1), 0.0).step)
+    bucket.time = time.time()
+    return bucket
 
 
 def server(bucket: ModelBucket) -> ObjectRepositories:
@@ -59,6 +62,20 @@ def test_the_number_of_open_uploads_has_a_limit(bucket: ModelBucket, monkeypatch
     monkeypatch.setattr(open_uploads, "BELIEVED", 0.0)
     with pytest.raises(RateLimited):
         one.create(MINE)
+
+
+def test_what_clients_left_behind_does_not_keep_others_out(
+    bucket: ModelBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_limits, "MOST_EACH", 2)
+    bucket.time -= 4000
+    idents = [server(bucket).uploads.create(MINE) for _ in range(2)]
+    bucket.time += 4000
+    uploads = server(bucket).uploads
+    uploads.create(MINE)
+    uploads.append(MINE, idents[0], [b"1"])  # it can still be gone on with
+    with pytest.raises(RateLimited):
+        server(bucket).uploads.create(MINE)
 
 
 def test_writing_is_tried_once_a_minute(bucket: ModelBucket) -> None:
