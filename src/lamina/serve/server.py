@@ -21,7 +21,7 @@ from lamina.serve.api import Api, check_writable, open_api
 from lamina.serve.connections import ConnectionServer
 from lamina.serve.failures import answered, failed
 from lamina.serve.http_message import Asker, Request, Response
-from lamina.serve.origin import check_change, check_local
+from lamina.serve.origin import FOR_BROWSERS, check_local, check_page
 from lamina.serve.routes import ApiError, parse_target
 from lamina.version import __version__
 
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             request = Request(self.command, route, self.headers, body.pieces(), body.length, asker)  # type: ignore[arg-type]
             body.check()
             check_local(self.headers)  # type: ignore[arg-type]
-            check_change(self.command, self.headers)  # type: ignore[arg-type]
+            check_page(self.command, self.headers)  # type: ignore[arg-type]
             response = answered(self.server.api.answer, request)
         except ApiError as error:
             response = failed(error)
@@ -175,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(response.status)
         for key, value in response.headers.items():
             self.send_header(key, value.replace("\r", "").replace("\n", ""))
+        for key, value in FOR_BROWSERS.items():
+            self.send_header(key, value)
         self.send_header("Docker-Distribution-API-Version", "registry/2.0")
         if response.status not in (204, 304):
             self.send_header("Content-Length", str(length))
@@ -237,18 +239,25 @@ class _Body:
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
         headers = handler.headers
-        self._chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-        stated = headers.get("Content-Length", "")
+        coded = headers.get_all("Transfer-Encoding", [])
+        lengths = headers.get_all("Content-Length", [])
+        stated = lengths[0] if lengths else ""
+        self._chunked = bool(coded)
         self.length = (
             int(stated) if stated.isascii() and stated.isdigit() and len(stated) < 20 and not self._chunked else None
         )
-        self._bad = bool(stated) and self.length is None and not self._chunked
+        # a proxy may see another end of such a body, and another request behind it (RFC 9112, section 6.3)
+        self._bad = (
+            len(lengths) + len(coded) > 1
+            or [one.strip().lower() for one in coded] not in ([], ["chunked"])
+            or bool(stated and self.length is None)
+        )
         self._left = 0 if self._chunked else self.length or 0
         self._done = not self._chunked and not self._left
 
     def check(self) -> None:
         if self._bad:
-            raise ApiError(400, "SIZE_INVALID", "Content-Length is invalid")
+            raise ApiError(400, "SIZE_INVALID", "Content-Length or Transfer-Encoding is invalid")
 
     def pieces(self) -> Iterator[bytes]:
         if self._chunked:

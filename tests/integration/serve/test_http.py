@@ -470,6 +470,50 @@ def test_web_pages_are_kept_out(server: World, headers: dict[str, str], status: 
     assert found == (404 if path == "/" and status == 200 else status)
 
 
+def test_what_clients_have_uploaded_is_no_page_and_no_script_for_browsers(server: World) -> None:
+    server.push(CONTENT)
+    for path in (f"/v2/app/blobs/{DIGEST}", "/v2/app/manifests/none", "/v2/"):
+        headers = server.ask(request("GET", path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "sandbox" in headers["content-security-policy"]
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/token", "/", "/healthz"])
+def test_a_page_of_another_site_can_not_even_load_what_it_may_not_read(server: World, path: str) -> None:
+    told = server.ask(request("GET", path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors"))
+    assert told.status == 403
+
+
+def test_metrics_are_not_given_to_whom_an_unknown_proxy_brings(server: World) -> None:
+    assert server.ask(request("GET", "/metrics")).status == 200
+    assert server.ask(request("GET", "/metrics", X_Forwarded_For="127.0.0.1")).status == 403
+
+
+def test_who_waits_for_another_registry_keeps_no_place_of_others() -> None:
+    hold = threading.Event()
+    entered = threading.Semaphore(0)
+
+    def answer(asked: Request) -> Response:
+        if asked.route.name == "far":
+            entered.release()
+            hold.wait(20)
+        return Response(200, {}, b"{}")
+
+    limits = Limits(reading=1, elsewhere=1, waiting=10, grace=2)
+    site = Site(answer, limits, is_elsewhere=lambda route: route.name == "far")
+    with in_background(site, stopping=hold.set) as address:
+        far, near = Wire(address.port), Wire(address.port)
+        far.send(request("GET", "/v2/far/tags/list"))
+        assert entered.acquire(timeout=10)
+        near.send(request("GET", "/v2/near/tags/list"))
+        assert near.answer().status == 200
+        hold.set()
+        assert far.answer().status == 200
+        far.close()
+        near.close()
+
+
 def test_proxies_are_believed_only_if_they_are_trusted(tmp_path: Path) -> None:
     seen: list[tuple[str, str, str | None]] = []
 

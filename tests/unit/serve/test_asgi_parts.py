@@ -39,6 +39,7 @@ TRUSTED = parse_networks(["10.0.0.0/8", "fd00::/8"])
         ({"x-forwarded-for": "203.0.113.9:4711"}, "203.0.113.9"),
         ({"x-forwarded-for": "[2001:db8::1]:4711"}, "2001:db8::1"),
         ({"x-forwarded-for": "::ffff:203.0.113.9"}, "203.0.113.9"),
+        ({"x-forwarded-for": 'fe80::1%"\x1b forged'}, "fe80::1"),
         ({"x-forwarded-for": ", ".join(["6.6.6.6"] * 100)}, "6.6.6.6"),
     ],
 )

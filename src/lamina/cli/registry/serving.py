@@ -20,7 +20,7 @@ from lamina.errors import LaminaError, Unsupported, UsageError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from starlette.routing import BaseRoute
 
@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from lamina.serve.asgi.processes import Shared
     from lamina.serve.asgi.status import Checks
     from lamina.serve.mirror.mirror import Mirror
+    from lamina.serve.routes import Route
     from lamina.source.served import Readable, Repositories
 
 INSTALL = "run `pip install 'lamina[serve]'`"
 CONNECTIONS_EACH = 1024
 """Connections at once from one address: docker has up to 8, and hundreds of hosts may be behind one address (NAT)."""
-_READING_OF_MIRROR = 128
-"""Requests that are worked on at once: with a mirror, many may wait for another registry."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,9 @@ def whole_service() -> Iterator[None]:
 def run_small(place: Readable, settings: Settings) -> None:
     """Run the server that needs no packages. Raises UsageError if more was asked of it."""
     from lamina.serve.server import RegistryServer
+    from lamina.serve.server_log import protect_standard_error
 
+    protect_standard_error()
     missing = settings.needing_service()
     if missing:
         raise UsageError(f"{', '.join(missing)}: the packages of the extra `serve` are not installed", hint=INSTALL)
@@ -222,7 +223,9 @@ def _work(
     from lamina.serve.asgi.application import Application
     from lamina.serve.asgi.listen import notify_alive
     from lamina.serve.asgi.running import Server, run, stopped_by_signals
+    from lamina.serve.server_log import protect_standard_error
 
+    protect_standard_error()
     tls = settings.protection.open_tls(settings.state)
     with _access(settings, local) as access, _site(place, settings, local, access, shared) as site:
 
@@ -321,10 +324,10 @@ def _site(
             gate = Gate(api, access.policy) if access is not None else None
             routes = stack.enter_context(_explorer(place, api.place, settings, gate))
             stack.enter_context(_collecting(place, settings))
-            reading = _READING_OF_MIRROR if settings.mirror is not None else Limits.reading
             site = Site(
                 api.answer if gate is None else gate.answer,
-                Limits(body=settings.max_blob, grace=settings.grace, reading=reading),
+                Limits(body=settings.max_blob, grace=settings.grace),
+                is_elsewhere=partial(_is_elsewhere, settings.mirror.hosts if settings.mirror is not None else ()),
                 routes=routes,
                 local=local if access is None else access.policy.local,
                 trusted=parse_networks(settings.trusted),
@@ -378,6 +381,19 @@ def _collecting(place: Readable, settings: Settings) -> AbstractContextManager[N
 
     assert isinstance(place, Store)
     return collecting(place, settings.gc_every)
+
+
+def _is_elsewhere(hosts: Collection[str], route: Route) -> bool:
+    """Whether a request is for a repository of a mirrored registry."""
+    from lamina.serve.http_message import repository_of
+    from lamina.serve.routes import ApiError
+
+    if not hosts or not route.name:
+        return False
+    try:
+        return repository_of(route).partition("/")[0] in hosts
+    except ApiError:
+        return False
 
 
 def _check_readable(place: Repositories) -> None:

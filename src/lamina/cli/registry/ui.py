@@ -41,11 +41,13 @@ if TYPE_CHECKING:
 @click.pass_obj
 def ui(session: Session, images: tuple[str, ...], open_: bool, host: str, port: int) -> None:
     """Show images in a browser: layers, files with the layer of each, differences, sizes, waste. Without IMAGE, all
-    images of the store. The page is served to this machine only. Ctrl-C stops it."""
+    images of the store. Only you and root of this machine can see the page. Ctrl-C stops it."""
     from lamina.serve.explorer.explorer import Explorer
     from lamina.serve.explorer.layer_cache import LayerCache, default_directory
     from lamina.serve.explorer.loopback import ExplorerServer
+    from lamina.serve.server_log import protect_standard_error
 
+    protect_standard_error()
     with session.interruptible():
         gallery = _gallery(session, images)
     cache = LayerCache(default_directory(), max_layer=session.settings.max_layer)

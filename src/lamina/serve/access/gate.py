@@ -20,7 +20,7 @@ from lamina.serve.access.scopes import CATALOG
 from lamina.serve.access.token_endpoint import TokenEndpoint
 from lamina.serve.access.tokens import Tokens
 from lamina.serve.http_message import Request, Response
-from lamina.serve.origin import check_change, check_local
+from lamina.serve.origin import check_local, check_page
 from lamina.serve.routes import TOKEN_PATH, ApiError
 
 MOST_NOTED = 150
@@ -123,7 +123,7 @@ class Gate:
     def _check_origin(self, request: Request) -> None:
         if self._policy.local:
             check_local(request.headers)
-        check_change(request.method, request.headers)
+        check_page(request.method, request.headers)
 
     def _identified(self, request: Request) -> Identity:
         header = request.headers.get("Authorization")

@@ -24,8 +24,8 @@ from lamina.serve.asgi.metrics import Metrics, Series
 from lamina.serve.asgi.registry import RegistryEndpoint
 from lamina.serve.asgi.status import Checks, Status
 from lamina.serve.failures import failed
-from lamina.serve.origin import check_local
-from lamina.serve.routes import ApiError
+from lamina.serve.origin import check_local, check_page
+from lamina.serve.routes import ApiError, Route
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -47,8 +47,8 @@ class Site:
 
     ``answer``: the registry. ``routes``: more pages. ``local``: the server has no users and is for this machine only,
     so that web pages are kept out. ``trusted``: proxies whose X-Forwarded headers count. ``others``: the metrics of
-    the other processes. ``writing``: raises LaminaError if
-    clients can't write now, though they may. ``callers``: limits the connections of each address."""
+    the other processes. ``writing``: raises LaminaError if clients can't write now, though they may. ``callers``:
+    limits the connections of each address. ``is_elsewhere``: as in ``RegistryEndpoint``."""
 
     answer: Callable[[Request], Response]
     limits: Limits = field(default_factory=Limits)
@@ -63,6 +63,7 @@ class Site:
     writing: Callable[[], None] | None = None
     callers: Callers | None = None
     log: AccessLog | None = None
+    is_elsewhere: Callable[[Route], bool] = lambda route: False
 
 
 class Application:
@@ -70,13 +71,18 @@ class Application:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._registry = RegistryEndpoint(site.answer, site.limits)
+        self._registry = RegistryEndpoint(site.answer, site.limits, site.is_elsewhere)
         status = Status(site.metrics, site.checks, site.metrics_readers, site.others, site.writing)
         self._pages = Starlette(
             routes=[*status.routes(), *site.routes],
             exception_handlers={HTTPException: _as_json, ApiError: _as_json},
         )
-        for name, lane in (("read", self._registry.reading), ("write", self._registry.writing)):
+        registry = self._registry
+        for name, lane in (
+            ("read", registry.reading),
+            ("mirror", registry.elsewhere),
+            ("write", registry.writing),
+        ):
             site.metrics.gauges[f'lamina_requests_running{{kind="{name}"}}'] = lane.count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,17 +125,18 @@ class Application:
         )
 
     async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._site.local:
-            try:
+        try:
+            if self._site.local:
                 if exchange.client.relayed:
                     raise ApiError(403, "DENIED", _RELAYED)
                 if scope.get("client"):  # no web page reaches a Unix socket
                     check_local(exchange.headers)
-            except ApiError as error:
-                response = failed(error)
-                exchange.status = response.status
-                await WebResponse(response.body, response.status, response.headers)(scope, receive, send)
-                return
+            check_page(exchange.method, exchange.headers)
+        except ApiError as error:
+            response = failed(error)
+            exchange.status = response.status
+            await WebResponse(response.body, response.status, response.headers)(scope, receive, send)
+            return
         path: str = scope["path"]
         if path.startswith("/v2/") or path in ("/v2", "/token"):
             await self._registry(exchange, scope, receive, send)

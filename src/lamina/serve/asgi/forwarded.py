@@ -59,7 +59,7 @@ def client_of(
     address = peer.address
     hops = headers.get("x-forwarded-for", "").split(",")[-MOST_HOPS:]
     for hop in reversed(hops):
-        parsed = _address(_without_port(hop.strip()))
+        parsed = _address(_without_port(hop.strip()).partition("%")[0])  # a zone is free text
         if parsed is None:
             break
         address = str(parsed)

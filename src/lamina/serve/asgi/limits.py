@@ -21,6 +21,9 @@ class Limits:
     connections: int = 4096
     reading: int = 32
     """Requests without a body that are worked on at once."""
+    elsewhere: int = 128
+    """The same for images of mirrored registries: many may wait for such a registry, and others must not wait for
+    them."""
     sending: int = 128
     """Requests with a body that are worked on at once."""
     waiting: float = 30.0

@@ -91,7 +91,7 @@ _HELP = {
     "lamina_request_seconds": "How long requests took, with their bodies.",
     "lamina_received_bytes_total": "Bytes of the bodies of requests.",
     "lamina_sent_bytes_total": "Bytes of the bodies of responses.",
-    "lamina_requests_running": "Requests that are worked on, without (read) and with (write) a body.",
+    "lamina_requests_running": "Requests that are worked on, without (read, mirror) and with (write) a body.",
     "lamina_connections": "Open connections.",
     "lamina_disk_free_bytes": "Free space where the store is.",
     "lamina_disk_size_bytes": "Size of the file system of the store.",

@@ -18,7 +18,8 @@ from lamina.serve.asgi.sending import Send, send_stream
 from lamina.serve.asgi.threads import Lane
 from lamina.serve.failures import answered, failed
 from lamina.serve.http_message import Asker, Request, Response
-from lamina.serve.routes import ApiError, parse_target
+from lamina.serve.origin import FOR_BROWSERS
+from lamina.serve.routes import ApiError, Route, parse_target
 
 if TYPE_CHECKING:
     from lamina.serve.asgi.body import Receive
@@ -27,16 +28,25 @@ if TYPE_CHECKING:
 _DISCARD = 16 << 20  # bytes that a client may still send after it was refused
 _DISCARD_SECONDS = 5.0
 _EMPTY = (204, 304)
+_ALWAYS = [
+    (b"docker-distribution-api-version", b"registry/2.0"),
+    *((name.lower().encode(), value.encode()) for name, value in FOR_BROWSERS.items()),
+]
 _log = logging.getLogger("lamina.serve")
 
 
 class RegistryEndpoint:
     """Answers the requests below ``/v2``."""
 
-    def __init__(self, answer: Callable[[Request], Response], limits: Limits) -> None:
+    def __init__(
+        self, answer: Callable[[Request], Response], limits: Limits, is_elsewhere: Callable[[Route], bool]
+    ) -> None:
+        """``is_elsewhere``: whether an answer may wait for another registry."""
         self._answer = answer
         self._limits = limits
+        self._is_elsewhere = is_elsewhere
         self.reading = Lane("read", limits.reading, limits.waiting)
+        self.elsewhere = Lane("elsewhere", limits.elsewhere, limits.waiting)
         self.writing = Lane("write", limits.sending, limits.waiting)
 
     async def __call__(self, exchange: Exchange, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -78,7 +88,7 @@ class RegistryEndpoint:
             client.scheme,
         )
         if length == 0:
-            lane = self.reading
+            lane = self.elsewhere if self._is_elsewhere(route) else self.reading
         else:
             lane = self.writing
             if length is not None and length <= PIECE and "expect" not in exchange.headers:
@@ -121,7 +131,7 @@ class RegistryEndpoint:
             (name.lower().encode("latin-1"), _plain(value).encode("latin-1", "replace"))
             for name, value in response.headers.items()
         ]
-        head.append((b"docker-distribution-api-version", b"registry/2.0"))
+        head += _ALWAYS
         if response.status not in _EMPTY:
             head.append((b"content-length", b"%d" % size))
         if unread:
@@ -141,6 +151,7 @@ class RegistryEndpoint:
 
     def close(self) -> None:
         self.reading.close()
+        self.elsewhere.close()
         self.writing.close()
 
 

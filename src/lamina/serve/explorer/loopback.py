@@ -4,6 +4,7 @@ machine only."""
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lamina.errors import LaminaError, UsageError
 from lamina.events import start_threads
 from lamina.host.files import failure
+from lamina.host.peer import UNKNOWN, user_of_peer
 from lamina.remote.loopback import is_loopback
 from lamina.serve.connections import ConnectionServer
 from lamina.serve.explorer.asked import Answer, Asked, Refused
@@ -22,7 +24,8 @@ from lamina.serve.routes import ApiError
 from lamina.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import socket
+    from collections.abc import Collection, Mapping
 
 CHUNK = 256 << 10
 IDLE = 75.0  # seconds that a connection may be idle
@@ -83,6 +86,7 @@ class _Server(ConnectionServer):
 
     def __init__(self, address: tuple[str, int], explorer: Explorer) -> None:
         self.explorer = explorer
+        self.users = own_users()
         super().__init__(address, _Handler, most=MAX_CONNECTIONS)
 
 
@@ -93,12 +97,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = IDLE
     disable_nagle_algorithm = True
     server: _Server
+    _is_of_user = False
 
     def do_GET(self) -> None:
         headers = {key.lower(): value for key, value in self.headers.items()}
         if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             self.close_connection = True  # nothing here takes a body
         try:
+            if not self._is_of_user:  # asked once for each connection
+                check_user(self.connection, self.server.users)
+                self._is_of_user = True
             check_origin(headers)
             asked = Asked.parse(self.command, self.path, headers, Asker(str(self.client_address[0])))
         except Refused as error:
@@ -138,6 +146,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         _log.debug("%s " + format, self.address_string(), *arguments)
+
+
+def own_users() -> frozenset[int]:
+    """Who may look: the user who runs this, who has become root for it, and root. Empty: everybody (not Linux)."""
+    if not hasattr(os, "getuid"):
+        return frozenset()
+    former = (os.environ.get(name, "") for name in ("SUDO_UID", "PKEXEC_UID"))
+    users = {0, os.getuid()}
+    if os.getuid() == 0:
+        users |= {int(one) for one in former if one.isascii() and one.isdigit()}
+    return frozenset(users)
+
+
+def check_user(connection: socket.socket, users: Collection[int]) -> None:
+    """Refuse other users of this machine, who can't read the images otherwise. Raises Refused."""
+    try:
+        user = user_of_peer(connection)
+    except OSError:
+        user = UNKNOWN
+    if users and user is not None and user not in users:
+        raise Refused(403, "denied", "this page is only for the user who has started it", "run `lamina ui` yourself")
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
