@@ -704,6 +704,42 @@ def test_on_a_full_disk_what_is_not_used_goes_first(world: World) -> None:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+def test_a_size_that_a_manifest_invents_removes_nothing(world: World) -> None:
+    """Anybody who may push to the other registry may state any size."""
+    _, (layer,) = world.registry.push("app", "1", [LAYER])
+    _, (other,) = world.registry.push("app", "2", [b"small"])
+    media_type, raw = world.registry.manifests["app", "2"]
+    with world.mirror() as server:
+        assert blob(server, layer).body == LAYER
+        state = os.statvfs(world.top)
+        for repository, size in (("a", 1 << 62), ("b", state.f_bavail * state.f_frsize)):
+            world.registry.manifests[repository, "1"] = media_type, raw.replace(b'"size": 5', b'"size": %d' % size)
+            world.registry.blobs[repository, other] = b"small"
+            assert manifest(server, "1", f"{HOST}/{repository}").status == 200
+            assert blob(server, other, f"{HOST}/{repository}").status == 502
+            assert layer.removeprefix("sha256:") in world.kept()
+
+
+def test_nobody_fills_the_disk_with_lists_of_nothing(world: World) -> None:
+    digest, _ = world.registry.push("app", "1", [b"x"])
+    with world.mirror() as server:
+        manifest(server, digest)
+        for subject in (digest, "sha256:" + "0" * 64):
+            found = Answer(server, f"/v2/{HOST}/app/referrers/{subject}")
+            assert json.loads(found.body or b"")["manifests"] == []
+    kept = [path.name for path in (world.top / "mirror").rglob("referrers-*")]
+    assert kept == [f"referrers-{digest.replace(':', '-')}"]
+
+
+def test_a_list_of_tags_without_end_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.serve.mirror.repositories.MAX_TAGS", 3)
+    with world.mirror() as server:
+        for number, repository in enumerate(("a", "b", "b", "b", "b")):
+            world.registry.push(repository, str(number), [b"x"])
+        for repository, status in (("a", 200), ("b", 502)):
+            assert Answer(server, f"/v2/{HOST}/{repository}/tags/list").status == status
+
+
 def test_whatever_happens_no_whole_answer_is_wrong(world: World, tmp_path: Path) -> None:
     """Clients, a registry that cuts, lies and fails, servers that are killed, and a mirror that is too small."""
     layers = [random.Random(n).randbytes((n % 7 + 1) * 3 * PIECE + n) for n in range(14)]

@@ -32,7 +32,7 @@ def user_of_peer(connection: socket.socket) -> int | None:
 
 
 def _ends(first: tuple[str, int], second: tuple[str, int]) -> list[tuple[str, str]]:
-    """The two ends as the kernel writes them; of IPv4, also as a socket for IPv6 has them."""
+    """The two ends as the kernel writes them; those of IPv4 also in the form of a socket for IPv6."""
     if ":" in first[0]:
         ends = (first, second)
         one, other = ((socket.inet_pton(socket.AF_INET6, end[0].partition("%")[0]), end[1]) for end in ends)

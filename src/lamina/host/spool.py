@@ -29,6 +29,12 @@ def check_free_space(root: str, needed: int) -> None:
         )
 
 
+def missing_space(root: str, needed: int) -> int:
+    """Return how many bytes have to be freed before the disk has ``needed`` bytes and a margin free."""
+    free, margin = _free(root)
+    return max(0, needed + margin - free)
+
+
 def _free(path: str) -> tuple[int, int]:
     """Return how many bytes of a file system are free, and how many of them must stay free."""
     if not hasattr(os, "statvfs"):

@@ -21,7 +21,7 @@ from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
 from lamina.remote.credentials import Credential
 from lamina.remote.http import MOVED, Answer, RequestFailed, Transport, absolute, digits, joined
-from lamina.remote.loopback import is_loopback
+from lamina.remote.loopback import is_loopback, is_of_this_machine
 from lamina.remote.registries import api_host
 from lamina.remote.site import is_login_host, login_hosts_setting
 from lamina.spec.json import load
@@ -308,6 +308,9 @@ class Client:
             raise RequestFailed(f"{self.host} redirects from https to plain http", fatal=True)
         if parts.username is not None:
             raise RequestFailed(f"{self.host} redirects to an address with a password in it", fatal=True)
+        if not self._loopback and is_of_this_machine(parts.hostname or ""):  # it would read what only we can reach
+            place = parts.netloc[:200]
+            raise RequestFailed(f"{self.host} redirects to {place}, an address of this machine", fatal=True)
         return new
 
     def _authorizer(self, url: str) -> Authorizer:

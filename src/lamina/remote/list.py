@@ -21,6 +21,7 @@ from lamina.spec.manifest import Index, parse
 
 MAX_PAGES = 10_000
 MAX_BYTES = 256 << 20  # of all pages of a list; the names of a million tags take a tenth
+MAX_REFERRER_BYTES = 32 << 20  # the same for descriptors, which are kept with their annotations
 _LIMIT = 4 << 20
 
 
@@ -47,7 +48,8 @@ class RemoteLister(RemoteReader):
         what = f"referrers of {subject}"
         found: dict[Digest, Descriptor] = {}
         try:
-            for page in pages(site.client, site.url(f"referrers/{subject}"), site.pull, what):
+            url = site.url(f"referrers/{subject}")
+            for page in pages(site.client, url, site.pull, what, most=MAX_REFERRER_BYTES):
                 listed = page.get("manifests") or []
                 if not isinstance(listed, list):
                     raise InvalidDocument(
@@ -78,18 +80,21 @@ def catalog(client: Client) -> Iterator[str]:
         yield from _texts(page.get("repositories"), what)
 
 
-def pages(client: Client, path: str, scopes: Sequence[str], what: str) -> Iterator[dict[str, Any]]:
+def pages(
+    client: Client, path: str, scopes: Sequence[str], what: str, *, most: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield each page of a list as JSON. The next page is fetched from the path in the Link header, but from the same
     host: registries behind proxies state host names and schemes that work only internally."""
     url = urljoin(client.base, path)
     seen = {url}
     size = 0
+    most = MAX_BYTES if most is None else most
     for _ in range(MAX_PAGES):
         answer, raw = client.document(url, scopes=scopes, limit=_LIMIT, what=what)
         size += len(raw)
-        if size > MAX_BYTES:
+        if size > most:
             raise LimitExceeded(
-                f"{what}: the list has more than {MAX_BYTES >> 20} MiB", hint="report it to the registry's operator"
+                f"{what}: the list has more than {most >> 20} MiB", hint="report it to the registry's operator"
             )
         yield load(raw, what)
         found = next_page(answer.all("Link"), what)

@@ -14,3 +14,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_of_this_machine(host: str) -> bool:
+    """Whether it is an address that means another machine to everyone who names it: loopback, or link-local, where
+    clouds tell a machine its own credentials. In any notation that resolvers take (127.1, 2130706433); names are not
+    resolved."""
+    from socket import inet_aton
+
+    host = host.strip("[]").rstrip(".").partition("%")[0]
+    if is_loopback(host):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(inet_aton(host))
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_link_local or address.is_unspecified

@@ -485,11 +485,6 @@ def test_a_page_of_another_site_can_not_even_load_what_it_may_not_read(server: W
     assert told.status == 403
 
 
-def test_metrics_are_not_given_to_whom_an_unknown_proxy_brings(server: World) -> None:
-    assert server.ask(request("GET", "/metrics")).status == 200
-    assert server.ask(request("GET", "/metrics", X_Forwarded_For="127.0.0.1")).status == 403
-
-
 def test_who_waits_for_another_registry_keeps_no_place_of_others() -> None:
     hold = threading.Event()
     entered = threading.Semaphore(0)

@@ -264,6 +264,15 @@ class TestRedirects:
             assert f"login_hosts = 'reg.example.com={target}'" in str(caught.value)
             assert web.sent(target) == [""]
 
+    @pytest.mark.parametrize("target", ["localhost:6443", "127.0.0.1", "169.254.169.254", "[::1]", "2130706433"])
+    def test_a_redirect_to_what_only_this_machine_reaches_is_not_followed(
+        self, monkeypatch: pytest.MonkeyPatch, target: str
+    ) -> None:
+        web = Web(**{"reg.example.com": leads_to(f"https://{target}/v2/x"), target: needs_login})
+        with pytest.raises(RemoteFailure, match="an address of this machine"):
+            client(web, monkeypatch).request("GET", "/v2/x", scopes=PULL)
+        assert web.sent(target) == []
+
     @pytest.mark.parametrize("stored", [("reg.example.com",), ("reg.example.com", "cdn.other.org")])
     def test_the_target_of_a_redirect_gets_a_login_if_the_setting_allows_it(
         self, monkeypatch: pytest.MonkeyPatch, stored: tuple[str, ...]

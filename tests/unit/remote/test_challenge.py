@@ -143,8 +143,8 @@ def test_scopes() -> None:
     [
         ("https://auth.example.com/token", "example.com", False, True),
         ("http://127.0.0.1:5001/token", "127.0.0.1:5000", True, True),
-        ("http://localhost/token", "example.com", False, True),
-        ("http://[::1]:5000/token", "example.com", False, True),
+        ("http://localhost/token", "127.0.0.1:5000", False, True),
+        ("http://[::1]:5000/token", "localhost", False, True),
         ("http://auth.example.com/token", "example.com", False, False),
         ("http://auth.example.com/token", "example.com", True, False),
         ("http://example.com/token", "example.com", True, True),
@@ -170,6 +170,14 @@ def test_scopes() -> None:
         ("https://a\u2100b/token", "example.com", False, False),
         ("https://auth.example.com:99999/token", "example.com", False, False),
         ("https://auth example.com/token", "example.com", False, False),
+        # what only this machine reaches
+        ("https://127.0.0.1:6443/token", "example.com", False, False),
+        ("http://localhost/token", "example.com:5000", True, False),
+        ("https://169.254.169.254/latest", "example.com", False, False),
+        ("https://[::ffff:127.0.0.1]/token", "example.com", False, False),
+        ("https://2130706433/token", "example.com", False, False),
+        ("https://127.1/token", "example.com", False, False),
+        ("https://10.0.0.7/token", "example.com", False, True),
         # urllib3 connects to zebra.example
         ("https://zebra.example\\.example.com/token", "example.com", False, False),
         ("http://zebra.example\\.localhost/token", "example.com", False, False),

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lamina.errors import LaminaError
-from lamina.serve.asgi.forwarded import Client, Network, is_in
+from lamina.serve.asgi.forwarded import Network, is_in
 from lamina.serve.asgi.metrics import Metrics, Series, added, render
 
 Checks = Mapping[str, Callable[[], None]]

@@ -149,7 +149,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def own_users() -> frozenset[int]:
-    """Who may look: the user who runs this, who has become root for it, and root. Empty: everybody (not Linux)."""
+    """The users who may look: the one who runs this, the one who became root for it, and root. Empty: everybody (not
+    Linux)."""
     if not hasattr(os, "getuid"):
         return frozenset()
     former = (os.environ.get(name, "") for name in ("SUDO_UID", "PKEXEC_UID"))

@@ -27,7 +27,7 @@ from typing import Any
 
 from lamina.errors import InvalidContent, UsageError
 from lamina.host.files import FileRange, make_directory, remove, replace_file, reported
-from lamina.host.spool import check_free_space
+from lamina.host.spool import check_free_space, missing_space
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -107,6 +107,10 @@ class Cache:
     def check_room(self, size: int) -> None:
         """Raise DiskFull unless the disk has room for so many bytes more."""
         check_free_space(self.directory, size)
+
+    def missing_room(self, size: int) -> int:
+        """How many bytes have to be freed before the disk has room for so many more."""
+        return missing_space(self.directory, size)
 
     # documents
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 
 from lamina.errors import (
     DigestMismatch,
-    DiskFull,
     InvalidContent,
     LaminaError,
     RemoteFailure,
@@ -273,8 +272,7 @@ class Fetch:
             at += len(data)
         self._grown(at)
         os.lseek(self._file, at, os.SEEK_SET)
-        self._make_room(size - at)
-        failures, looked = 0, at
+        failures, look = 0, at
         while at < size:
             before = at
             try:
@@ -288,13 +286,14 @@ class Fetch:
                             raise RemoteFailure(
                                 f"blob {self.descriptor.digest} ends after {at} of {size} bytes", hint="try again"
                             )
+                        # not before the registry sends: the size may be what a manifest of a stranger says
+                        if at >= look:
+                            self._make_room(size - at)
+                            look = at + _CHECK_EVERY
                         write_all(self._file, data)
                         update(data)
                         at += len(data)
                         self._grown(at)
-                        if at - looked >= _CHECK_EVERY:
-                            self._make_room(size - at)
-                            looked = at
             except RemoteFailure as error:
                 failures = 1 if at > before else failures + 1
                 if not at or failures >= ATTEMPTS or self._stopped.is_set():
@@ -306,10 +305,9 @@ class Fetch:
                 self._source = None
 
     def _make_room(self, size: int) -> None:
-        try:
-            self._cache.check_room(size)
-        except DiskFull:
-            self._sweeper.make_room(size)
+        missing = self._cache.missing_room(size)
+        if missing:
+            self._sweeper.make_room(missing)
             self._cache.check_room(size)
 
     def _grown(self, size: int) -> None:

@@ -16,6 +16,7 @@ from lamina.errors import (
     BlobNotFound,
     InvalidContent,
     LaminaError,
+    LimitExceeded,
     NotFound,
     RateLimited,
     RemoteFailure,
@@ -26,6 +27,7 @@ from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, parse
+from lamina.spec.reference import is_tag
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -49,6 +51,8 @@ MAX_NOTED = 10_000
 """Warnings and sizes that are kept in memory."""
 MAX_LISTED = 200_000
 """Tags and referrers that are kept in memory."""
+MAX_TAGS = 1_000_000
+"""Tags of one repository."""
 _log = logging.getLogger("lamina.serve.mirror")
 
 
@@ -94,12 +98,13 @@ class MirroredRepositories:
             return self._cache.known_list(repository, "tags") or self._cache.tags(repository) or None
 
         try:
-            found = self._listed(repository, "tags", lambda remote: list(remote.tags()), known)
+            found = self._listed(repository, "tags", lambda remote: _tags_of(remote, repository), known)
         except (NotFound, AccessDenied, RemoteFailure):
             if own is None:
                 raise
             found = []
-        return _page(sorted({*(tag for tag in found if isinstance(tag, str)), *(own or ())}), after, limit)
+        listed = (tag for tag in found if isinstance(tag, str) and is_tag(tag))
+        return _page(sorted({*listed, *(own or ())}), after, limit)
 
     def find(self, repository: str, name: str | Digest) -> Descriptor:
         if not self.is_mirrored(repository):
@@ -138,7 +143,13 @@ class MirroredRepositories:
                 remote.forget()
 
         try:
-            listed = self._listed(repository, name, asked, lambda: self._cache.known_list(repository, name))
+            listed = self._listed(
+                repository,
+                name,
+                asked,
+                lambda: self._cache.known_list(repository, name),
+                keeps=self._cache.linked(repository, subject) is not None,  # else anybody fills the disk with nothing
+            )
         except NotFound:
             listed = []
         return self._with_own(repository, subject, listed)
@@ -324,8 +335,11 @@ class MirroredRepositories:
         name: str,
         ask: Callable[[Repository], list[Any]],
         known: Callable[[], list[Any] | None],
+        *,
+        keeps: bool = True,
     ) -> list[Any]:
-        """A list of the registry, not older than the ttl; if it can't be asked, the last one."""
+        """A list of the registry, not older than the ttl; if it can't be asked, the last one. ``keeps``: an empty one
+        is worth a file."""
         kept = self._lists.get((repository, name))
         if kept is not None and 0 <= time.monotonic() - kept[0] < self._ttl:
             return kept[1]
@@ -342,7 +356,8 @@ class MirroredRepositories:
             _bounded(self._lists, (repository, name), (time.monotonic(), found))
             while len(self._lists) > 1 and sum(len(one[1]) + 1 for one in self._lists.values()) > MAX_LISTED:
                 self._lists.popitem(last=False)
-        self._cache.set_list(repository, name, found)
+        if found or keeps or last is not None:
+            self._cache.set_list(repository, name, found)
         return found
 
     def _own_tags(self, repository: str) -> list[str] | None:
@@ -377,6 +392,20 @@ class MirroredBlob:
             )
         except (NotFound, AccessDenied) as error:
             raise BlobNotFound(f"no blob {self.descriptor.digest} in {self._repository}", hint=error.hint) from None
+
+
+def _tags_of(remote: Repository, repository: str) -> list[Any]:
+    """The tags that a registry lists. Raises LimitExceeded: a registry may say what it likes, for as long as it
+    likes."""
+    found: dict[str, None] = {}
+    for tag in remote.tags():
+        if is_tag(tag):
+            found[tag] = None
+            if len(found) > MAX_TAGS:
+                raise LimitExceeded(
+                    f"{repository} has more than {MAX_TAGS} tags", hint="pull by digest, or by a tag that you know"
+                )
+    return list(found)
 
 
 def _referrers_of(subject: Digest) -> str:

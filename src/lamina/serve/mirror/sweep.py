@@ -53,17 +53,17 @@ class Sweeper:
             self.sweep()
 
     def make_room(self, size: int) -> None:
-        """Remove blobs of so many bytes, because the disk is full."""
+        """Remove blobs of so many bytes, because the disk is full; none if all of them were not enough."""
         self.sweep(free=size)
 
     def sweep(self, *, free: int = 0) -> None:
-        """Remove what is too old, and what is too much; ``free``: at least so many bytes."""
+        """Remove what is too old, and what is too much; ``free``: at least so many bytes, if there are as many."""
         with self._sweeping:
             now = time.time()
             blobs = sorted(_files(os.path.join(self._cache.directory, "blobs")))
             total = sum(size for _, size, _ in blobs)
             limit = total if self._size is None or total <= self._size else int(self._size * _TARGET)
-            limit = min(limit, total - free) if free else limit
+            limit = min(limit, total - free) if free <= total else limit
             removed = 0
             for used, size, path in blobs:
                 old = self._age is not None and now - used > self._age
