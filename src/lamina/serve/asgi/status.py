@@ -52,8 +52,8 @@ class Status:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        """The place can be read. If clients may write and can't, that is said, but it is no failure: another server
-        of the place could not either, and images can still be pulled. With ``?writing`` it is one."""
+        """The place can be read. If clients may write and can't, that is said, but it does not count as a failure:
+        another server of the place could not either, and images can still be pulled. With ``?writing`` it is one."""
         async with self._checking:
             if time.monotonic() - self._checked > _FRESH or not self._checked:
                 self._result = {name: await _result(check) for name, check in self._checks.items()}
