@@ -30,7 +30,7 @@ PICTURES: tuple[tuple[str, str, str, str], ...] = (
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    from explored import write_shop
+    from explored import WATCH, write_shop
     from support import lamina, running
 
     with tempfile.TemporaryDirectory() as top:
@@ -43,13 +43,14 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for name, theme, query, hover in PICTURES:
                 page = browser.new_page(viewport={"width": 1360, "height": 800}, color_scheme=theme)
+                page.add_init_script(WATCH)
                 _take(page, query, hover, str(TOP / "docs/images" / name))
             browser.close()
 
 
 def _take(page: Any, query: str, hover: str, target: str) -> None:
     page.goto(f"http://localhost:5000/{query}")
-    page.wait_for_load_state("networkidle")
+    page.evaluate("settled(60000)")
     page.locator(".place").evaluate("place => { place.textContent = 'the store /var/lib/lamina'; }")
     if hover:
         page.hover(hover)
