@@ -600,6 +600,7 @@ def test_all_servers_of_a_store_know_which_uploads_are_open(root: Path, monkeypa
         one.uploads.cancel(REPOSITORY, second)
         (path,) = (root / "ingest").glob(f"upload-{first}*")
         os.utime(path, (time.time() - 4000,) * 2)  # idle for an hour
+        monkeypatch.setattr(uploads, "_MAKE_ROOM_EVERY", 0.0)
         for _ in range(2):
             one.uploads.create(REPOSITORY)
         assert first not in one.uploads.received()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 ANY_TYPE = "application/octet-stream"
 _SWEEP_EVERY = 3600.0
 _KEEP_OF_MANY = 3600.0  # seconds without a byte after which an upload makes room for another one
+_MAKE_ROOM_EVERY = 10.0
 _PATIENCE = 2.0  # seconds until an upload that is locked is refused
 _MOST_HASHED = 10_000
 """Uploads whose hash is remembered; the file of another one is read again."""
@@ -55,7 +56,7 @@ class Uploads:
         self._keep_for = keep_for
         self._guard = threading.Lock()
         self._hashed: dict[str, tuple[_Hash, int]] = {}
-        self._swept = 0.0
+        self._swept = self._made_room = 0.0
         self._open_ones = OpenUploads(paths)
 
     def create(self, repository: str) -> str:
@@ -82,6 +83,11 @@ class Uploads:
         try:
             check_open_uploads(*self._open_ones.count(repository))
         except RateLimited:
+            with self._guard:
+                now = time.monotonic()
+                if self._made_room and now - self._made_room < _MAKE_ROOM_EVERY:
+                    raise  # a refused request must not cost much
+                self._made_room = now
             self.sweep(min(self._keep_for, _KEEP_OF_MANY))
             check_open_uploads(*self._open_ones.count(repository))
 
