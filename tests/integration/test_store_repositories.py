@@ -675,7 +675,7 @@ def test_servers_take_turns_in_gc(root: Path, monkeypatch: pytest.MonkeyPatch) -
     with serving(root) as place:
         push(place, "1", b"layer")
     assert collect_in_turn(store, 3600) == 3600
-    assert 3500 < collect_in_turn(other, 3600) < 3600
+    assert 3500 < collect_in_turn(other, 3600) <= 3600  # the clock of files may not have ticked since
     os.utime(root / "repositories/.gc", (0, 0))
     assert collect_in_turn(other, 3600) == 3600
 
