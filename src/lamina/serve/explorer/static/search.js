@@ -24,9 +24,9 @@ function named(one) {
 
 /** A name that fits a small place: a long one without its middle, because its end has the tag. */
 function brief(name) {
-  if (name.length <= 34) return name;
+  if (name.length <= 28) return name;
   const last = name.split("/").at(-1);
-  return last.length <= 32 ? `…/${last}` : `${last.slice(0, 15)}…${last.slice(-16)}`;
+  return last.length <= 26 ? `…/${last}` : `${last.slice(0, 12)}…${last.slice(-13)}`;
 }
 
 function results(box, { image, signal }) {
