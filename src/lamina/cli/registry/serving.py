@@ -222,10 +222,11 @@ def _work(
     are others. Returns an exit code."""
     from lamina.serve.asgi.application import Application
     from lamina.serve.asgi.listen import notify_alive
-    from lamina.serve.asgi.running import Server, run, stopped_by_signals
+    from lamina.serve.asgi.running import Server, allow_files, run, stopped_by_signals
     from lamina.serve.server_log import protect_standard_error
 
     protect_standard_error()
+    allow_files()
     tls = settings.protection.open_tls(settings.state)
     with _access(settings, local) as access, _site(place, settings, local, access, shared) as site:
 

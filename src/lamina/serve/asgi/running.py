@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.limits import Limits
 
+HANDSHAKE = 10.0
+"""Seconds that a client may take for the handshake of TLS. Until then no limit counts its connection."""
+FILES = 16_384
+"""Open files of a server: four times the connections that it answers, for those in a handshake or in its backlog."""
 ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM") if name in signal.Signals.__members__)
 
 
@@ -125,13 +130,37 @@ def run(server: Server, sockets: Sequence[socket.socket]) -> None:
     """Run a server on open sockets, which it closes, until it is stopped."""
     for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(server.serve(list(sockets)))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def allow_files(most: int = FILES) -> None:
+    """Let this process have so many open files, or as many as it may: each connection is one."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes an event loop with ``HANDSHAKE``: uvloop's if it is installed; None for any (not POSIX)."""
+    base: Any = None
+    if os.name == "posix":
+        base = asyncio.SelectorEventLoop
     with suppress(ImportError):
         import uvloop
 
-        return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
-    return None
+        base = uvloop.Loop
+    if base is None:
+        return None
+
+    class Loop(base):  # type: ignore[misc]
+        async def create_server(self, *arguments: Any, ssl: Any = None, **options: Any) -> Any:
+            if ssl is not None:
+                options["ssl_handshake_timeout"] = HANDSHAKE
+            return await super().create_server(*arguments, ssl=ssl, **options)
+
+    return cast("Callable[[], asyncio.AbstractEventLoop]", Loop)
