@@ -15,6 +15,7 @@ from lamina.errors import (
     InvalidContent,
     LaminaError,
     NotFound,
+    StoreDamaged,
     SystemFailure,
     Unsupported,
 )
@@ -81,6 +82,8 @@ class WriteApi(ReadApi):
             return True
         try:
             return self._writing.keep(repository, digest)
+        except StoreDamaged:
+            raise
         except (SystemFailure, AccessDenied) as error:
             # Nothing can be written now, so the client can't push either: it may still read. If gc takes the object,
             # the manifest that needs it is refused.
