@@ -192,6 +192,11 @@ class Client:
             if status == 403 and said:  # the registry knows who asks, and says why not
                 hint = "use another name, or ask the registry's operator for permission"
             return AccessDenied(f"{what}: {self.host} denies access{said or f' (status {status})'}", hint=hint)
+        if "MANIFEST_BLOB_UNKNOWN" in codes:  # with status 404 (as the specification says) or 400
+            return NotFound(
+                f"{what}: {self.host} does not have all blobs of this manifest{said}",
+                hint="push again: the registry may have removed a blob before the manifest came",
+            )
         if status == 404:
             return NotFound(
                 f"{what}: not found at {self.host}{said}",
@@ -214,10 +219,8 @@ class Client:
                 hint="report it to the registry's operator",
             )
         hint = "try again later" if status >= 500 else "report it to the registry's operator"
-        return RemoteFailure(
-            f"{what}: {self.host} answers with status {status}{said}",
-            hint="use another tag, or ask the registry's operator" if status == 409 else hint,
-        )
+        hint = _HINTS.get(status, hint)
+        return RemoteFailure(f"{what}: {self.host} answers with status {status}{said}", hint=hint)
 
     @property
     def cancel(self) -> Cancel:
@@ -375,6 +378,10 @@ class Client:
 
 
 _REACH = "check the name, the network and the proxy settings"
+_HINTS = {
+    409: "use another tag, or ask the registry's operator",
+    507: "free space on the registry's disk, or ask its operator, then push again",
+}
 _TRUST = "put its CA into certs.d, or use --tls-verify=false if you trust the network"
 
 
@@ -414,5 +421,5 @@ def _error_text(answer: Answer) -> tuple[set[str], str]:
         if isinstance(error, dict):
             codes.add(str(error.get("code")))
             words = [str(error.get(key)) for key in ("code", "message") if error.get(key)]
-            said.append(" ".join(words)[:200])
+            said.append(" ".join(words)[:400])
     return codes, "; ".join(filter(None, said))

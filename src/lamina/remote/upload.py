@@ -216,9 +216,8 @@ class Upload:
                 problem = failure.message
             failures += status != 413
             if failures >= self._client.attempts:
-                raise RemoteFailure(
-                    f"{self._what}: {problem}", hint="try again: the registry keeps what it has received"
-                )
+                hint = failure.hint if status == 507 else "try again: the registry keeps what it has received"
+                raise RemoteFailure(problem, hint=hint)
             had = at
             if status == 413 or (status == 0 and failures > 1):
                 self._smaller(problem)
@@ -230,7 +229,7 @@ class Upload:
             at = state
             if at > had:
                 failures = 0
-            self._on_event(Warned(f"{self._what}: {problem}; resuming at byte {at} of {size}"))
+            self._on_event(Warned(f"{problem}; resuming at byte {at} of {size}"))
 
     def _patch(self, at: int, end: int) -> Answer:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - at)}

@@ -93,7 +93,10 @@ class ServerTls:
         try:
             context.load_cert_chain(files.certificate, files.key or None, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
-            reason = getattr(error, "reason", None) or "it is not in PEM, or the key is encrypted"
+            lacks = "it is not in PEM, or the key is encrypted"
+            if not files.key:
+                lacks = "without --tls-key it must have the key too, in PEM and not encrypted"
+            reason = getattr(error, "reason", None) or lacks
             raise UsageError(f"{files.certificate} can't be used for TLS: {reason}", hint=_HINT) from None
         except OSError as error:
             raise failure(error, files.key or files.certificate) from None

@@ -40,6 +40,22 @@ def test_status_and_code_of_an_answer_decide_the_kind_of_error(
         client(web, monkeypatch).request("GET", "/v2/x")
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (404, "MANIFEST_BLOB_UNKNOWN", "push again"),
+        (400, "MANIFEST_BLOB_UNKNOWN", "push again"),
+        (404, "MANIFEST_UNKNOWN", "check the name"),
+        (507, "UNKNOWN", "free space"),
+    ],
+)
+def test_hints_name_what_helps(monkeypatch: pytest.MonkeyPatch, status: int, code: str, hint: str) -> None:
+    web = Web(**{HOST: errors(status, code, "no")})
+    with pytest.raises(LaminaError) as caught:
+        client(web, monkeypatch).request("PUT", "/v2/x")
+    assert hint in str(caught.value.hint)
+
+
 def broken(**kinds: bool) -> Callable[[str, str, Mapping[str, str]], Answer]:
     def fails(method: str, url: str, headers: Mapping[str, str]) -> Answer:
         raise RequestFailed("broken", **kinds)
