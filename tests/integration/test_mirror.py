@@ -649,7 +649,10 @@ def test_who_looks_at_the_images_in_a_browser_causes_no_requests(world: World, t
             assert Answer(server.name, tree).status == 404  # its layers are not here yet
             for layer in (document["config"], *document["layers"]):
                 assert blob(server.name, layer["digest"], f"{HOST}/team/app").status == 200
-            found = Answer(server.name, tree)
+            end = time.monotonic() + 60
+            while (found := Answer(server.name, tree)).status == 202:  # its layers are being read
+                assert time.monotonic() < end
+                time.sleep(0.05)
             assert [one["name"] for one in json.loads(found.body or b"")["entries"]] == ["a", "b"]
 
 

@@ -94,8 +94,7 @@ class PasswordCheck:
             return False
         mark = self._mark(name, password, hashed)
         with self._guard:
-            until = self._good.get(mark)
-            return until is not None and time.monotonic() < until
+            return self._is_good(mark)
 
     def check(self, users: Mapping[str, str], name: str, password: str) -> bool:
         """Whether the password is that of the user. It takes as long for a user who does not exist. Raises Busy."""
@@ -107,6 +106,8 @@ class PasswordCheck:
         hashed = users.get(name)
         mark = self._mark(name, password, hashed or "")
         with self._guard:
+            if self._is_good(mark):  # its check has ended since
+                return True
             running = self._running.get(mark)
             if running is None:
                 mine = self._running[mark] = Future()
@@ -119,11 +120,11 @@ class PasswordCheck:
             raise
         else:
             mine.set_result(good)
+            if good:  # before it is no longer running: who comes in between would check again
+                self._remember(mark)
         finally:
             with self._guard:
                 del self._running[mark]
-        if good:
-            self._remember(mark)
         return good
 
     def _compared(self, raw: bytes, hashed: str) -> bool:
@@ -136,6 +137,11 @@ class PasswordCheck:
                 return bcrypt.checkpw(raw, hashed.encode("ascii"))
         finally:
             self._places.release()
+
+    def _is_good(self, mark: bytes) -> bool:
+        """Under the guard: whether a check of this password is remembered."""
+        until = self._good.get(mark)
+        return until is not None and time.monotonic() < until
 
     def _remember(self, mark: bytes) -> None:
         with self._guard:
