@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lamina.errors import UsageError
 from lamina.light import TYPE_CHECKING, Value
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
+from lamina.spec.mediatype import is_index
 from lamina.spec.reference import CONTAINERD_NAME, REF_NAME, Reference
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class NameTable:
         self._next = len(entries)
         self._by_name: dict[str, dict[int, None]] | None = None
         self._by_digest: dict[Digest, dict[int, None]] | None = None
+        self._nameless: dict[Digest, dict[int, None]] | None = None
         self._repositories: dict[str, dict[str, dict[int, None]]] | None = None
         self._sorted: list[str] | None = None
 
@@ -87,7 +89,15 @@ class NameTable:
 
     def of(self, digest: Digest) -> Entries:
         """The entries of a document."""
-        return [self._rows[number] for number in self._digests().get(digest, ())]
+        return list(self.each_of(digest))
+
+    def each_of(self, digest: Digest) -> Iterator[Descriptor]:
+        """The entries of a document, one by one: it may have a thousand tags."""
+        return (self._rows[number] for number in self._digests().get(digest, ()))
+
+    def bare(self, digest: Digest) -> Entries:
+        """The entries of a document that have no name."""
+        return [self._rows[number] for number in self._bare().get(digest, ())]
 
     def repositories(self) -> list[str]:
         """The repositories (``Reference.repository``) that have a name, sorted."""
@@ -107,15 +117,17 @@ class NameTable:
         """The entries with a tag of a repository ("": with a digest alone)."""
         return [self._rows[number] for number in self._places().get(repository, {}).get(tag, ())]
 
-    def named_in(self, repository: str, digest: Digest) -> Entries:
+    def named_in(self, repository: str, digest: Digest) -> Iterator[Descriptor]:
         """The entries of a document whose name is in a repository."""
         starts = (f"{repository}:", f"{repository}@")
-        return [one for one in self.of(digest) if name_of(one).startswith(starts) or name_of(one) == repository]
+        for one in self.each_of(digest):
+            if name_of(one).startswith(starts) or name_of(one) == repository:
+                yield one
 
     def apply(self, change: Change) -> None:
         gone = {number: None for name in change.names for number in self._names().get(name, ())}
         for digest in change.untagged:
-            gone |= {number: None for number in self._digests().get(digest, ()) if not name_of(self._rows[number])}
+            gone |= self._bare().get(digest, {})
         for number in gone:
             self._remove(number)
         for entry in change.added:
@@ -131,14 +143,16 @@ class NameTable:
     def setting_all(self, names: Sequence[str], descriptor: Descriptor, fetched: Fetched) -> Change:
         """As ``setting``, for several names of one document."""
         digest = descriptor.digest
-        same = self.of(digest)
-        known = frozenset(",".join(entry.annotations.get(FETCHED, "") for entry in same).split(","))
+        known: frozenset[str] = frozenset()
+        if is_index(descriptor.media_type):  # only an index lists documents
+            lists = {entry.annotations.get(FETCHED, "") for entry in self.each_of(digest)}
+            known = frozenset(",".join(lists).split(","))
         annotations: dict[str, str | None] = {**_OURS, FETCHED: fetched(descriptor, known) or None}
         new = []
         for name in dict.fromkeys(names):
             own = {REF_NAME: name, CONTAINERD_NAME: name} if name else {}
             entry = descriptor.with_annotations({**annotations, **own})
-            if entry not in same and (name or not same):
+            if entry not in self.named(name) if name else not self._digests().get(digest):
                 new.append(entry)
         if not new:
             return Change()
@@ -146,7 +160,7 @@ class NameTable:
         gone = {name_of(entry): None for entry in had}
         return Change(
             tuple(gone),
-            (digest,) if any(not name_of(entry) for entry in same) else (),
+            (digest,) if self.bare(digest) else (),
             (*self._untagged_without([one for one in had if one.digest != digest], gone), *new),
         )
 
@@ -155,7 +169,7 @@ class NameTable:
         document that loses its last name stays, without a name."""
         wanted = {name: None for name in names if name}
         gone = [entry for name in wanted for entry in self.named(name)]
-        bare = [entry for entry in self.of(untagged) if not name_of(entry)] if untagged is not None else []
+        bare = self.bare(untagged) if untagged is not None else []
         return Change(
             tuple(dict.fromkeys(name_of(entry) for entry in gone)),
             (untagged,) if bare and untagged is not None else (),
@@ -167,13 +181,13 @@ class NameTable:
         name = name_of(entry)
         if name:
             return list(self._names().get(name, ()))
-        return [number for number in self._digests().get(entry.digest, ()) if not name_of(self._rows[number])]
+        return list(self._bare().get(entry.digest, ()))
 
     def _untagged_without(self, gone: Entries, names: dict[str, None] | set[str]) -> tuple[Descriptor, ...]:
         """The documents of ``gone`` that have no entry left without these names, as entries without a name."""
         left = {}
         for entry in gone:
-            if all(name_of(other) in names for other in self.of(entry.digest)):
+            if all(name_of(other) in names for other in self.each_of(entry.digest)):
                 left[entry.digest] = without_name(entry)
         return tuple(left.values())
 
@@ -193,6 +207,15 @@ class NameTable:
             self._by_digest = digests
         return self._by_digest
 
+    def _bare(self) -> dict[Digest, dict[int, None]]:
+        """The rows without a name."""
+        if self._nameless is None:
+            nameless: dict[Digest, dict[int, None]] = {}
+            for number in self._names().get("", ()):
+                nameless.setdefault(self._rows[number].digest, {})[number] = None
+            self._nameless = nameless
+        return self._nameless
+
     def _places(self) -> dict[str, dict[str, dict[int, None]]]:
         if self._repositories is None:
             repositories: dict[str, dict[str, dict[int, None]]] = {}
@@ -208,6 +231,8 @@ class NameTable:
             self._by_name.setdefault(name_of(entry), {})[number] = None
         if self._by_digest is not None:
             self._by_digest.setdefault(entry.digest, {})[number] = None
+        if self._nameless is not None and not name_of(entry):
+            self._nameless.setdefault(entry.digest, {})[number] = None
         if self._repositories is not None and _place(self._repositories, number, entry):
             self._sorted = None
 
@@ -215,6 +240,8 @@ class NameTable:
         entry = self._rows.pop(number)
         _drop(self._by_name, name_of(entry), number)
         _drop(self._by_digest, entry.digest, number)
+        if not name_of(entry):
+            _drop(self._nameless, entry.digest, number)
         if self._repositories is not None:
             found = split_name(name_of(entry))
             if found is not None:

@@ -86,9 +86,9 @@ class Refs:
             return found[0]
         raise ReferenceNotFound(f"no image {name!r:.300} in the store", hint="see `lamina images`")
 
-    def of(self, digest: Digest) -> Entries:
-        """The entries of a document."""
-        return self._read(lambda table: table.of(digest))
+    def any_of(self, digest: Digest) -> Descriptor | None:
+        """An entry of a document; None if it has none."""
+        return self._read(lambda table: next(table.each_of(digest), None))
 
     def repositories(self) -> list[str]:
         """The repositories (``Reference.repository``) that have a name, sorted."""
@@ -155,9 +155,9 @@ class Refs:
         its last name stays, without a name."""
         self._change(lambda table: table.removing(names, keep_untagged=keep_untagged, untagged=untagged))
 
-    def named_in(self, repository: str, digest: Digest) -> Entries:
-        """The entries of a document whose name is in a repository."""
-        return self._read(lambda table: table.named_in(repository, digest))
+    def named_in(self, repository: str, digest: Digest) -> Descriptor | None:
+        """An entry of a document whose name is in a repository; None if there is none."""
+        return self._read(lambda table: next(table.named_in(repository, digest), None))
 
     def tagged(self, repository: str, tag: str) -> Entries:
         """The entries with a tag of a repository."""

@@ -101,13 +101,13 @@ class StoreRepositories(ListedRepositories):
 
     def _document(self, repository: str, digest: Digest) -> Descriptor | None:
         named = self._refs.named_in(repository, digest)
-        if named:
-            return named[0]
+        if named is not None:
+            return named
         if self._members.is_deleted(repository, digest):
             return None
-        known = self._refs.of(digest)
-        if known and self._members.has(repository, digest):
-            return known[0]
+        known = self._refs.any_of(digest)
+        if known is not None and self._members.has(repository, digest):
+            return known
         if self._blobs.size(digest) is None:
             return None
         with self._contents(repository) as contents:
@@ -258,7 +258,7 @@ class StoreRepositories(ListedRepositories):
                 if tag in fixed and any(entry.digest != digest for entry in table.tagged(repository, tag)):
                     raise _fixed(repository, tag)
             self._members.restore(repository, digest)  # not before: a deletion may have come meanwhile
-            if not tags and table.named_in(repository, digest):
+            if not tags and any(True for _ in table.named_in(repository, digest)):
                 return Change()
             names = [f"{repository}:{tag}" for tag in tags] or [f"{repository}@{digest}"]
             for name in names:
@@ -316,9 +316,7 @@ class StoreRepositories(ListedRepositories):
             stays = not _is_named_without(table, digest, names) and self._members.linked_elsewhere(digest, repository)
             gone = table.removing(names, keep_untagged=stays, untagged=None if stays else digest)
             # a change in any case: it tells all servers that the repository has less
-            return gone or Change(
-                untagged=(digest,), added=tuple(one for one in table.of(digest) if not name_of(one))
-            )
+            return gone or Change(untagged=(digest,), added=tuple(table.bare(digest)))
 
         self._refs.change(change)
 
@@ -330,7 +328,7 @@ class StoreRepositories(ListedRepositories):
 
 def _is_named_without(table: NameTable, digest: Digest, names: Collection[str]) -> bool:
     """Whether a document has a name that is none of these: then nothing else need keep it."""
-    return any(name and name not in names for name in _names(table.of(digest)))
+    return any(name and name not in names for name in map(name_of, table.each_of(digest)))
 
 
 def _names(entries: Iterable[Descriptor]) -> list[str]:

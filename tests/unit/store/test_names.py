@@ -96,7 +96,7 @@ def test_changes_have_the_result_of_a_dictionary_and_so_has_the_log(
 ) -> None:
     table, ident, log = NameTable([]), new_head()[0], b""
     if indexed:  # what is looked up is kept up to date
-        table.repositories(), table.named("x"), table.of(DOCUMENTS[0].digest)
+        table.repositories(), table.named("x"), table.of(DOCUMENTS[0].digest), table.bare(DOCUMENTS[0].digest)
     for step in steps:
         change = decide(table, step)
         table.apply(change)
@@ -109,7 +109,12 @@ def test_changes_have_the_result_of_a_dictionary_and_so_has_the_log(
         assert (place[1], digest) in [(tag, one.digest) for tag, one in table.in_repository(place[0])]
     assert table.repositories() == sorted({split_name(name)[0] for name in seen(table)[0]})  # type: ignore[index]
     for document in DOCUMENTS:
-        assert table.of(document.digest) == [one for one in table.entries() if one.digest == document.digest]
+        own = [one for one in table.entries() if one.digest == document.digest]
+        assert table.of(document.digest) == own
+        assert table.bare(document.digest) == [one for one in own if not name_of(one)]
+        for place in table.repositories():
+            there = [one for one in own if (split_name(name_of(one)) or ("",))[0] == place]
+            assert list(table.named_in(place, document.digest)) == there
     tail = read_records(log, ident, at=HEAD_SIZE, after=0, what="log")
     for _ in range(2):  # a change that is applied again changes nothing
         again = NameTable([])
