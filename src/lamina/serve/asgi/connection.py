@@ -4,6 +4,8 @@ clients that do not read are ended; what can't be parsed is answered with the re
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,10 @@ GONE = "lamina.gone"
 bool."""
 ABORT = "lamina.abort"
 """The extension of the scope that cuts the connection at once: a callable."""
+
+CORK = "lamina.cork"
+"""The extension of the scope that says that the response is long: a callable. Until its end only full packets go, so
+that the client is woken less often; that is half of what sending costs over a loopback address."""
 
 USER = "lamina.user"
 """The extension of the scope that names the client by its certificate, if it has shown one: a str."""
@@ -50,6 +56,7 @@ class Connection(HttpToolsProtocol):
         self._body_left = 0  # bytes of a body with a known length
         self._direct = False
         self._kernel_copy: KernelCopy | None = None
+        self._corked = False
         self._head_size = 0  # bytes of the current head, as far as it is known
         self._pieces_size = 0  # bytes that came since the current head began
 
@@ -216,6 +223,7 @@ class Connection(HttpToolsProtocol):
         extensions: dict[str, Any] = {
             GONE: lambda: cycle.disconnected or self.transport.is_closing(),
             ABORT: self.transport.abort,
+            CORK: partial(self._cork, True),
             USER: self._user,
         }
         if self._kernel_copy is not None:
@@ -246,7 +254,14 @@ class Connection(HttpToolsProtocol):
             finally:
                 transport.set_write_buffer_limits()
 
+    def _cork(self, on: bool) -> None:
+        self._corked = on
+        with suppress(AttributeError, OSError):  # not on Linux; a Unix socket has no packets; the client is gone
+            self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
     def on_response_complete(self) -> None:
+        if self._corked:
+            self._cork(False)
         super().on_response_complete()
         if self.transport.is_closing():
             self._close_soon()

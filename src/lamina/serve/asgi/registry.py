@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError
 from lamina.serve.asgi.body import Body, ClientGone, too_large
-from lamina.serve.asgi.connection import GONE
+from lamina.serve.asgi.connection import CORK, GONE
 from lamina.serve.asgi.exchange import Exchange
 from lamina.serve.asgi.kernel_copy import COPY, Copy
 from lamina.serve.asgi.limits import PIECE, Limits
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _DISCARD = 16 << 20  # bytes that a client may still send after it was refused
 _DISCARD_SECONDS = 5.0
+_LONG = 1 << 20  # a body of more bytes is sent in full packets
 _EMPTY = (204, 304)
 _ALWAYS = [
     (b"docker-distribution-api-version", b"registry/2.0"),
@@ -62,7 +63,7 @@ class RegistryEndpoint:
             except ApiError as error:
                 response, stream = failed(error), None
             try:
-                await self._send(exchange, response, stream, body, send, gone, extensions.get(COPY))
+                await self._send(exchange, response, stream, body, send, gone, extensions)
             finally:
                 if stream is not None:
                     stream.close()
@@ -122,7 +123,7 @@ class RegistryEndpoint:
         body: Body,
         send: Send,
         gone: Callable[[], bool],
-        copy: Copy | None,
+        extensions: Mapping[str, Any],
     ) -> None:
         exchange.status = response.status
         size = response.end - response.start if response.blob is not None else len(response.body)
@@ -147,6 +148,9 @@ class RegistryEndpoint:
                     await body.discard(_DISCARD, _DISCARD_SECONDS)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
+        if size > _LONG and CORK in extensions:
+            extensions[CORK]()
+        copy: Copy | None = extensions.get(COPY)
         exchange.sent = await send_stream(stream, size, send, self.reading.executor, gone, copy)
 
     def close(self) -> None:
