@@ -121,6 +121,17 @@ class PartStream:
             self._look_ahead()
         return piece
 
+    def is_plain(self) -> bool:
+        """Whether the kernel can take the next bytes from the descriptor."""
+        return isinstance(self._pieces, DirectPieces) and self._pieces.is_plain()
+
+    def taken(self, size: int) -> None:
+        """So many bytes were taken from the descriptor by the kernel."""
+        assert isinstance(self._pieces, DirectPieces)
+        self._pieces.taken(size)
+        self._done += size
+        self._look_ahead()
+
     def close(self) -> None:
         self._parts, self._left = [], b""
         if isinstance(self._pieces, DirectPieces):

@@ -27,8 +27,8 @@ _REFUSED = 600.0
 
 
 class DirectPieces:
-    """The bytes of an answer of the storage: an iterator of pieces for threads, ``source`` and ``arrived`` for an
-    event loop."""
+    """The bytes of an answer of the storage: an iterator of pieces for threads, ``source`` and what follows it
+    for an event loop."""
 
     def __init__(self, connection: socket.socket, first: bytes, left: int, location: str) -> None:
         self._connection, self._first, self._left = connection, first, left
@@ -79,11 +79,19 @@ class DirectPieces:
         self._left -= len(piece)
         return piece
 
+    def is_plain(self) -> bool:
+        """Whether the bytes come without TLS."""
+        return not isinstance(self._connection, ssl.SSLSocket)
+
+    def taken(self, size: int) -> None:
+        """So many bytes were taken from the descriptor by the kernel."""
+        self._left -= size
+
     def close(self) -> None:
         self._connection.close()
 
     def _received(self, size: int) -> bytes | memoryview:
-        if not isinstance(self._connection, ssl.SSLSocket):
+        if self.is_plain():
             return self._connection.recv(size)
         # TLS gives 16 KiB at a time
         buffer = memoryview(bytearray(size))

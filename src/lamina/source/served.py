@@ -206,6 +206,14 @@ class Piped(Stream, Protocol):
         has ended or can't go on, and ``read`` does."""
         ...
 
+    def is_plain(self) -> bool:
+        """Whether the bytes come by the descriptor as they are, so that the kernel can pass them on."""
+        ...
+
+    def taken(self, size: int) -> None:
+        """So many bytes were taken from the descriptor by somebody else: the stream goes on behind them."""
+        ...
+
 
 class Linked(Blob, Protocol):
     """A blob that clients can read from another server."""

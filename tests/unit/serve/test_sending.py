@@ -52,6 +52,12 @@ class PipedStream:
         self._at += len(piece)
         return piece
 
+    def is_plain(self) -> bool:
+        return True
+
+    def taken(self, size: int) -> None:
+        self._at += size
+
     def read(self, size: int = -1, /) -> bytes:
         self.asked.append(self._at)
         piece = self._whole[self._at : min(self._at + (size if self._at else 100), self._end)]
@@ -64,9 +70,28 @@ class PipedStream:
         self._thread.join()
 
 
-def sent(stream: PipedStream, stop_after: int | None = None) -> tuple[bytes, int]:
+def sent(stream: PipedStream, stop_after: int | None = None, *, passed: int | None = None) -> tuple[bytes, int]:
+    """What is sent of a stream. ``passed``: how many bytes the kernel passes on at most; None if it can't."""
     found: list[bytes] = []
     last: list[bool] = []
+
+    class Kernel:
+        left = passed or 0
+
+        async def copy(self, descriptor: int, at: int, size: int) -> int | None:
+            raise AssertionError
+
+        async def pass_on(self, descriptor: int, size: int) -> int | None:
+            if not self.left:
+                return 0
+            try:
+                with socket.socket(fileno=os.dup(descriptor)) as source:
+                    source.setblocking(False)
+                    found.append(source.recv(min(size, self.left)))
+            except BlockingIOError:
+                return None
+            self.left -= len(found[-1])
+            return len(found[-1])
 
     async def send(message: dict[str, Any]) -> None:
         found.append(bytes(message["body"]))
@@ -77,7 +102,8 @@ def sent(stream: PipedStream, stop_after: int | None = None) -> tuple[bytes, int
 
     async def main() -> int:
         with ThreadPoolExecutor(1) as pool:
-            return await send_stream(stream, len(DATA), send, pool, gone)  # type: ignore[arg-type]
+            kernel = None if passed is None else Kernel()
+            return await send_stream(stream, len(DATA), send, pool, gone, kernel)  # type: ignore[arg-type]
 
     try:
         count = asyncio.run(main())
@@ -88,16 +114,18 @@ def sent(stream: PipedStream, stop_after: int | None = None) -> tuple[bytes, int
     return b"".join(found), count
 
 
-def test_a_socket_is_read_to_its_end_by_the_loop() -> None:
+@pytest.mark.parametrize("passed", [None, 0, 1_000_000, 1 << 30])
+def test_a_socket_is_read_to_its_end_by_the_loop_or_the_kernel(passed: int | None) -> None:
     stream = PipedStream(len(DATA) - 100)
-    assert sent(stream) == (DATA, len(DATA))
+    assert sent(stream, passed=passed) == (DATA, len(DATA))
     assert stream.asked == [0]
 
 
 @pytest.mark.parametrize("offered", [0, 1, 1_000_000])
-def test_a_thread_goes_on_where_a_socket_ends_early(offered: int) -> None:
+@pytest.mark.parametrize("passed", [None, 1 << 30])
+def test_a_thread_goes_on_where_a_socket_ends_early(offered: int, passed: int | None) -> None:
     stream = PipedStream(offered)
-    assert sent(stream) == (DATA, len(DATA))
+    assert sent(stream, passed=passed) == (DATA, len(DATA))
     assert stream.asked[:2] == [0, 100 + offered]
 
 
@@ -143,17 +171,21 @@ def test_a_file_that_the_kernel_can_not_copy_on_is_read_from_there(tmp_path: Pat
     async def send(message: dict[str, Any]) -> None:
         found.append(bytes(message["body"]))
 
-    async def copy(descriptor: int, at: int, size: int) -> int | None:
-        places.append(at)
-        if len(places) > copies:
-            return None
-        found.append(os.pread(descriptor, min(size, 1000), at))
-        return len(found[-1])
+    class Kernel:
+        async def copy(self, descriptor: int, at: int, size: int) -> int | None:
+            places.append(at)
+            if len(places) > copies:
+                return None
+            found.append(os.pread(descriptor, min(size, 1000), at))
+            return len(found[-1])
+
+        async def pass_on(self, descriptor: int, size: int) -> int | None:
+            raise AssertionError
 
     async def main(descriptor: int) -> int:
         with ThreadPoolExecutor(1) as pool:
             stream = PartOfFile(descriptor, 7, len(DATA) - 5)
-            return await send_stream(stream, len(DATA) - 12, send, pool, lambda: False, copy)  # type: ignore[arg-type]
+            return await send_stream(stream, len(DATA) - 12, send, pool, lambda: False, Kernel())  # type: ignore[arg-type]
 
     with (tmp_path / "f").open("rb") as file:
         assert asyncio.run(main(file.fileno())) == len(DATA) - 12

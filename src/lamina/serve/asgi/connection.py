@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from lamina.serve.asgi.kernel_copy import COPY, KernelCopy
+from lamina.serve.asgi.kernel_copy import KERNEL, KernelCopy
 from lamina.serve.routes import ApiError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Connection(HttpToolsProtocol):
         self._body_left = 0  # bytes of a body with a known length
         self._direct = False
         self._kernel_copy: KernelCopy | None = None
-        self._corked = False
+        self._corked = self._lost = False
         self._head_size = 0  # bytes of the current head, as far as it is known
         self._pieces_size = 0  # bytes that came since the current head began
 
@@ -147,6 +147,7 @@ class Connection(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
         self.pipeline.clear()
+        self._lost = True
         if self._kernel_copy is not None:
             self._kernel_copy.close()
         super().connection_lost(exc)
@@ -227,22 +228,11 @@ class Connection(HttpToolsProtocol):
             USER: self._user,
         }
         if self._kernel_copy is not None:
-            extensions[COPY] = partial(self._copy, cycle, self._kernel_copy)
+            extensions[KERNEL] = _Body(self, cycle, self._kernel_copy)
         cycle.scope["extensions"] = extensions
         super()._start_asgi_task(cycle, app)
 
-    async def _copy(
-        self, cycle: RequestResponseCycle, by: KernelCopy, descriptor: int, at: int, size: int
-    ) -> int | None:
-        """A ``kernel_copy.Copy`` for the response of a request."""
-        await self._flush()
-        if size > cycle.expected_content_length:
-            raise ValueError("more than Content-Length")
-        count = await by.copy(descriptor, at, size)
-        cycle.expected_content_length -= count or 0
-        return count
-
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
         """Wait until what was written is with the kernel, or the client is gone."""
         transport = self.transport
         if transport.get_write_buffer_size():
@@ -255,6 +245,8 @@ class Connection(HttpToolsProtocol):
                 transport.set_write_buffer_limits()
 
     def _cork(self, on: bool) -> None:
+        if self._lost:  # the descriptor may belong to another connection by now
+            return
         self._corked = on
         with suppress(AttributeError, OSError):  # not on Linux; a Unix socket has no packets; the client is gone
             self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
@@ -321,6 +313,30 @@ class Connection(HttpToolsProtocol):
         """A transport closes once its buffer is written; a client that does not read may not prevent that."""
         if self._stalled is None:
             self._stalled = self.loop.call_later(self._limits.patience, self.transport.abort)
+
+
+class _Body:
+    """A ``KernelBody``: the body of the response to one request."""
+
+    def __init__(self, connection: Connection, cycle: RequestResponseCycle, kernel: KernelCopy) -> None:
+        self._connection, self._cycle, self._kernel = connection, cycle, kernel
+
+    async def copy(self, descriptor: int, at: int, size: int) -> int | None:
+        await self._begin(size)
+        return self._sent(await self._kernel.copy(descriptor, at, size))
+
+    async def pass_on(self, descriptor: int, size: int) -> int | None:
+        await self._begin(size)
+        return self._sent(await self._kernel.pass_on(descriptor, size))
+
+    async def _begin(self, size: int) -> None:
+        await self._connection.flush()
+        if size > self._cycle.expected_content_length:
+            raise ValueError("more than Content-Length")
+
+    def _sent(self, count: int | None) -> int | None:
+        self._cycle.expected_content_length -= count or 0
+        return count
 
 
 def _head_too_large() -> ApiError:

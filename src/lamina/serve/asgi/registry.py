@@ -12,7 +12,7 @@ from lamina.errors import LaminaError
 from lamina.serve.asgi.body import Body, ClientGone, too_large
 from lamina.serve.asgi.connection import CORK, GONE
 from lamina.serve.asgi.exchange import Exchange
-from lamina.serve.asgi.kernel_copy import COPY, Copy
+from lamina.serve.asgi.kernel_copy import KERNEL, KernelBody
 from lamina.serve.asgi.limits import PIECE, Limits
 from lamina.serve.asgi.sending import Send, send_stream
 from lamina.serve.asgi.threads import Lane
@@ -150,8 +150,8 @@ class RegistryEndpoint:
             return
         if size > _LONG and CORK in extensions:
             extensions[CORK]()
-        copy: Copy | None = extensions.get(COPY)
-        exchange.sent = await send_stream(stream, size, send, self.reading.executor, gone, copy)
+        kernel: KernelBody | None = extensions.get(KERNEL)
+        exchange.sent = await send_stream(stream, size, send, self.reading.executor, gone, kernel)
 
     def close(self) -> None:
         self.reading.close()

@@ -15,7 +15,7 @@ from lamina.serve.asgi.limits import PIECE
 from lamina.source.abilities import gives_pieces, is_growing, is_piped
 
 if TYPE_CHECKING:
-    from lamina.serve.asgi.kernel_copy import Copy
+    from lamina.serve.asgi.kernel_copy import KernelBody
     from lamina.source.protocols import Stream
     from lamina.source.served import Growing, Piped
 
@@ -34,14 +34,19 @@ class ShortBlob(Exception):
 
 
 async def send_stream(
-    stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool], copy: Copy | None = None
+    stream: Stream,
+    size: int,
+    send: Send,
+    threads: Executor,
+    gone: Callable[[], bool],
+    kernel: KernelBody | None = None,
 ) -> int:
     """Send ``size`` bytes of a stream, and complete the response. Returns how many were sent: fewer if ``gone`` says
-    that the client is. ``copy``: sends parts of files, if the connection can. Raises ShortBlob, and what the stream
-    raises."""
+    that the client is. ``kernel``: sends without reading, if the connection can. Raises ShortBlob, and what the
+    stream raises."""
     if has_extent(stream):
         descriptor, at, end = stream.extent()
-        sent = 0 if copy is None else await _copy_file(descriptor, at, end, copy, threads, gone)
+        sent = 0 if kernel is None else await _copy_file(descriptor, at, end, kernel, threads, gone)
         if sent == end - at and sent:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         if sent == end - at or gone():
@@ -49,11 +54,11 @@ async def send_stream(
         return sent + await _send_file(descriptor, at + sent, end, send, threads, gone)
     if is_growing(stream):
         return await _send_growing(stream, size, send, threads, gone)
-    return await _send_read(stream, size, send, threads, gone)
+    return await _send_read(stream, size, send, threads, gone, kernel)
 
 
 async def _copy_file(
-    descriptor: int, at: int, end: int, copy: Copy, threads: Executor, gone: Callable[[], bool]
+    descriptor: int, at: int, end: int, kernel: KernelBody, threads: Executor, gone: Callable[[], bool]
 ) -> int:
     """Returns how many bytes were sent: fewer if the client is gone, or this file has to be read."""
     loop = asyncio.get_running_loop()
@@ -62,7 +67,7 @@ async def _copy_file(
         size = min(PIECE, end - at)
         if not _is_cached(descriptor, size, at):  # only a thread may wait for the disk
             await loop.run_in_executor(threads, os.pread, descriptor, size, at)
-        count = await copy(descriptor, at, size)
+        count = await kernel.copy(descriptor, at, size)
         if gone() or count is None:
             break
         if not count:
@@ -114,7 +119,9 @@ def _cached(descriptor: int, size: int, at: int) -> bytes | memoryview | None:
     return memoryview(buffer)[:count] if count else None
 
 
-async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool]) -> int:
+async def _send_read(
+    stream: Stream, size: int, send: Send, threads: Executor, gone: Callable[[], bool], kernel: KernelBody | None
+) -> int:
     """Read the next piece in a thread while this one is sent. No thread is needed while the bytes come from a
     socket."""
     loop = asyncio.get_running_loop()
@@ -139,12 +146,35 @@ async def _send_read(stream: Stream, size: int, send: Send, threads: Executor, g
             if gone():
                 break
             if is_piped(stream) and coming is None and sent < size:
-                sent += await _send_piped(stream, size - sent, send, gone)
+                if kernel is not None and stream.is_plain():
+                    sent += await _pass_on(stream, size - sent, kernel, gone)
+                    if sent == size:
+                        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                if not gone():
+                    sent += await _send_piped(stream, size - sent, send, gone)
                 if gone():
                     break
     finally:
         if coming is not None and not coming.done():  # the stream may not be closed while a thread reads it
             await asyncio.wait([coming])
+    return sent
+
+
+async def _pass_on(stream: Piped, size: int, kernel: KernelBody, gone: Callable[[], bool]) -> int:
+    """Have the kernel send what comes from the socket of a stream. Returns how much: less if the socket has ended, or
+    nothing comes for a while."""
+    sent = 0
+    while sent < size and (descriptor := stream.source()) is not None:
+        count = await kernel.pass_on(descriptor, min(PIECE, size - sent))
+        if count is None:
+            if not await _readable(descriptor):
+                break
+            continue
+        stream.taken(count)
+        sent += count
+        if not count or gone():
+            break
+        await asyncio.sleep(0)  # others come first now
     return sent
 
 
