@@ -37,10 +37,6 @@ def failed(error: ApiError | LaminaError) -> Response:
     wait = getattr(error, "retry_after", None)
     if wait is not None:  # the place says that it is not for long
         return failed(ApiError(503, "UNAVAILABLE", error.message, Retry_After=str(wait)))
-    return failed(ApiError(_status_of(error), "UNKNOWN", error.message))
-
-
-def _status_of(error: LaminaError) -> int:
-    if isinstance(error, DiskFull):
-        return 507
-    return 502 if isinstance(error, RemoteFailure) else 500
+    if isinstance(error, DiskFull):  # its message names a directory of the server
+        return failed(ApiError(507, "UNKNOWN", "the disk of the registry is full"))
+    return failed(ApiError(502 if isinstance(error, RemoteFailure) else 500, "UNKNOWN", error.message))
