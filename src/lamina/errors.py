@@ -142,6 +142,10 @@ class DiskFull(SystemFailure):
     """No space is left on a file system, or a quota is exceeded."""
 
 
+class TooManyFiles(SystemFailure):
+    """This process, or the machine, has as many open files as it may."""
+
+
 class StoreDamaged(SystemFailure):
     """Files of the store were changed or damaged."""
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lamina.errors import Cancelled, Conflict, DiskFull, LaminaError, SystemFailure
+from lamina.errors import Cancelled, Conflict, DiskFull, LaminaError, SystemFailure, TooManyFiles
 from lamina.host.temporary import Temporary
 from lamina.light import TYPE_CHECKING
 
@@ -40,19 +40,26 @@ _HINTS = {
     errno.EROFS: ("the file system is read-only", "choose another directory"),
     errno.EIO: ("input/output error", "the disk may be failing: check the system log"),
     errno.EMFILE: ("too many open files", "raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many open files on this machine", "end other programs, or raise fs.file-max"),
     errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter one"),
     errno.EADDRINUSE: ("the address is in use", "choose another port, or end the program that listens there"),
     errno.EADDRNOTAVAIL: ("this host does not have the address", "choose an address of this host; 0.0.0.0 is all"),
     errno.ELOOP: ("it is a symlink, which is not allowed here", "check who created it"),
 }
+_KINDS = {
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EMFILE: TooManyFiles,
+    errno.ENFILE: TooManyFiles,
+}
 
 
 def failure(error: OSError, path: str | bytes | None = None) -> SystemFailure:
-    """Translate an OSError to SystemFailure (DiskFull for a full disk or quota). ``path`` is the file that was worked
-    on."""
+    """Translate an OSError to SystemFailure (DiskFull for a full disk or quota, TooManyFiles). ``path`` is the file
+    that was worked on."""
     what = path if path is not None else error.filename
     text, hint = _HINTS.get(error.errno or 0, (error.strerror or str(error), "check the system log"))
-    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else SystemFailure
+    kind = _KINDS.get(error.errno or 0, SystemFailure)
     return kind(f"{_shown(what)}: {text}" if what else text, hint=hint)
 
 

@@ -121,9 +121,9 @@ class PartStream:
             self._look_ahead()
         return piece
 
-    def is_plain(self) -> bool:
-        """Whether the kernel can take the next bytes from the descriptor."""
-        return isinstance(self._pieces, DirectPieces) and self._pieces.is_plain()
+    def passable(self) -> int:
+        """How many bytes the kernel can take from the descriptor."""
+        return self._pieces.passable() if isinstance(self._pieces, DirectPieces) else 0
 
     def taken(self, size: int) -> None:
         """So many bytes were taken from the descriptor by the kernel."""

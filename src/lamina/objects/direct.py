@@ -79,9 +79,10 @@ class DirectPieces:
         self._left -= len(piece)
         return piece
 
-    def is_plain(self) -> bool:
-        """Whether the bytes come without TLS."""
-        return not isinstance(self._connection, ssl.SSLSocket)
+    def passable(self) -> int:
+        """How many bytes come without TLS, and with no others between them. The storage may send more than it was
+        asked for."""
+        return 0 if isinstance(self._connection, ssl.SSLSocket) else self._left
 
     def taken(self, size: int) -> None:
         """So many bytes were taken from the descriptor by the kernel."""
@@ -91,7 +92,7 @@ class DirectPieces:
         self._connection.close()
 
     def _received(self, size: int) -> bytes | memoryview:
-        if self.is_plain():
+        if not isinstance(self._connection, ssl.SSLSocket):
             return self._connection.recv(size)
         # TLS gives 16 KiB at a time
         buffer = memoryview(bytearray(size))

@@ -6,7 +6,15 @@ import logging
 from collections.abc import Callable
 from math import ceil
 
-from lamina.errors import BlobNotFound, DiskFull, LaminaError, RateLimited, ReadOnlyRepository, RemoteFailure
+from lamina.errors import (
+    BlobNotFound,
+    DiskFull,
+    LaminaError,
+    RateLimited,
+    ReadOnlyRepository,
+    RemoteFailure,
+    TooManyFiles,
+)
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 
@@ -37,6 +45,8 @@ def failed(error: ApiError | LaminaError) -> Response:
     wait = getattr(error, "retry_after", None)
     if wait is not None:  # the place says that it is not for long
         return failed(ApiError(503, "UNAVAILABLE", error.message, Retry_After=str(wait)))
+    if isinstance(error, TooManyFiles):
+        return failed(ApiError(503, "UNAVAILABLE", "the registry has too many open files", Retry_After="1"))
     if isinstance(error, DiskFull):  # its message names a directory of the server
         return failed(ApiError(507, "UNKNOWN", "the disk of the registry is full"))
     return failed(ApiError(502 if isinstance(error, RemoteFailure) else 500, "UNKNOWN", error.message))

@@ -206,8 +206,9 @@ class Piped(Stream, Protocol):
         has ended or can't go on, and ``read`` does."""
         ...
 
-    def is_plain(self) -> bool:
-        """Whether the bytes come by the descriptor as they are, so that the kernel can pass them on."""
+    def passable(self) -> int:
+        """How many of the next bytes come by the descriptor as they are, so that the kernel can pass them on. What
+        comes behind them may not be passed on."""
         ...
 
     def taken(self, size: int) -> None:

@@ -4,6 +4,7 @@ lines here; no S3 server is needed."""
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ import pytest
 
 from lamina.objects.address import open_bucket
 from lamina.objects.bucket import Bucket
+from lamina.objects.direct import DirectPieces
 from lamina.objects.failures import StorageFailure
 
 PART = 5 << 20
@@ -109,6 +111,19 @@ def bucket(storage: Storage) -> Bucket:
 def test_a_list_that_is_not_found_is_not_empty(bucket: Bucket) -> None:
     with pytest.raises(StorageFailure):
         list(bucket.list("repositories"))
+
+
+def test_of_an_answer_that_is_too_long_only_what_was_asked_for_is_passed_on() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(DATA[:5000])
+        pieces = DirectPieces(ours, b"", 3000, "here")
+        assert pieces.passable() == 3000
+        ours.recv(2999)
+        pieces.taken(2999)
+        assert pieces.passable() == 1
+        assert pieces.arrived(5000) == DATA[2999:3000]
+        assert (pieces.passable(), pieces.source()) == (0, None)
 
 
 def test_an_answer_without_its_bytes_is_asked_for_again(bucket: Bucket, storage: Storage) -> None:

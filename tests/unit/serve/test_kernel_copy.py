@@ -4,6 +4,7 @@ descriptor left behind."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -172,6 +173,51 @@ def test_nothing_is_sent_to_whoever_has_the_descriptor_of_a_lost_connection(tmp_
         with Source() as source, (tmp_path / "f").open("rb") as file:
             assert await kernel.copy(file.fileno(), 0, 1000) == 0
             assert await kernel.pass_on(source.fileno(), 1000) == 0
+
+    assert served(work, read_all) == b""
+
+
+@pytest.mark.parametrize("call", ["dup", "pipe2"])
+def test_without_a_free_descriptor_it_is_left_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "f").write_bytes(DATA)
+
+    async def work(kernel: KernelCopy, _: asyncio.Transport) -> None:
+        with Source() as source, (tmp_path / "f").open("rb") as file, monkeypatch.context() as patch:
+            patch.setattr(os, call, refused)
+            assert await kernel.pass_on(source.fileno(), 1000) == 0
+            assert await kernel.copy(file.fileno(), 0, 1000) == (None if call == "dup" else 1000)
+
+    assert served(work, read_all) == (b"" if call == "dup" else DATA[:1000])
+
+
+def test_between_two_responses_a_connection_has_no_other_descriptor(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(DATA)
+
+    async def work(kernel: KernelCopy, _: asyncio.Transport) -> None:
+        with (tmp_path / "f").open("rb") as file:
+            before = len(os.listdir("/proc/self/fd"))
+            for at in (0, 1000):
+                assert await kernel.copy(file.fileno(), at, 1000) == 1000
+                kernel.release()
+                assert len(os.listdir("/proc/self/fd")) == before
+
+    assert served(work, read_all) == DATA[:2000]
+
+
+def test_an_error_of_the_disk_is_left_to_who_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "sendfile", failing)
+
+    async def work(kernel: KernelCopy, transport: asyncio.Transport) -> None:
+        assert await kernel.copy(0, 0, 1000) is None
+        assert not transport.is_closing()
 
     assert served(work, read_all) == b""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import DiskFull, LaminaError, StoreDamaged, SystemFailure, Unsupported
+from lamina.host.files import failure
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 
@@ -30,6 +32,7 @@ def put(server: RegistryServer, path: str, body: bytes) -> tuple[int, str]:
     ("error", "status"),
     [
         (DiskFull("no room on /var"), 507),
+        (failure(OSError(errno.EMFILE, "", "/var/x")), 503),
         (SystemFailure("a full moon"), 500),
         (StoreDamaged("the full index is broken"), 500),
         (Unsupported("full"), 500),

@@ -17,6 +17,7 @@ import pytest
 from lamina.serve.asgi.sending import ShortBlob, send_stream
 
 DATA = bytes(range(256)) * 8000
+PASSABLE = 100_000
 
 
 class PipedStream:
@@ -52,8 +53,8 @@ class PipedStream:
         self._at += len(piece)
         return piece
 
-    def is_plain(self) -> bool:
-        return True
+    def passable(self) -> int:
+        return min(PASSABLE, self._end - self._at)
 
     def taken(self, size: int) -> None:
         self._at += size
@@ -82,6 +83,7 @@ def sent(stream: PipedStream, stop_after: int | None = None, *, passed: int | No
             raise AssertionError
 
         async def pass_on(self, descriptor: int, size: int) -> int | None:
+            assert size <= PASSABLE
             if not self.left:
                 return 0
             try:

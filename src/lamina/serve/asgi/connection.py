@@ -254,6 +254,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._corked:
             self._cork(False)
+        if self._kernel_copy is not None:
+            self._kernel_copy.release()
         super().on_response_complete()
         if self.transport.is_closing():
             self._close_soon()

@@ -4,7 +4,6 @@ them from the page cache (sendfile), or from socket to socket (splice)."""
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import sys
@@ -15,7 +14,6 @@ KERNEL = "lamina.kernel"
 """The extension of the scope that has the kernel send the next bytes of the body: a ``KernelBody``. It is missing
 where the connection can't, as with TLS."""
 
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _PIPE = 256 << 10  # bytes; the kernel may allow less
 
 
@@ -52,28 +50,30 @@ class KernelCopy:
 
     async def copy(self, descriptor: int, at: int, size: int) -> int | None:
         """As ``KernelBody`` says. Nothing that was written to the transport may be left in its buffer."""
-        if not self._prepared():
-            return 0
+        try:
+            if not self._prepared():
+                return 0
+        except OSError:  # no descriptor is free
+            return None
         while not self._transport.is_closing():
             try:
                 return os.sendfile(self._socket, descriptor, at, size)
             except BlockingIOError:
                 await self._writable()
-            except OSError as error:
-                if error.errno in _CANNOT:
-                    return None
-                if error.errno == errno.EIO:  # the disk's, not the client's
-                    raise
+            except ConnectionError:
                 self._transport.abort()
+            except OSError:  # not for this file, or the disk's error: who reads meets it again
+                return None
         return 0
 
     async def pass_on(self, descriptor: int, size: int) -> int | None:
         """As ``KernelBody`` says. Nothing that was written to the transport may be left in its buffer."""
-        if not self._prepared():
+        try:
+            if not self._prepared():
+                return 0
+            here, there = self._pipe = self._pipe or _pipe()
+        except OSError:  # no descriptor is free
             return 0
-        if self._pipe is None:
-            self._pipe = _pipe()
-        here, there = self._pipe
         try:
             count = os.splice(descriptor, there, size, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
@@ -124,6 +124,10 @@ class KernelCopy:
         """The connection is lost: nobody waits any more."""
         self._lost = True
         self._wake()
+        self.release()
+
+    def release(self) -> None:
+        """Give the descriptors back until the next response: a connection that rests has none but its own."""
         if self._socket >= 0:
             with suppress(OSError, ValueError):
                 self._loop.remove_writer(self._socket)

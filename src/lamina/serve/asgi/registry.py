@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, TooManyFiles
+from lamina.host.files import failure
 from lamina.serve.asgi.body import Body, ClientGone, too_large
 from lamina.serve.asgi.connection import CORK, GONE
 from lamina.serve.asgi.exchange import Exchange
@@ -111,7 +112,9 @@ class RegistryEndpoint:
             raise
         except LaminaError as error:
             return failed(error), None
-        except Exception:  # noqa: BLE001 - a fault of the server, which must not end it
+        except Exception as error:  # noqa: BLE001 - a fault of the server, which must not end it
+            if isinstance(error, OSError) and isinstance(found := failure(error), TooManyFiles):
+                return failed(found), None
             _log.exception("%s %s", request.method, request.target)
             return failed(ApiError(500, "UNKNOWN", "the server failed; its log says why")), None
 

@@ -146,12 +146,9 @@ async def _send_read(
             if gone():
                 break
             if is_piped(stream) and coming is None and sent < size:
-                if kernel is not None and stream.is_plain():
-                    sent += await _pass_on(stream, size - sent, kernel, gone)
-                    if sent == size:
-                        await send({"type": "http.response.body", "body": b"", "more_body": False})
-                if not gone():
-                    sent += await _send_piped(stream, size - sent, send, gone)
+                sent += await _send_arriving(stream, size - sent, send, gone, kernel)
+                if sent == size:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
                 if gone():
                     break
     finally:
@@ -160,40 +157,33 @@ async def _send_read(
     return sent
 
 
-async def _pass_on(stream: Piped, size: int, kernel: KernelBody, gone: Callable[[], bool]) -> int:
-    """Have the kernel send what comes from the socket of a stream. Returns how much: less if the socket has ended, or
-    nothing comes for a while."""
+async def _send_arriving(
+    stream: Piped, size: int, send: Send, gone: Callable[[], bool], kernel: KernelBody | None
+) -> int:
+    """Send what comes from the socket of a stream, by the kernel if it can. Returns how much: less if the socket has
+    ended, or nothing comes for a while."""
     sent = 0
     while sent < size and (descriptor := stream.source()) is not None:
-        count = await kernel.pass_on(descriptor, min(PIECE, size - sent))
+        most = min(PIECE, size - sent)
+        count: int | None
+        if kernel is not None and (passable := stream.passable()):
+            count = await kernel.pass_on(descriptor, min(most, passable))
+            stream.taken(count or 0)
+            if count == 0 and not gone():
+                kernel = None
+                continue
+        else:
+            piece = stream.arrived(most)
+            count = None if piece is None else len(piece)
+            if piece:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         if count is None:
             if not await _readable(descriptor):
                 break
             continue
-        stream.taken(count)
         sent += count
+        await asyncio.sleep(0)  # others come first now
         if not count or gone():
-            break
-        await asyncio.sleep(0)  # others come first now
-    return sent
-
-
-async def _send_piped(stream: Piped, size: int, send: Send, gone: Callable[[], bool]) -> int:
-    """Send what comes from the socket of a stream. Returns how much: less if the socket has ended, or nothing comes
-    for a while."""
-    sent = 0
-    while sent < size and (descriptor := stream.source()) is not None:
-        piece = stream.arrived(min(PIECE, size - sent))
-        if piece is None:
-            if not await _readable(descriptor):
-                break
-            continue
-        if not piece:
-            break
-        sent += len(piece)
-        await send({"type": "http.response.body", "body": piece, "more_body": sent < size})
-        await asyncio.sleep(0)  # others come first now
-        if gone():
             break
     return sent
 
