@@ -138,6 +138,13 @@ def test_a_socket_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     assert stream.asked[:2] == [0, 100]
 
 
+def test_who_waits_for_a_silent_socket_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.serve.asgi.sending._LOOK", 0.01)
+    stream = PipedStream(1000, silent=True)
+    assert sent(stream, stop_after=1100) == (DATA[:1100], 1100)
+    assert stream.asked == [0]
+
+
 def test_a_blob_that_is_short_is_not_sent_as_whole() -> None:
     with pytest.raises(ShortBlob):
         sent(PipedStream(1000, DATA[:50_000]))

@@ -178,7 +178,7 @@ async def _send_arriving(
             if piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         if count is None:
-            if not await _readable(descriptor):
+            if not await _readable(descriptor, gone):
                 break
             continue
         sent += count
@@ -188,8 +188,8 @@ async def _send_arriving(
     return sent
 
 
-async def _readable(descriptor: int) -> bool:
-    """Wait until a socket can be read. False if this takes too long."""
+async def _readable(descriptor: int, gone: Callable[[], bool]) -> bool:
+    """Wait until a socket can be read. False if this takes too long, or the client is gone."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[bool] = loop.create_future()
 
@@ -197,8 +197,15 @@ async def _readable(descriptor: int) -> bool:
         if not ready.done():
             ready.set_result(readable)
 
+    def look(left: float) -> None:
+        nonlocal timer
+        if left <= 0 or gone():
+            tell(False)
+        else:
+            timer = loop.call_later(min(_LOOK, left), look, left - _LOOK)
+
     loop.add_reader(descriptor, tell, True)
-    timer = loop.call_later(_SILENT, tell, False)
+    timer = loop.call_later(min(_LOOK, _SILENT), look, _SILENT - _LOOK)
     try:
         return await ready
     finally:
