@@ -220,7 +220,9 @@ def test_a_client_that_offers_another_protocol_is_answered_in_this_one(server: W
         assert wire.at_end()  # the client sends its next request on another connection, and waits for nothing here
 
 
-def test_a_file_that_is_shorter_than_the_blob_cuts_the_connection(server: World) -> None:
+def test_a_file_that_is_shorter_than_the_blob_cuts_the_connection(
+    server: World, caplog: pytest.LogCaptureFixture
+) -> None:
     digest = server.push(CONTENT)
     path = Path(server.store.blobs.path(Digest.parse(digest)))
     whole = server.site.answer
@@ -240,6 +242,12 @@ def test_a_file_that_is_shorter_than_the_blob_cuts_the_connection(server: World)
         assert len(answer.body) <= 300_000
         assert wire.at_end()
         wire.close()
+    said = [
+        (record.getMessage(), bool(record.exc_info)) for record in caplog.records if record.name == "lamina.serve"
+    ]
+    assert said == [
+        (f"the response to GET '/v2/app/blobs/{digest}' was cut off: the blob has ended too early", False)
+    ]
 
 
 # bodies

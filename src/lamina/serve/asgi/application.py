@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as WebRequest
 from starlette.responses import Response as WebResponse
 
+from lamina.errors import LaminaError
 from lamina.serve.asgi.connection import ABORT, USER
 from lamina.serve.asgi.exchange import Exchange
 from lamina.serve.asgi.forwarded import Client, Network, client_of, host_of, parse_networks
@@ -22,6 +23,7 @@ from lamina.serve.asgi.headers import Headers
 from lamina.serve.asgi.limits import Limits
 from lamina.serve.asgi.metrics import Metrics, Series
 from lamina.serve.asgi.registry import RegistryEndpoint
+from lamina.serve.asgi.sending import ShortBlob
 from lamina.serve.asgi.status import Checks, Status
 from lamina.serve.failures import failed
 from lamina.serve.origin import check_local, check_page
@@ -95,8 +97,16 @@ class Application:
         except asyncio.CancelledError:  # the grace period is over
             exchange.status = 0
             _cut(scope)
-        except Exception:  # a place failed in mid-blob, or a fault of the server: nothing else can be told
-            _log.exception("the response to %s %r was cut off", exchange.method, exchange.target[:200])
+        except Exception as error:  # a place failed in mid-blob, or a fault of the server: nothing else can be told
+            of_place = isinstance(error, (LaminaError, ShortBlob))
+            text = f": {error}" if of_place else ""
+            _log.error(
+                "the response to %s %r was cut off%s",
+                exchange.method,
+                exchange.target[:200],
+                text,
+                exc_info=not of_place,
+            )
             if not _cut(scope):
                 raise
         finally:

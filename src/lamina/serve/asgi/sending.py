@@ -32,6 +32,9 @@ _SILENT = 60.0
 class ShortBlob(Exception):
     """The blob ended before its size: the connection must be cut, so that the client does not take it for whole."""
 
+    def __str__(self) -> str:
+        return "the blob has ended too early"
+
 
 async def send_stream(
     stream: Stream,
@@ -192,6 +195,7 @@ async def _readable(descriptor: int, gone: Callable[[], bool]) -> bool:
     """Wait until a socket can be read. False if this takes too long, or the client is gone."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[bool] = loop.create_future()
+    timer: asyncio.TimerHandle
 
     def tell(readable: bool) -> None:
         if not ready.done():
