@@ -165,6 +165,27 @@ def test_a_client_that_goes_away_ends_it(tmp_path: Path, kind: str) -> None:
     served(work, leave)
 
 
+def test_what_was_taken_from_a_socket_and_not_sent_gets_into_no_other_response() -> None:
+    over = threading.Event()
+
+    async def work(kernel: KernelCopy, transport: asyncio.Transport) -> None:
+        with Source() as source:
+            passing = asyncio.create_task(pass_all(kernel, source))
+            while kernel._waits is None:  # until then the client's buffers take what comes
+                await asyncio.sleep(0)
+            passing.cancel()
+            with suppress(asyncio.CancelledError):
+                await passing
+            assert transport.is_closing()
+            over.set()
+
+    def wait(_: socket.socket) -> bytes:
+        over.wait(30)
+        return b""
+
+    served(work, wait)
+
+
 def test_nothing_is_sent_to_whoever_has_the_descriptor_of_a_lost_connection(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(DATA)
 
