@@ -250,6 +250,32 @@ def test_a_file_that_is_shorter_than_the_blob_cuts_the_connection(
     ]
 
 
+def test_who_is_gone_before_the_head_of_the_answer_is_no_fault(
+    server: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = server.push(CONTENT)
+    begun, gone = threading.Event(), threading.Event()
+
+    def slow(asked: Request) -> Response:
+        if asked.route.kind == "blob":
+            begun.set()
+            gone.wait(20)
+        return server.site.answer(asked)
+
+    with in_background(Site(slow)) as address:
+        wire = Wire(address.port)
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        wire.send(request("GET", f"/v2/app/blobs/{digest}"))
+        assert begun.wait(20)
+        wire.close()
+        for _ in range(2):  # the event loop has seen the reset when it answers others
+            with closing(Wire(address.port)) as other:
+                other.send(request("GET", "/v2/"))
+                assert other.answer().status == 200
+        gone.set()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 # bodies
 
 

@@ -324,17 +324,19 @@ class _Body:
         self._connection, self._cycle, self._kernel = connection, cycle, kernel
 
     async def copy(self, descriptor: int, at: int, size: int) -> int | None:
-        await self._begin(size)
-        return self._sent(await self._kernel.copy(descriptor, at, size))
+        return self._sent(await self._kernel.copy(descriptor, at, size)) if await self._begin(size) else 0
 
     async def pass_on(self, descriptor: int, size: int) -> int | None:
-        await self._begin(size)
-        return self._sent(await self._kernel.pass_on(descriptor, size))
+        return self._sent(await self._kernel.pass_on(descriptor, size)) if await self._begin(size) else 0
 
-    async def _begin(self, size: int) -> None:
+    async def _begin(self, size: int) -> bool:
+        """Returns False if the client is gone: then it may not even have got a head."""
         await self._connection.flush()
+        if self._cycle.disconnected:
+            return False
         if size > self._cycle.expected_content_length:
             raise ValueError("more than Content-Length")
+        return True
 
     def _sent(self, count: int | None) -> int | None:
         self._cycle.expected_content_length -= count or 0
