@@ -157,7 +157,10 @@ def lamina_behind(root: Path, *words: str) -> Callable[[], str]:
 
 def connections(pid: int) -> int:
     """How many commands are connected to a monitor: its sockets but the one that it listens on."""
-    links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    links = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return sum(link.startswith("socket:") for link in links) - 1
 
 

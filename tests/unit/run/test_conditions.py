@@ -11,6 +11,7 @@ import pytest
 
 from lamina.errors import Conflict, NotFound, UsageError
 from lamina.host.lock import acquire
+from lamina.light import replace
 from lamina.run import health_file
 from lamina.run.container.conditions import CONDITIONS, parse_condition, wait_for
 from lamina.run.container.health import health_of, status_text
@@ -48,7 +49,10 @@ class _Containers:
         if not self._states[0]:
             raise NotFound("it was removed", hint="x")
         self.before_look.get(self.looks, lambda: None)()
-        return _ONE
+        return self.record()
+
+    def record(self) -> Container:
+        return replace(_ONE, status=self._states[0])
 
 
 class _Store:
@@ -60,7 +64,7 @@ def _wait(top: Path, states: list[str], *conditions: str, **later: Any) -> int:
     """How many looks it took."""
     containers = _Containers(top, states)
     containers.before_look = {int(look.removeprefix("at")): work for look, work in later.items()}
-    wait_for(_Store(containers), _ONE, conditions, interval=0)  # type: ignore[arg-type]
+    wait_for(_Store(containers), containers.record(), conditions, interval=0)  # type: ignore[arg-type]
     return containers.looks
 
 
@@ -164,3 +168,10 @@ def test_a_hanging_process_does_not_hold_up_the_monitor(tmp_path: Path, monkeypa
     found = health_file.stored_health(str(tmp_path))
     assert found is not None
     assert found.status == "healthy"
+
+
+def test_a_container_that_ends_after_its_record_was_read_is_read_again(tmp_path: Path) -> None:
+    """Else its exit code would be unknown."""
+    containers = _Containers(tmp_path, ["exited"])
+    found = wait_for(_Store(containers), replace(_ONE, status="running"), ["exited"])  # type: ignore[arg-type]
+    assert (found.status, containers.looks) == ("exited", 2)
