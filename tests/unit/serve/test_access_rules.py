@@ -13,7 +13,8 @@ from lamina.errors import UsageError
 from lamina.serve.access.patterns import RepositoryPattern, glob
 from lamina.serve.access.rules import ACTIONS, ANYONE, USERS, Rule, Rules
 from lamina.serve.access.rules_file import parse_rules
-from lamina.serve.access.scopes import Scope, familiar, granted, parse_scopes
+from lamina.serve.access.scopes import Scope, granted, parse_scopes
+from lamina.serve.names import familiar
 from lamina.settings import parse_size
 
 PART = st.sampled_from(["a", "ab", "team", "alice", "bob", "v1", "x-y"])

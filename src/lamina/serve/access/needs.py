@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lamina.serve.access.rules import DELETE, PULL, PUSH
-from lamina.serve.access.scopes import CATALOG, EVERY, Scope, familiar
+from lamina.serve.access.scopes import CATALOG, EVERY, Scope
+from lamina.serve.names import familiar
 from lamina.serve.routes import ApiError, Route
 
 READING = frozenset(("GET", "HEAD"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lamina.serve.access.identity import Identity
 from lamina.serve.access.quotas import Quotas
 from lamina.serve.access.rules import ADMIN, NOTHING, PULL, PUSH, Rules
-from lamina.serve.access.scopes import familiar
+from lamina.serve.names import familiar
 from lamina.serve.permit import Holdings, UploadPermit
 from lamina.serve.routes import ApiError
 

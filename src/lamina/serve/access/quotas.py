@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lamina.serve.access.rules import Quota
-from lamina.serve.access.scopes import familiar
+from lamina.serve.names import familiar
 from lamina.serve.routes import ApiError
 from lamina.text import human_size
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from lamina.errors import UsageError
 from lamina.serve.access.rules import DELETE, PULL, PUSH
-from lamina.spec.reference import Reference
+from lamina.serve.names import familiar
 
 MAX_SCOPES = 100
 _ACTION = re.compile(r"[a-z*]{1,20}")
@@ -58,16 +56,6 @@ def _parse(word: str) -> Scope | None:
     if kind == "registry" and name == CATALOG:
         return Scope("registry", CATALOG, actions & {EVERY})
     return None
-
-
-@lru_cache(maxsize=8192)
-def familiar(repository: str) -> str:
-    """A repository as people write it; two names of the same one give the same text. "" if it is not one."""
-    try:
-        reference = Reference.parse(repository)
-    except UsageError:
-        return ""
-    return "" if reference.tag or reference.digest else reference.familiar
 
 
 def granted(wanted: Iterable[Scope], allowed: Mapping[str, frozenset[str]], catalog: bool) -> list[Scope]:

@@ -81,13 +81,8 @@ async def _copy_file(
 
 
 def _is_cached(descriptor: int, size: int, at: int) -> bool:
-    """Whether the page cache has the first and the last byte of a piece; True where that can't be told."""
-    try:
-        return all(os.preadv(descriptor, [bytearray(1)], place, _NOWAIT) for place in (at, at + size - 1))
-    except BlockingIOError:
-        return False
-    except OSError:  # EOPNOTSUPP: the file system can't tell. A real error is met again
-        return True
+    """Whether the page cache has the first and the last byte of a piece; False where that can't be told."""
+    return all(_cached(descriptor, 1, place) for place in (at, at + size - 1))
 
 
 async def _send_file(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, NotFound, UsageError
 from lamina.light import replace
+from lamina.serve.names import canonical_repository, familiar
 from lamina.source.abilities import lists_referrers
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -169,21 +169,6 @@ class Gallery:
     @staticmethod
     def _absent(name: str) -> NotFound:
         return NotFound(f"no image {name[:300]!r} here", hint="check the name")
-
-
-@lru_cache(maxsize=1 << 15)
-def familiar(repository: str) -> str:
-    """Return the name of a repository as people write it."""
-    return Reference.parse(repository).familiar
-
-
-def canonical_repository(name: str) -> str:
-    """Return the canonical name of a repository; "" if the text names none."""
-    try:
-        reference = Reference.parse(name)
-    except UsageError:
-        return ""
-    return "" if reference.tag or reference.digest else reference.repository
 
 
 def referrers_of(reader: Reader, subjects: Sequence[Digest]) -> list[Descriptor]:

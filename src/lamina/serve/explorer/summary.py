@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError, NotFound, Unsupported
 from lamina.insight.history import aligned
 from lamina.serve.explorer.asked import Asked
-from lamina.serve.explorer.gallery import Gallery, Place, canonical_repository, familiar, referrers_of
+from lamina.serve.explorer.gallery import Gallery, Place, referrers_of
 from lamina.serve.explorer.opened import MAX_PLATFORMS, Choices, Chosen, attestations, children, here
+from lamina.serve.names import canonical_repository, familiar
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
