@@ -152,6 +152,17 @@ def play(engine: Engine, number: int, script: str, files: Path) -> list[Answer]:
     return player.answers
 
 
+def played(engine: Engine, number: int, script: str, place: Path) -> list[Answer]:
+    """As `play`, with the files of ``FILES`` in ``place``/files, a path that is the same for each engine."""
+    files = place / "files"
+    files.mkdir(parents=True)
+    for name, text in FILES.items():
+        (files / name).write_text(text)
+    answers = play(engine, number, script, files)
+    files.rename(place / f"files-{len(list(place.iterdir()))}")
+    return answers
+
+
 class _Player:
     def __init__(self, engine: Engine, number: int, files: Path) -> None:
         self.engine = engine

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from sequences import FILES, Answer, Engine, play, sequences
+from sequences import Answer, Engine, played, sequences
 
 pytestmark = pytest.mark.peer
 SECTIONS = sequences((Path(__file__).parent.parent / "corpus/containers.txt").read_text())
 _PLACES = {name: number for number, name in enumerate(name for section in SECTIONS.values() for name in section)}
 _AT_ONCE = 4
+_HEARINGS = 3
+"""How often docker is asked where lamina's answer is not its first one: some of its answers are races of its own
+(`stop` returns before a container of --rm is gone), and lamina's need be one of them."""
 
 DIFFERENCES: dict[str, dict[str, str]] = {
     "run -d and -a": {"run -d -a stdout --name @a app true": "all refusals of `run` are 125"},
@@ -94,31 +97,34 @@ DIFFERENCES: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_verbs_of_containers(engines: tuple[Engine, Engine], section: str, tmp_path: Path) -> None:
-    def told(name: str) -> list[list[Answer]]:
-        found = []
-        for engine in engines:
-            files = tmp_path / f"{_PLACES[name]}" / "files"  # the same path for both
-            files.mkdir(parents=True)
-            for file, text in FILES.items():
-                (files / file).write_text(text)
-            found.append(play(engine, _PLACES[name], SECTIONS[section][name], files))
-            files.rename(tmp_path / f"{_PLACES[name]}" / f"files-{len(found)}")
-        return found
+    judge, subject = engines
+
+    def told(engine: Engine, name: str) -> list[Answer]:
+        return played(engine, _PLACES[name], SECTIONS[section][name], tmp_path / f"{_PLACES[name]}")
+
+    def both(name: str) -> tuple[list[Answer], list[Answer]]:
+        return told(judge, name), told(subject, name)
 
     alone = any(text.startswith("alone") for text in SECTIONS[section].values())
     with ThreadPoolExecutor(1 if alone else _AT_ONCE) as pool:
-        answers = dict(zip(SECTIONS[section], pool.map(told, SECTIONS[section]), strict=True))
-    wrong = [line for name, (theirs, ours) in answers.items() for line in compared(name, theirs, ours)]
+        answers = dict(zip(SECTIONS[section], pool.map(both, SECTIONS[section]), strict=True))
+    wrong = []
+    for name, (theirs, ours) in answers.items():
+        plays = [theirs]
+        while (found := list(compared(name, plays, ours))) and len(plays) < _HEARINGS:
+            plays.append(told(judge, name))
+        wrong += found
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def compared(name: str, theirs: list[Answer], ours: list[Answer]) -> Iterator[str]:
-    """What is wrong with our answers, in lines."""
+def compared(name: str, plays: list[list[Answer]], ours: list[Answer]) -> Iterator[str]:
+    """What is wrong with our answers, in lines. ``plays``: what docker said, each time it was asked."""
     meant = DIFFERENCES.get(name, {})
-    for their, our in zip(theirs, ours, strict=True):
-        if their != our and their.line not in meant:
-            yield f"=== {name}\ndocker: {their}\nlamina: {our}"
-    same = {their.line for their, our in zip(theirs, ours, strict=True) if their == our}
-    for line in meant.keys() & same:
-        if all(their == our for their, our in zip(theirs, ours, strict=True) if their.line == line):
-            yield f"=== {name}\nthe answers to {line!r} do not differ: take it out of DIFFERENCES"
+    differ = set()
+    for our, *theirs in zip(ours, *plays, strict=True):
+        if any(their != our for their in theirs):
+            differ.add(our.line)
+        if our not in theirs and our.line not in meant:
+            yield f"=== {name}\ndocker: {theirs[0]}\nlamina: {our}"
+    for line in meant.keys() & {our.line for our in ours} - differ:
+        yield f"=== {name}\nthe answers to {line!r} do not differ: take it out of DIFFERENCES"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sequences import FILES, Answer, Engine, play, sequences
+from sequences import Answer, Engine, played, sequences
 
 pytestmark = pytest.mark.peer
 TESTS = Path(__file__).parent.parent
@@ -118,19 +118,16 @@ def seen() -> Iterator[set[tuple[str, str]]]:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_fields(engines: tuple[Engine, Engine], section: str, tmp_path: Path, seen: set[tuple[str, str]]) -> None:
-    def told(name: str) -> list[list[Answer]]:
-        found = []
-        for engine in engines:
-            files = tmp_path / f"{_PLACES[name]}" / "files"  # the same path for both
-            files.mkdir(parents=True)
-            for file, text in FILES.items():
-                (files / file).write_text(text)
-            found.append(play(engine, _PLACES[name], SECTIONS[section][name], files))
-            files.rename(tmp_path / f"{_PLACES[name]}" / f"files-{len(found)}")
-        return found
+    judge, subject = engines
+
+    def told(engine: Engine, name: str) -> list[Answer]:
+        return played(engine, _PLACES[name], SECTIONS[section][name], tmp_path / f"{_PLACES[name]}")
+
+    def both(name: str) -> tuple[list[Answer], list[Answer]]:
+        return told(judge, name), told(subject, name)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = dict(zip(SECTIONS[section], pool.map(told, SECTIONS[section]), strict=True))
+        answers = dict(zip(SECTIONS[section], pool.map(both, SECTIONS[section]), strict=True))
     wrong = [line for name, (theirs, ours) in answers.items() for line in compared(name, theirs, ours, seen)]
     seen.add(("", section))
     assert not wrong, "\n" + "\n".join(wrong)
