@@ -44,13 +44,13 @@ class Streams(Value):
     def numbers(self) -> tuple[int, int, int]:
         return self.stdin, self.stdout, self.stderr
 
-    def own_terminal(self, *, raw: bool) -> Terminal | None:
-        """A new terminal where the program needs one and no stream is one."""
+    def own_terminal(self, *, raw: bool, late: bool) -> Terminal | None:
+        """A new terminal where the program needs one and no stream is one. ``raw``, ``late``: see there."""
         if not self.terminal:
             return None
         from lamina.run.terminal import Terminal
 
-        return None if any(map(os.isatty, self.numbers)) else Terminal(self.stdout, raw=raw)
+        return None if any(map(os.isatty, self.numbers)) else Terminal(self.stdout, raw=raw, late=late)
 
 
 class ExitStatus(Value):
@@ -112,11 +112,13 @@ def spawned(
     streams: Streams,
     descriptors: Sequence[int] = (),
     prepare: Callable[[], None] | None = None,
+    *,
+    late: bool = False,
 ) -> Iterator[Child]:
     """A child that runs ``command``; it is killed if the block ends without a wait. ``descriptors``: what it inherits
-    besides its streams, with the same numbers. ``prepare`` is called in the child before the command. Raises
-    SystemFailure."""
-    terminal = streams.own_terminal(raw=prepare is None)
+    besides its streams, with the same numbers. ``prepare`` is called in the child before the command. ``late``: see
+    `lamina.run.terminal.Terminal`. Raises SystemFailure."""
+    terminal = streams.own_terminal(raw=prepare is None, late=late)
     with held_signals() as before:
         try:
             path = terminal.path if terminal else ""

@@ -181,7 +181,7 @@ def execute(
         command = [runtime.program, "--root", state, "--log", runtime.log(f"/proc/self/fd/{log}")]
         command += ["--log-format", "json", *runtime.options]
         command += ["exec", "--pid-file", pid, "--process", f"/proc/self/fd/{described}", identity]
-        child = opened.enter_context(spawned(command, streams, (described, log)))
+        child = opened.enter_context(spawned(command, streams, (described, log), late=True))
 
         def wait() -> ExitStatus:
             code = child.wait()

@@ -14,12 +14,40 @@ _STREAMS = (0, 1, 2)
 _SECONDS = 10
 
 
+class LateReturns:
+    """The output of `runc exec` at a terminal (pure). runc takes the carriage returns from the program's terminal and
+    lets the outer one add them, but it does not hold the program until then: lines that are written before get two.
+    These can only be the first ones; from the first line with one on, all stays as it is."""
+
+    def __init__(self) -> None:
+        self._over = False
+        self._held = b""  # carriage returns, while what follows them has not come
+
+    def __call__(self, data: bytes) -> bytes:
+        """What can be passed on after ``data``. b"" is the end."""
+        if self._over:
+            return data
+        held = self._held + data
+        lines = held.split(b"\n")
+        for number, line in enumerate(lines[:-1]):
+            if not line.endswith(b"\r\r"):
+                self._over = True
+                return b"\n".join(lines)
+            lines[number] = line[:-1]
+        found = b"\n".join(lines)
+        passed = found.rstrip(b"\r") if data else found
+        self._held = found[len(passed) :]
+        return passed
+
+
 class Terminal:
     """What is written to it goes to the descriptor ``output``. ``path``: the file that a child opens as its streams.
-    ``raw``: for a child that only passes its input on to another terminal."""
+    ``raw``: for a child that only passes its input on to another terminal; ``late``: and may do so too late for the
+    first lines (``LateReturns``)."""
 
-    def __init__(self, output: int, *, raw: bool = False) -> None:
+    def __init__(self, output: int, *, raw: bool = False, late: bool = False) -> None:
         self._output = output
+        self._change = LateReturns() if late else bytes
         self._head, self._end = os.openpty()  # our copy of the end keeps the terminal open until a child opens it
         self.path = os.ttyname(self._end)
         if raw:
@@ -44,9 +72,12 @@ class Terminal:
 
     def _pass_on(self, lost: Callable[[], object]) -> None:
         try:
-            while data := self._read():
+            ended = False
+            while not ended:
+                data = self._read()
+                ended = not data
                 try:
-                    write_all(self._output, data)
+                    write_all(self._output, self._change(data))
                 except OSError:
                     lost()
                     return
