@@ -260,6 +260,9 @@ def test_systemd_gives_the_socket_and_is_told_the_state(tmp_path: Path, workers:
                 pass
             assert told == b"STOPPING=1"
             assert process.wait(60) == 0
+        systemd.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)  # from another process it would be an error in the journal
 
 
 @pytest.mark.parametrize(

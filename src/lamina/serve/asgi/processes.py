@@ -91,6 +91,7 @@ class _Parent:
         try:
             os.close(self._ready_read)
             die_with(self._pid)
+            os.environ.pop("NOTIFY_SOCKET", None)  # systemd listens to the first process of a service alone
             code = self._work(number, Shared(self._directory, number), self._ready)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
