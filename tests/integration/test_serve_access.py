@@ -16,12 +16,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from lamina.errors import UsageError
+from lamina.errors import RateLimited, UsageError
 from lamina.serve.access import quotas
 from lamina.serve.access.gate import Gate
 from lamina.serve.access.htpasswd import hashed_password
 from lamina.serve.access.opening import AccessOptions, OpenAccess, open_access
 from lamina.serve.api import open_api
+from lamina.serve.failures import answered
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.routes import ApiError, parse_target
 from lamina.spec import mediatype
@@ -159,11 +160,11 @@ def document(config: bytes, layers: list[bytes]) -> bytes:
 
 
 @contextmanager
-def serving(tmp_path: Path, **options: Any) -> Iterator[Client]:
+def serving(tmp_path: Path, *, uploads_each: int = 500, **options: Any) -> Iterator[Client]:
     store = Store.open(str(tmp_path / "store"))
     access = open_access(AccessOptions(**options))
     try:
-        with open_api(store, writable=True) as api:
+        with open_api(store, writable=True, uploads_each=uploads_each) as api:
             yield Client(Gate(api, access.policy), access)
     finally:
         access.close()
@@ -529,6 +530,28 @@ def test_requests_are_limited_by_user_or_address(client: Client, tmp_path: Path)
     assert client.as_user("bob").status("GET", "/v2/") == 200
     assert alice.code("GET", "/v2/")[1] == "TOOMANYREQUESTS"
     assert [client.anonymous().status("GET", "/v2/") for _ in range(4)] == [401, 401, 401, 429]
+
+
+def test_each_user_may_have_so_many_open_uploads(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(RULES)
+    options = {"htpasswd": write_users(tmp_path), "rules": str(tmp_path / "rules.toml"), "local": False}
+    with serving(tmp_path, uploads_each=2, **options) as client:
+        alice, uploads = client.as_user("alice"), "/v2/team/{}/blobs/uploads/"
+        first = alice.send("POST", uploads.format("a"))
+        assert (first.status, alice.status("POST", uploads.format("b"))) == (202, 202)
+        request = alice.request("POST", uploads.format("c"))
+        refused = answered(client.gate.answer, request)
+        assert (refused.status, json.loads(refused.body)["errors"][0]["code"]) == (429, "TOOMANYREQUESTS")
+        assert refused.headers["Retry-After"] == "60"
+        alice.asker = Asker("192.0.2.2")
+        with pytest.raises(RateLimited, match="2 uploads of this client"):
+            alice.push_blob("team/d", b"x")
+        assert client.as_user("bob").status("POST", uploads.format("c")) == 202
+        assert alice.status("DELETE", first.headers["Location"]) == 204
+        assert alice.push_blob("team/d", b"x").status == 201
+    with serving(tmp_path, uploads_each=0, **options) as client:
+        alice = client.as_user("alice")
+        assert [alice.status("POST", uploads.format("e")) for _ in range(3)] == [202] * 3
 
 
 @pytest.mark.parametrize(

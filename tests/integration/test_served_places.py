@@ -33,6 +33,7 @@ from lamina.serve.routes import parse_target
 from lamina.serve.server import RegistryServer
 from lamina.source.protocols import Blob
 from lamina.source.served import WritableRepositories
+from lamina.source.upload_limits import Opener
 from lamina.source.verify import BytesBlob
 from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
@@ -128,7 +129,7 @@ class Uploads:
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
 
-    def create(self, repository: str) -> str:
+    def create(self, repository: str, opener: Opener | None = None) -> str:
         ident = os.urandom(16).hex()
         self.objects.parts[repository, ident] = bytearray()
         return ident

@@ -606,6 +606,19 @@ def test_all_servers_of_a_store_know_which_uploads_are_open(root: Path, monkeypa
         assert first not in one.uploads.received()
 
 
+def test_uploads_of_each_client_have_a_limit_at_all_servers_of_a_store(root: Path) -> None:
+    alice, bob = (upload_limits.Opener(f"user {name}", most=2) for name in ("alice", "bob"))
+    with serving(root) as one, serving(root) as two:
+        idents = [place.uploads.create(f"docker.io/{n}", alice) for n, place in enumerate((one, two))]
+        for place in (one, two):
+            with pytest.raises(RateLimited, match="2 uploads of this client"):
+                place.uploads.create("docker.io/third", alice)
+        two.uploads.create("docker.io/third", bob)
+        two.uploads.create("docker.io/third")
+        two.uploads.cancel("docker.io/0", idents[0])
+        one.uploads.create("docker.io/third", alice)
+
+
 def test_names_of_repositories_without_uploads_are_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "_SWEEP_EVERY", 0)
     with serving(root) as place:

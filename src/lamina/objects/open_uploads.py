@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from lamina.errors import RateLimited, StoreDamaged
+from lamina.errors import RateLimited, StoreDamaged, SystemFailure
 from lamina.objects import keys
 from lamina.objects.documents import Upload
 from lamina.objects.memory import Memory
-from lamina.source.upload_limits import check_open_uploads
+from lamina.source.upload_limits import Open, Opener, check_open_uploads, client_mark_in, mark_of_client, new_ident
 
 if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket, Listed
@@ -34,26 +35,32 @@ class OpenUploads:
         self._bucket, self._pool = bucket, pool
         self._guard = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._of_clients: Counter[str] = Counter()
+        self._key = b""
         self._counted: float | None = None
         self._states: Memory[tuple[str, str], tuple[str, int]] = Memory(_MOST)
 
-    def begin(self, repository: str) -> None:
-        """Count one more upload. Raises RateLimited if there are too many."""
-        mark = keys.mark(repository)
+    def begin(self, repository: str, opener: Opener | None) -> str:
+        """Count one more upload. Returns its ident. Raises RateLimited if there are too many."""
+        ident = new_ident(mark_of_client(opener.name, self._client_key()) if opener is not None else "")
         self._count_if_older(BELIEVED)
         try:
-            self._check(mark)
+            self._add(repository, ident, opener)
         except RateLimited:
             self._count_if_older(_AGAIN)
-            self._check(mark)
-        with self._guard:
-            self._counts[mark] += 1
+            self._add(repository, ident, opener)
+        return ident
 
-    def ended(self, repository: str) -> None:
+    def ended(self, repository: str, ident: str) -> None:
         """Count one upload less."""
-        mark = keys.mark(repository)
         with self._guard:
-            self._counts[mark] = max(0, self._counts[mark] - 1)
+            for counts, mark in (
+                (self._counts, keys.mark(repository)),
+                (self._of_clients, client_mark_in(ident)),
+            ):
+                counts[mark] -= 1
+                if counts[mark] <= 0:
+                    del counts[mark]
 
     def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
         """The uploads to this repository ("": to all): by ident, the repository and the bytes received."""
@@ -61,9 +68,26 @@ class OpenUploads:
         found = zip(there, self._pool.map(self._state, there), strict=True)
         return {one.key.rpartition("/")[2]: state for one, state in found if state is not None}
 
-    def _check(self, mark: str) -> None:
+    def _add(self, repository: str, ident: str, opener: Opener | None) -> None:
+        """Raises RateLimited."""
+        mark, client = keys.mark(repository), client_mark_in(ident)
         with self._guard:
-            check_open_uploads(self._counts[mark], self._counts.total())
+            check_open_uploads(Open(self._counts[mark], self._of_clients[client], self._counts.total()), opener)
+            self._counts[mark] += 1
+            self._of_clients[client] += 1
+
+    def _client_key(self) -> bytes:
+        """The key for the marks of clients, the same for all servers: the idents of uploads are in the URLs of blobs
+        (``--redirect``), by which nobody may find out who has pushed them."""
+        if not self._key:
+            found = self._bucket.get(keys.CLIENT_KEY)
+            if found is None:
+                self._bucket.create(keys.CLIENT_KEY, secrets.token_bytes(32))  # unless another server has made it now
+                found = self._bucket.get(keys.CLIENT_KEY)
+            if found is None:
+                raise SystemFailure(f"{self._bucket.location}: {keys.CLIENT_KEY} was removed", hint="try again")
+            self._key = found.data
+        return self._key
 
     def _count_if_older(self, seconds: float) -> None:
         with self._guard:
@@ -72,14 +96,13 @@ class OpenUploads:
             self._counted = time.monotonic()  # others need not count meanwhile
         try:
             since = time.time() - _IDLE
-            counts = Counter(
-                keys.mark_of_upload(one.key) for one in self._bucket.list(keys.UPLOADS) if one.modified > since
-            )
+            found = [one.key for one in self._bucket.list(keys.UPLOADS) if one.modified > since]
         except BaseException:
             self._counted = None
             raise
         with self._guard:
-            self._counts = counts
+            self._counts = Counter(map(keys.mark_of_upload, found))
+            self._of_clients = Counter(map(client_mark_in, found))
 
     def _state(self, one: Listed) -> tuple[str, int] | None:
         known = self._states.get((one.key, one.tag)) if one.tag else None

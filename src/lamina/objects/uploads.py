@@ -7,7 +7,6 @@ still writes is then named by nobody, and its next change of the state fails.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket, Version
     from lamina.objects.long_object import Senders
     from lamina.objects.records import Records
+    from lamina.source.upload_limits import Opener
     from lamina.spec.digest import Hasher
 
 MAX_WRITERS = 1000
@@ -59,9 +59,8 @@ class ObjectUploads:
         self._joined = joined
         self._open_ones = OpenUploads(bucket, pool)
 
-    def create(self, repository: str) -> str:
-        self._open_ones.begin(repository)
-        ident = secrets.token_hex(16)
+    def create(self, repository: str, opener: Opener | None = None) -> str:
+        ident = self._open_ones.begin(repository, opener)
         state = Upload(repository, epoch=1)
         version = self._bucket.put(keys.upload(repository, ident), state.to_bytes())
         self._writers.put(ident, Writer(state, version, hasher=new_hasher()))
@@ -241,4 +240,4 @@ class ObjectUploads:
     def _forget(self, repository: str, ident: str) -> None:
         self._writers.drop(ident)
         self._bucket.delete(keys.upload(repository, ident))
-        self._open_ones.ended(repository)
+        self._open_ones.ended(repository, ident)

@@ -16,6 +16,7 @@ from lamina.serve.routes import ApiError
 from lamina.serve.write import WriteApi
 from lamina.source.abilities import finds_in_repositories, takes_pushes
 from lamina.source.repositories import ListedRepositories
+from lamina.source.upload_limits import MOST_OF_CLIENT
 
 if TYPE_CHECKING:
     from lamina.serve.mirror.mirror import Mirror
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_api(source: Readable, *, writable: bool, mirror: Mirror | None = None) -> Iterator[Api]:
+def open_api(
+    source: Readable, *, writable: bool, mirror: Mirror | None = None, uploads_each: int = MOST_OF_CLIENT
+) -> Iterator[Api]:
     """Open a place of images for a server; the block lasts as long as the server. ``mirror``: other registries that
-    are served too. Raises what ``check_writable`` raises, SystemFailure."""
+    are served too. ``uploads_each``: as in ``WriteApi``. Raises what ``check_writable`` raises, SystemFailure."""
     with mirror or nullcontext():
         if not writable:
             read_only = source.reading() if finds_in_repositories(source) else ListedRepositories(source)
@@ -35,7 +38,7 @@ def open_api(source: Readable, *, writable: bool, mirror: Mirror | None = None) 
         assert takes_pushes(source)
         with source.repositories() as place:
             both = mirror.over_writable(place) if mirror is not None else place
-            yield Api(both, both)
+            yield Api(both, both, uploads_each)
 
 
 def check_writable(source: Readable) -> None:

@@ -23,6 +23,7 @@ from lamina.serve.failures import answered, failed
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.origin import FOR_BROWSERS, check_local, check_page
 from lamina.serve.routes import ApiError, parse_target
+from lamina.source.upload_limits import MOST_OF_CLIENT
 from lamina.version import __version__
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ _log = logging.getLogger("lamina.serve")
 
 class RegistryServer:
     """A registry over ``source`` on a loopback address. ``writable`` needs a place that takes pushes
-    (``source.served.Served``). ``start`` returns at once; a context manager starts and closes.
+    (``source.served.Served``). ``uploads_each``: as ``open_api``. ``start`` returns at once; a context manager starts
+    and closes.
 
     Raises UsageError (an address that others reach, a place that can't be written to), SystemFailure (a taken port).
     """
@@ -52,6 +54,7 @@ class RegistryServer:
         port: int = 0,
         writable: bool = False,
         mirror: Mirror | None = None,
+        uploads_each: int = MOST_OF_CLIENT,
     ) -> None:
         if not is_loopback(host):
             raise UsageError(
@@ -61,6 +64,7 @@ class RegistryServer:
         if writable:
             check_writable(source)
         self._source, self._writable, self._mirror = source, writable, mirror
+        self._uploads_each = uploads_each
         self.host = host
         try:
             self._server = _Server((host, port))
@@ -86,7 +90,7 @@ class RegistryServer:
 
     def start(self) -> None:
         self._server.api = self._open.enter_context(
-            open_api(self._source, writable=self._writable, mirror=self._mirror)
+            open_api(self._source, writable=self._writable, mirror=self._mirror, uploads_each=self._uploads_each)
         )
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="lamina-serve", daemon=True

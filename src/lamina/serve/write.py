@@ -20,6 +20,7 @@ from lamina.errors import (
     Unsupported,
 )
 from lamina.light import TYPE_CHECKING
+from lamina.serve.client_key import client_key
 from lamina.serve.http_message import (
     Request,
     Response,
@@ -35,6 +36,7 @@ from lamina.serve.immutable import tag_that_needs
 from lamina.serve.ranges import parse_chunk
 from lamina.serve.read import ReadApi
 from lamina.serve.routes import ApiError
+from lamina.source.upload_limits import MOST_OF_CLIENT, Opener
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -51,9 +53,13 @@ _log = logging.getLogger("lamina.serve")
 class WriteApi(ReadApi):
     """``writing`` is None where nobody may write; else it is the same place."""
 
-    def __init__(self, place: Repositories, writing: WritableRepositories | None) -> None:
+    def __init__(
+        self, place: Repositories, writing: WritableRepositories | None, uploads_each: int = MOST_OF_CLIENT
+    ) -> None:
+        """``uploads_each``: that each client may have open; 0 for any number."""
         super().__init__(place)
         self._writing = writing
+        self._uploads_each = uploads_each
 
     def _writable(self) -> WritableRepositories:
         if self._writing is None:
@@ -102,7 +108,7 @@ class WriteApi(ReadApi):
                 return self._created(request, wanted)
         if digest and not mount:
             stated = digest_of(digest)
-            ident = place.uploads.create(repository)
+            ident = place.uploads.create(repository, self._opener(request))
             with (
                 request.permit.upload(repository, ident, place) as permit,
                 self._dropped_at(BaseException, repository, ident, permit),  # the client does not know the upload
@@ -110,8 +116,12 @@ class WriteApi(ReadApi):
             ):
                 place.uploads.append(repository, ident, self._body(request, permit, 0))
                 return self._finished(request, repository, ident, stated, permit)
-        ident = place.uploads.create(repository)
+        ident = place.uploads.create(repository, self._opener(request))
         return Response(202, self._progress(request, ident, 0))
+
+    def _opener(self, request: Request) -> Opener | None:
+        name = client_key(request.asker)
+        return Opener(name, self._uploads_each) if name and self._uploads_each else None
 
     @contextmanager
     def _dropped_at(

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from lamina.source.protocols import Blob, Lister, Reader, Stream
+from lamina.source.upload_limits import Opener
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 
@@ -66,9 +67,9 @@ class UploadPlace(Protocol):
     server. Each method that takes the ``ident`` of an upload raises NotFound if it does not exist in this
     repository."""
 
-    def create(self, repository: str) -> str:
-        """Begin an upload. Returns its ident, 32 random hex digits: nobody can guess it. Raises RateLimited if too
-        many are open (``source.upload_limits``)."""
+    def create(self, repository: str, opener: Opener | None = None) -> str:
+        """Begin an upload. Returns its ident, 32 hex digits (``upload_limits.new_ident``): nobody can guess it.
+        ``opener``: the client, if there is a limit for each. Raises RateLimited if too many are open."""
         ...
 
     def received(self, repository: str = "") -> dict[str, tuple[str, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lamina.host.files import remove, replace_file
 from lamina.light import pattern
+from lamina.source.upload_limits import Open, client_mark_in
 from lamina.spec.digest import Digest
 from lamina.store import clock
 from lamina.store.members import UPLOADS
@@ -42,11 +43,14 @@ class OpenUploads:
         """The files of all uploads. Raises OSError."""
         return (os.path.join(self._ingest, f"{PREFIX}{ident}-{mark}") for ident, mark in self._found())
 
-    def count(self, repository: str) -> tuple[int, int]:
-        """The number of uploads to this repository, and of all. Raises OSError."""
-        mark = mark_of(repository)
-        marks = [one for _, one in self._found()]
-        return marks.count(mark), len(marks)
+    def count(self, repository: str, client: str) -> Open:
+        """The number of uploads to this repository, of the client with this mark, and of all. Raises OSError."""
+        mark, found = mark_of(repository), self._found()
+        return Open(
+            sum(one == mark for _, one in found),
+            sum(client_mark_in(ident) == client for ident, _ in found),
+            len(found),
+        )
 
     def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
         """The uploads to this repository ("": to all): by ident, the repository and the bytes received. Raises

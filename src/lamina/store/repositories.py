@@ -33,6 +33,7 @@ from lamina.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Blob
+    from lamina.source.upload_limits import Opener
     from lamina.store.paths import Paths
     from lamina.store.read import StoreReader
     from lamina.store.serving_rules import ServingRules
@@ -355,8 +356,8 @@ class RepositoryUploads:
         self._paths = paths
         self._uploads = Uploads(paths, max_blob=rules.max_blob, keep_for=rules.keep_uploads)
 
-    def create(self, repository: str) -> str:
-        return self._uploads.create(repository)
+    def create(self, repository: str, opener: Opener | None = None) -> str:
+        return self._uploads.create(repository, opener)
 
     def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
         return self._uploads.received(repository)

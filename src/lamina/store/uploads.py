@@ -20,7 +20,7 @@ from lamina.host.files import CHUNK, remove, reported, sync_directory, write_all
 from lamina.host.lock import acquire, is_same, unheld
 from lamina.host.spool import CHECK_EVERY, check_free_space
 from lamina.light import pattern
-from lamina.source.upload_limits import check_open_uploads
+from lamina.source.upload_limits import Opener, check_open_uploads, mark_of_client, new_ident
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import CANONICAL, Digest
 from lamina.store import clock
@@ -59,13 +59,14 @@ class Uploads:
         self._swept = self._made_room = 0.0
         self._open_ones = OpenUploads(paths)
 
-    def create(self, repository: str) -> str:
+    def create(self, repository: str, opener: Opener | None = None) -> str:
         """Begin an upload. Raises RateLimited (too many are open), SystemFailure."""
         self._sweep_sometimes()
+        client = mark_of_client(opener.name) if opener is not None else ""
         with reported(self._paths.ingest):
-            self._check_count(repository)
+            self._check_count(repository, opener, client)
             self._open_ones.note(repository)
-        ident = os.urandom(16).hex()
+        ident = new_ident(client)
         path = self._path(repository, ident)
         with reported(path):
             os.close(os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600))
@@ -78,10 +79,10 @@ class Uploads:
         with reported(self._paths.ingest):
             return self._open_ones.received(repository)
 
-    def _check_count(self, repository: str) -> None:
+    def _check_count(self, repository: str, opener: Opener | None, client: str) -> None:
         """Raises RateLimited, OSError."""
         try:
-            check_open_uploads(*self._open_ones.count(repository))
+            check_open_uploads(self._open_ones.count(repository, client), opener)
         except RateLimited:
             with self._guard:
                 now = time.monotonic()
@@ -89,7 +90,7 @@ class Uploads:
                     raise  # a refused request must not cost much
                 self._made_room = now
             self.sweep(min(self._keep_for, _KEEP_OF_MANY))
-            check_open_uploads(*self._open_ones.count(repository))
+            check_open_uploads(self._open_ones.count(repository, client), opener)
 
     def size(self, repository: str, ident: str) -> int:
         """The bytes received so far. Raises NotFound."""

@@ -64,6 +64,25 @@ def test_the_number_of_open_uploads_has_a_limit(bucket: ModelBucket, monkeypatch
         one.create(MINE)
 
 
+def test_uploads_of_each_client_have_a_limit(bucket: ModelBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_uploads, "BELIEVED", 0.0)
+    monkeypatch.setattr(open_uploads, "_AGAIN", 0.0)
+    alice, bob = (upload_limits.Opener(name, most=2) for name in ("192.0.2.1", "user bob"))
+    one, two = server(bucket).uploads, server(bucket).uploads
+    first = one.create(MINE, alice)
+    two.create(OTHERS, alice)
+    for place in (one, two, server(bucket).uploads):
+        with pytest.raises(RateLimited, match="2 uploads of this client"):
+            place.create("docker.io/third/app", alice)
+    two.create(MINE, bob)
+    two.create(MINE)
+    two.append(MINE, first, [b"1"])
+    two.finish(MINE, first, Digest.of(b"1"))
+    one.create(MINE, alice)
+    # an ident is in URLs of the storage: without the key, nobody finds out by it whose upload it was
+    assert upload_limits.client_mark_in(first) != upload_limits.mark_of_client(alice.name)
+
+
 def test_what_clients_left_behind_does_not_keep_others_out(
     bucket: ModelBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

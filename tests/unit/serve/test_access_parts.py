@@ -22,7 +22,7 @@ from lamina.serve.access import tokens as tokens_module
 from lamina.serve.access import watched as watched_module
 from lamina.serve.access.audit import AuditLog
 from lamina.serve.access.authorization import Basic, Bearer, bearer_challenge, is_host, parse_authorization
-from lamina.serve.access.buckets import Buckets, address_key
+from lamina.serve.access.buckets import Buckets
 from lamina.serve.access.htpasswd import Busy, PasswordCheck, hashed_password, parse_htpasswd
 from lamina.serve.access.needs import need_of
 from lamina.serve.access.patterns import RepositoryPattern
@@ -31,6 +31,7 @@ from lamina.serve.access.rules import Quota
 from lamina.serve.access.scopes import Scope, parse_scopes
 from lamina.serve.access.tokens import REFRESH, BadToken, Tokens, make_key_file, parse_keys
 from lamina.serve.access.watched import Watched
+from lamina.serve.client_key import address_key
 from lamina.serve.routes import ApiError, parse_target
 
 # users

@@ -68,6 +68,14 @@ if TYPE_CHECKING:
     help="Connections at once from one address, in all processes; 0 means no limit. Trusted proxies have none.",
 )
 @click.option(
+    "--uploads-per-client",
+    type=click.IntRange(0),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Uploads that a user, or an address without a login, may have open, at all servers; 0 means no limit.",
+)
+@click.option(
     "--grace-period",
     type=click.IntRange(0, 3600),
     default=30,
@@ -123,6 +131,7 @@ def serve(
     trusted_proxy: tuple[str, ...],
     workers: int,
     connections_per_address: int,
+    uploads_per_client: int,
     grace_period: int,
     max_blob: int,
     access_log: str | None,
@@ -162,6 +171,7 @@ def serve(
         trusted=trusted_proxy,
         workers=workers,
         connections_each=connections_per_address,
+        uploads_each=uploads_per_client,
         grace=grace_period,
         max_blob=max_blob << 30,
         access_log=access_log,

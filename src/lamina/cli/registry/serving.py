@@ -56,6 +56,7 @@ class Settings:
     trusted: Sequence[str]
     workers: int
     connections_each: int
+    uploads_each: int
     grace: int
     max_blob: int
     access_log: str | None
@@ -115,7 +116,12 @@ def run_small(place: Readable, settings: Settings) -> None:
     if missing:
         raise UsageError(f"{', '.join(missing)}: the packages of the extra `serve` are not installed", hint=INSTALL)
     server = RegistryServer(
-        place, host=settings.host, port=settings.port, writable=settings.writable, mirror=settings.mirror
+        place,
+        host=settings.host,
+        port=settings.port,
+        writable=settings.writable,
+        mirror=settings.mirror,
+        uploads_each=settings.uploads_each,
     )
     done = threading.Event()
 
@@ -321,7 +327,11 @@ def _site(
     log = AccessLog(settings.access_log, settings.log_format) if settings.access_log else None
     try:
         with ExitStack() as stack:
-            api = stack.enter_context(open_api(place, writable=settings.writable, mirror=settings.mirror))
+            api = stack.enter_context(
+                open_api(
+                    place, writable=settings.writable, mirror=settings.mirror, uploads_each=settings.uploads_each
+                )
+            )
             gate = Gate(api, access.policy) if access is not None else None
             routes = stack.enter_context(_explorer(place, api.place, settings, gate))
             stack.enter_context(_collecting(place, settings))

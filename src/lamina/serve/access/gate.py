@@ -10,7 +10,7 @@ from typing import Protocol
 from lamina.errors import LaminaError
 from lamina.serve.access.audit import AuditLog
 from lamina.serve.access.authorization import basic_challenge, bearer_challenge, is_host
-from lamina.serve.access.buckets import Buckets, address_key
+from lamina.serve.access.buckets import Buckets
 from lamina.serve.access.identity import Current, Identifier, Identity, LoginRefused, Refused, too_many
 from lamina.serve.access.needs import READING, Need, need_of
 from lamina.serve.access.permits import RulesPermit
@@ -19,7 +19,8 @@ from lamina.serve.access.rules import PULL, Rules
 from lamina.serve.access.scopes import CATALOG
 from lamina.serve.access.token_endpoint import TokenEndpoint
 from lamina.serve.access.tokens import Tokens
-from lamina.serve.http_message import Request, Response
+from lamina.serve.client_key import client_key
+from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.origin import check_local, check_page
 from lamina.serve.routes import TOKEN_PATH, ApiError
 
@@ -188,7 +189,7 @@ class Gate:
         known = self._rates
         if known is None or known[:2] != (limits.requests, limits.burst):
             known = self._rates = limits.requests, limits.burst, Buckets(limits.requests, limits.burst)
-        key = f"user {identity.user}" if identity.user else address_key(request.asker.address)
+        key = client_key(Asker(request.asker.address, identity.user))
         wait = known[2].take(key, time.monotonic())
         if wait:
             raise too_many(wait, "too many requests")

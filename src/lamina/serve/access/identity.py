@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from lamina.serve.access.authorization import Basic, Bearer, parse_authorization
-from lamina.serve.access.buckets import Buckets, address_key
+from lamina.serve.access.buckets import Buckets
 from lamina.serve.access.htpasswd import MAX_PASSWORD, Busy, PasswordCheck
 from lamina.serve.access.rules_file import is_user_name
 from lamina.serve.access.tokens import ACCESS, BadToken, Claims, Tokens
+from lamina.serve.client_key import address_key
 from lamina.serve.http_message import Asker
 from lamina.serve.routes import ApiError
 

@@ -12,8 +12,8 @@ import mmap
 import os
 from collections.abc import Sequence
 
-from lamina.serve.access.buckets import address_key
 from lamina.serve.asgi.forwarded import Network, is_in
+from lamina.serve.client_key import address_key
 
 _COLUMNS = 1 << 15
 _SIZE = 2  # bytes of a count

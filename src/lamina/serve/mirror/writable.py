@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lamina.serve.mirror.fetch import Fetches
     from lamina.serve.mirror.upstream import Upstreams
     from lamina.source.served import UploadPlace, WritableRepositories
+    from lamina.source.upload_limits import Opener
     from lamina.spec.descriptor import Descriptor
     from lamina.spec.digest import Digest
 
@@ -73,9 +74,9 @@ class _Uploads:
         self._place = place
         self._uploads = uploads
 
-    def create(self, repository: str) -> str:
+    def create(self, repository: str, opener: Opener | None = None) -> str:
         self._place.check_own(repository)
-        return self._uploads.create(repository)
+        return self._uploads.create(repository, opener)
 
     def received(self, repository: str = "") -> dict[str, tuple[str, int]]:
         return self._uploads.received(repository)
