@@ -13,12 +13,27 @@ from lamina.objects.blob import PartStream
 from lamina.objects.documents import REMOVING, TOMBSTONE_SIZE, Record, Tag, slices, unpack_manifest
 from lamina.objects.records import Condemned, Records
 from lamina.objects.tags import Tags
+from lamina.source.verify import wrong_size
+from lamina.source.walk import manifest_blobs
 from lamina.spec.digest import Digest
-from lamina.spec.manifest import Manifest, parse
+from lamina.spec.manifest import Index, parse
 from lamina.spec.mediatype import is_foreign
 
 if TYPE_CHECKING:
     from lamina.objects.bucket import Bucket, Listed
+
+
+@dataclass
+class _Document:
+    """A manifest or index. ``size``: of its bytes, None if they are damaged. ``named``: what it names, with the sizes
+    that it states. ``sparse``: what it names may be missing."""
+
+    size: int | None
+    named: tuple[tuple[Digest, int], ...]
+    sparse: bool
+
+
+_Documents = dict[tuple[str, Digest], _Document]
 
 
 @dataclass
@@ -50,7 +65,7 @@ class Checker:
     def run(self) -> Report:
         # Manifests first, what they need afterwards: a push that goes on meanwhile writes in the opposite order.
         listed = list(self._bucket.list(keys.REPOSITORIES))
-        manifests: dict[tuple[str, Digest], dict[Digest, bool]] = {}
+        manifests: _Documents = {}
         links: dict[tuple[str, Digest], set[str]] = {}
         tags: list[tuple[str, Listed]] = []
         documents: list[tuple[str, Digest, Listed]] = []
@@ -66,9 +81,9 @@ class Checker:
                     documents.append((repository, digest, one))
             elif kind == "_tags" and one.size > TOMBSTONE_SIZE:
                 tags.append((repository, one))
-        for repository, digest, needs in self._pool.map(lambda one: self._manifest(*one), documents):
-            if needs is not None:
-                manifests[repository, digest] = needs
+        for repository, digest, document in self._pool.map(lambda one: self._manifest(*one), documents):
+            if document is not None:
+                manifests[repository, digest] = document
         for repository, one in tags:
             self._tag(repository, one, manifests)
         for one in self._bucket.list(keys.REPOSITORIES):
@@ -81,10 +96,7 @@ class Checker:
         self._report.uploads = sum(1 for _ in self._bucket.list(keys.UPLOADS))
         return self._report
 
-    def _manifest(
-        self, repository: str, digest: Digest, one: Listed
-    ) -> tuple[str, Digest, dict[Digest, bool] | None]:
-        """What a manifest needs; False: it may be missing."""
+    def _manifest(self, repository: str, digest: Digest, one: Listed) -> tuple[str, Digest, _Document | None]:
         self._report.manifests += 1
         found = self._bucket.get(one.key)
         if found is None:
@@ -97,13 +109,15 @@ class Checker:
             return repository, digest, None
         if Digest.of(raw, digest.algorithm) != digest:
             self._report.damage.append(f"{repository}: manifest {digest} does not match its digest")
-        needs: dict[Digest, bool] = {}
-        if isinstance(document, Manifest):
-            for blob in (document.config, *document.layers):
-                needs[blob.digest] = not is_foreign(blob.media_type)
-        return repository, digest, needs
+            size = None
+        else:
+            size = len(raw)
+        sparse = isinstance(document, Index)
+        named = document.manifests if isinstance(document, Index) else manifest_blobs(document)
+        sizes = dict.fromkeys((one.digest, one.size) for one in named if sparse or not is_foreign(one.media_type))
+        return repository, digest, _Document(size, tuple(sizes), sparse)
 
-    def _tag(self, repository: str, one: Listed, manifests: dict[tuple[str, Digest], dict[Digest, bool]]) -> None:
+    def _tag(self, repository: str, one: Listed, manifests: _Documents) -> None:
         self._report.tags += 1
         name = one.key.rpartition("/")[2]
         found = self._bucket.get(one.key)
@@ -185,13 +199,24 @@ class Checker:
 
     def _needed(
         self,
-        manifests: dict[tuple[str, Digest], dict[Digest, bool]],
+        manifests: _Documents,
         links: dict[tuple[str, Digest], set[str]],
         records: dict[Digest, Record],
     ) -> None:
-        for (repository, manifest), needs in manifests.items():
-            for digest, must in needs.items():
-                record = records.get(digest)
-                there = record is not None and record.ident in links.get((repository, digest), ())
-                if must and not there and self._bucket.head(keys.manifest(repository, manifest)) is not None:
-                    self._report.damage.append(f"{repository}: manifest {manifest} needs blob {digest}, not there")
+        for (repository, digest), document in manifests.items():
+            for one, stated in document.named:
+                size = None
+                record = records.get(one)
+                if record is not None and record.ident in links.get((repository, one), ()):
+                    size = record.size
+                elif (repository, one) in manifests:
+                    size = manifests[repository, one].size
+                if size == stated or (size is None and document.sparse):
+                    continue
+                if self._bucket.head(keys.manifest(repository, digest)) is None:
+                    break  # it was deleted meanwhile
+                self._report.damage.append(
+                    f"{repository}: manifest {digest} needs blob {one}, not there"
+                    if size is None
+                    else f"{repository}: {wrong_size(digest, one, stated, size)}"
+                )

@@ -19,7 +19,7 @@ from lamina.objects.records import Records
 from lamina.objects.removal import REAL, Clock, Patience
 from lamina.objects.tags import Tags, fixed_tag
 from lamina.objects.uploads import ObjectUploads
-from lamina.source.verify import BytesBlob
+from lamina.source.verify import BytesBlob, check_stated_size
 from lamina.source.walk import manifest_blobs
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, parse
@@ -144,12 +144,7 @@ class ObjectRepositories:
         return record is not None and self._link(repository, digest, record)
 
     def keep(self, repository: str, digest: Digest) -> bool:
-        record = self._in(repository, digest, fresh=True)
-        if record is None:
-            return self._manifests.find(repository, digest) is not None
-        if record.state == HERE and self._written.get(keys.link(repository, digest, record.ident, record.size)):
-            return True  # the link was there before the record was read
-        return self._link(repository, digest, record)
+        return self._kept(repository, digest) is not None
 
     def put_manifest(
         self, repository: str, descriptor: Descriptor, raw: bytes, tags: Sequence[str], *, fixed: Collection[str] = ()
@@ -162,14 +157,14 @@ class ObjectRepositories:
                     raise fixed_tag(repository, tag)
         start = self._clock.now()
         if isinstance(document, Index):  # may be sparse; what it lists may be blobs
-            list(self._pool.map(lambda one: self._kept(repository, one), document.manifests))
+            needed, must = list(document.manifests), False
         else:
-            needed = [one for one in manifest_blobs(document) if not is_foreign(one.media_type)]
-            for one, there_is in zip(
-                needed, self._pool.map(lambda one: self.keep(repository, one.digest), needed), strict=True
-            ):
-                if not there_is:
-                    raise BlobNotFound(f"no blob {one.digest} in {repository}", hint="push it first")
+            needed, must = [one for one in manifest_blobs(document) if not is_foreign(one.media_type)], True
+        sizes = self._pool.map(lambda one: self._kept(repository, one.digest), needed)
+        for one, size in zip(needed, sizes, strict=True):
+            if size is None and must:
+                raise BlobNotFound(f"no blob {one.digest} in {repository}", hint="push it first")
+            check_stated_size(descriptor.digest, one, size)
         if self._clock.now() - start > self._grace / 2:  # what was kept may no longer be kept
             raise RemoteFailure(f"{self.location} took too long to look for blobs", hint="push the manifest again")
         self._announce(repository)
@@ -238,10 +233,16 @@ class ObjectRepositories:
         self._seen.drop(key)
         return False
 
-    def _kept(self, repository: str, one: Descriptor) -> None:
-        record = self._in(repository, one.digest, fresh=True)
-        if record is not None:
-            self._link(repository, one.digest, record)
+    def _kept(self, repository: str, digest: Digest) -> int | None:
+        """Protect a blob of the repository for the grace time. Returns its size, or that of a manifest; None if it is
+        not there."""
+        record = self._in(repository, digest, fresh=True)
+        if record is None:
+            found = self._manifests.find(repository, digest)
+            return None if found is None else found[0].size
+        if record.state == HERE and self._written.get(keys.link(repository, digest, record.ident, record.size)):
+            return record.size  # the link was there before the record was read
+        return record.size if self._link(repository, digest, record) else None
 
     def _exists(self, repository: str) -> bool:
         if self._repositories.get(repository):

@@ -125,7 +125,8 @@ class WritableRepositories(Repositories, Protocol):
     ) -> None:
         """Store a verified document and point ``tags`` to it; without tags it is found by its digest alone. Tags in
         ``fixed`` are only made, never moved. Raises BlobNotFound (what it names is not in the repository; an index
-        may be sparse), Conflict (a fixed tag points to another document; nothing was changed)."""
+        may be sparse), SizeMismatch (it states a wrong size of what is in the repository), Conflict (a fixed tag
+        points to another document; nothing was changed)."""
         ...
 
     def untag(self, repository: str, tag: str) -> None:

@@ -134,6 +134,21 @@ def _woken(stream: Stream, cancel: Cancel | None) -> AbstractContextManager[None
     return cancel.calling(stream.abort)
 
 
+def wrong_size(document: Digest, named: Digest, stated: int, size: int) -> str:
+    """Say that a document states another size of a blob than it has."""
+    return f"{document} states {stated} bytes for {named}, which has {size}"
+
+
+def check_stated_size(document: Digest, stated: Descriptor, size: int | None) -> None:
+    """Raise SizeMismatch if a blob is there (``size`` is not None) and a document states another size of it: clients
+    would take the blob for damaged."""
+    if size is not None and size != stated.size:
+        raise SizeMismatch(
+            wrong_size(document, stated.digest, stated.size, size),
+            hint="write the document again, with the true sizes of what it names",
+        )
+
+
 def prove_diff_id(layer: Digest, stated: Digest, actual: Digest) -> None:
     """Raise DigestMismatch unless the layer inflates to the diff_id that the config states."""
     if actual != stated:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from lamina.errors import LaminaError, StoreDamaged
 from lamina.host.files import CHUNK, FileRange, make_directory, remove, reported
 from lamina.layer.index import LayerIndex
+from lamina.light import replace
 from lamina.source.select import read_config
+from lamina.source.verify import wrong_size
 from lamina.source.walk import Absent, Classified, Damaged, Unrecognized, classify, listed_documents, walk
 from lamina.spec import mediatype
 from lamina.spec.descriptor import Descriptor
@@ -134,13 +136,16 @@ def _image(
 ) -> Iterator[Finding]:
     """Check what one name needs. Children of an index that were never fetched are not reported."""
     fetched = set(top.annotations.get(FETCHED, "").split(","))
+    lies: list[str] = []
 
-    def wanted(found: Classified) -> list[Descriptor]:
-        return [
-            one
-            for one in listed_documents(found)
-            if EVERY in fetched or str(one.digest) in fetched or store.blobs.size(one.digest) is not None
-        ]
+    def wanted(found: Classified) -> Iterator[Descriptor]:
+        for one in listed_documents(found):
+            size = store.blobs.size(one.digest)
+            if size is not None and size != one.size and one.digest not in broken:
+                lies.append(wrong_size(found.descriptor.digest, one.digest, one.size, size))
+                yield replace(one, size=size)  # its content may be right
+            elif EVERY in fetched or str(one.digest) in fetched or size is not None:
+                yield one
 
     for found in walk(lambda one: classify(store.blobs.read, one), [top], children=wanted, max_depth=None):
         digest = found.descriptor.digest
@@ -155,12 +160,15 @@ def _image(
             whole = digest == top.digest or EVERY in fetched or str(digest) in fetched
             if not whole and first_missing(found.document, store.blobs, store.layers) is not None:
                 continue  # it is here for another reason, and was not fetched as a child
-            yield from _manifest(store, name, found.document, broken, layers, elsewhere)
+            yield from _manifest(store, name, digest, found.document, broken, layers, elsewhere)
+    for lie in lies:
+        yield Finding("error", f"image {name}: {lie}")
 
 
 def _manifest(
     store: Store,
     name: str,
+    digest: Digest,
     manifest: Manifest,
     broken: set[Digest],
     layers: dict[Digest, Descriptor],
@@ -176,6 +184,11 @@ def _manifest(
                 yield Finding("elsewhere", f"blob {needed.digest} of image {name} is not kept here: it is at {where}")
                 continue
             if mediatype.is_foreign(needed.media_type) and not store.blobs.has(needed):
+                continue
+            size = store.blobs.size(needed.digest)
+            if size is not None and needed.digest not in broken:
+                yield Finding("error", f"image {name}: {wrong_size(digest, needed.digest, needed.size, size)}")
+                whole = False
                 continue
             problem = "damaged" if needed.digest in broken else "missing"
             origins = origins or store.layers.origins(kept=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lamina.errors import BlobNotFound, Conflict, NotFound
@@ -18,6 +19,7 @@ from lamina.host.spool import check_free_space
 from lamina.host.temporary import Temporary
 from lamina.source.repositories import ANY_TYPE, ListedRepositories, page
 from lamina.source.select import MAX_NESTING
+from lamina.source.verify import check_stated_size
 from lamina.source.walk import Classified, Known, classifier, listed_documents, manifest_blobs, walk
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
@@ -199,9 +201,13 @@ class StoreRepositories(ListedRepositories):
         named = []
         for one in manifest_blobs(document) if isinstance(document, Manifest) else []:
             if self._has(repository, one.digest):
+                if not is_foreign(one.media_type):
+                    check_stated_size(descriptor.digest, one, self._blobs.size(one.digest))
                 named.append(one)
             elif not is_foreign(one.media_type):  # the bytes of a foreign layer may be where its URLs say
                 raise _missing(descriptor.digest, one.digest)
+        if isinstance(document, Index):
+            self._check_sizes(repository, descriptor.digest, document)
         with reported(self._paths.repositories):
             self._check_fixed(repository, descriptor.digest, [tag for tag in tags if tag in fixed])
             own = [descriptor.digest, *{one.digest: None for one in named}]
@@ -214,6 +220,18 @@ class StoreRepositories(ListedRepositories):
             self._name(repository, descriptor, document, tags, fixed)
             with suppress(OSError):  # on a full disk they are protected for longer than necessary
                 self._members.settle(repository, own)
+
+    def _check_sizes(self, repository: str, digest: Digest, index: Index) -> None:
+        """Raises SizeMismatch. What only other repositories have is as absent: nobody learns of it here."""
+        for one in index.manifests:
+            size = self._blobs.size(one.digest)
+            if size != one.size and self._is_own(repository, one.digest):
+                check_stated_size(digest, one, size)
+
+    def _is_own(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository has a document or a blob."""
+        # a document that prune took the name of is still there if a client was told so (``keep``)
+        return self._document(repository, digest) is not None or self._has(repository, digest)
 
     def _check_complete(self, digest: Digest, document: Manifest | Index) -> None:
         """Raises BlobNotFound."""
@@ -284,9 +302,7 @@ class StoreRepositories(ListedRepositories):
         if not isinstance(document, Index):
             return frozenset()
 
-        def is_own(digest: Digest) -> bool:
-            # a document that prune took the name of is still there if a client was told so (``keep``)
-            return self._document(repository, digest) is not None or self._has(repository, digest)
+        is_own = partial(self._is_own, repository)
 
         def below(found: Classified) -> Iterable[Descriptor]:
             return listed_documents(found) if is_own(found.descriptor.digest) else ()

@@ -20,7 +20,7 @@ from lamina.host.files import reported, sync_directory
 from lamina.light import TYPE_CHECKING
 from lamina.source.accepts import Accepts
 from lamina.source.presence import ABSENT, HERE, Presence, elsewhere
-from lamina.source.verify import is_plain
+from lamina.source.verify import check_stated_size, is_plain
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
@@ -289,7 +289,8 @@ class StoreSession:
         return built
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
-        """Store a manifest. Raises InvalidContent; BlobNotFound if the config or a layer is missing."""
+        """Store a manifest. Raises InvalidContent, also if it states a wrong size of a blob that is here;
+        BlobNotFound if the config or a layer is missing."""
         descriptor.check(raw)
         self._sync_names()
         from lamina.source.walk import manifest_blobs
@@ -302,11 +303,14 @@ class StoreSession:
                 self._protect_tars(document)
             missing = self._first_missing(document)
             if missing is not None:
+                check_stated_size(descriptor.digest, missing, self._blobs.size(missing.digest))
                 raise BlobNotFound(
                     f"manifest {descriptor.digest} needs blob {missing.digest}, which is not in the store",
                     hint="push the blob before the manifest",
                 )
         else:
+            for one in document.manifests:
+                check_stated_size(descriptor.digest, one, self._blobs.size(one.digest))
             self._protect(descriptor.digest)
         if not self._blobs.has(descriptor):
             self._blobs.write(descriptor, raw)
