@@ -16,7 +16,7 @@ from lamina.objects.failures import failure
 SCHEMES = ("s3", "gs", "az", "memory")
 _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{1,253})(?:/(.*))?")
 _PREFIX = re.compile(r"[A-Za-z0-9._=-]+(?:/[A-Za-z0-9._=-]+)*")
-_HINT = "write it like s3://bucket/prefix"
+_HINT = "write it like s3://bucket/prefix; the name of a bucket has two characters or more"
 
 
 def is_storage(text: str) -> bool:
