@@ -66,6 +66,23 @@ class BlobNotFound(NotFound):
     """The place has no blob with this digest."""
 
 
+class ContentMissing(NotFound):
+    """A registry lacks blobs or manifests that a pushed manifest lists. ``manifest``: the digest of that manifest;
+    ``named``: the digests that the registry names, if it names any."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | Callable[[], str] | None = None,
+        manifest: str = "",
+        named: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.manifest = manifest
+        self.named = named
+
+
 class PathNotFound(NotFound, FileNotFoundError):
     """The union does not have this path."""
 

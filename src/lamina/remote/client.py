@@ -11,20 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import count
-from typing import Any
 from urllib.parse import urlsplit
 
-from lamina.errors import AccessDenied, InvalidContent, LaminaError, NotFound, RateLimited, RemoteFailure, Unsupported
+from lamina.errors import AccessDenied, LaminaError, NotFound, RateLimited, RemoteFailure, Unsupported
 from lamina.events import Cancel, Event, OnEvent, Warned, ignore
 from lamina.light import Value, field, pattern
 from lamina.remote.auth import Authorizer
 from lamina.remote.challenge import parse_challenges
+from lamina.remote.complaint import Complaint
 from lamina.remote.credentials import Credential
 from lamina.remote.http import MOVED, Answer, RequestFailed, Transport, absolute, digits, joined
 from lamina.remote.loopback import is_loopback, is_of_this_machine
 from lamina.remote.registries import api_host
 from lamina.remote.site import is_login_host, login_hosts_setting
-from lamina.spec.json import load
 from lamina.spec.mediatype import essence
 
 ATTEMPTS = 5
@@ -32,7 +31,6 @@ MAX_WAIT = 60.0  # seconds
 MAX_REDIRECTS = 10
 TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of errors that may pass: the request is worth repeating."""
-MAX_ERROR = 64 << 10
 _PAGES = ("text/html", "application/xhtml+xml")
 Body = bytes | Callable[[], Iterable[bytes]]
 _WARNING = pattern(r'299\s+\S+\s+"((?:[^"\\]|\\.)*)"')
@@ -176,11 +174,12 @@ class Client:
 
     def failure(self, answer: Answer, what: str) -> LaminaError:
         """Return the error for an answer that is not ok; the answer is consumed."""
-        with answer:
-            codes, said = _error_text(answer)
-            said = f": {said}" if said else ""
-            status = answer.status
-            wait = retry_after(answer.headers)
+        return self.explained(answer, Complaint.of(answer), what)
+
+    def explained(self, answer: Answer, complaint: Complaint, what: str) -> LaminaError:
+        """As ``failure``, for an answer whose body was read already."""
+        codes, status, wait = complaint.codes, answer.status, retry_after(answer.headers)
+        said = f": {complaint.said}" if complaint.said else ""
         if status == 401 and self._without_login and urlsplit(answer.url).netloc == self._without_login:
             return AccessDenied(
                 f"{what}: access denied: {self.host} redirects to {self._without_login}, "
@@ -402,24 +401,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _error_text(answer: Answer) -> tuple[set[str], str]:
-    """Return the registry's error codes, and its messages in one short line (distribution-spec, "Error Codes")."""
-    try:
-        raw = answer.read_all(MAX_ERROR, "error")
-    except (RequestFailed, InvalidContent, Unsupported):
-        return set(), ""
-    try:
-        value: Any = load(raw, "error", known=frozenset())
-    except LaminaError:
-        return set(), ""
-    errors = value.get("errors") if isinstance(value, dict) else None
-    codes: set[str] = set()
-    said = []
-    for error in errors[:3] if isinstance(errors, list) else []:
-        if isinstance(error, dict):
-            codes.add(str(error.get("code")))
-            words = [str(error.get(key)) for key in ("code", "message") if error.get(key)]
-            said.append(" ".join(words)[:400])
-    return codes, "; ".join(filter(None, said))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lamina.errors import Conflict, InvalidContent, Unsupported
+from lamina.errors import Conflict, ContentMissing, InvalidContent, LaminaError, Unsupported
 from lamina.events import Cancel, OnEvent, ignore
 from lamina.light import TYPE_CHECKING
+from lamina.remote.client import Client
+from lamina.remote.complaint import Complaint
 from lamina.remote.http import Answer
 from lamina.remote.read import Site
 from lamina.remote.upload import Journal, Upload
@@ -18,6 +20,8 @@ from lamina.spec.manifest import build_index, parse
 from lamina.spec.reference import Reference
 
 ACCEPTS = Accepts(sparse=False, foreign=False)
+_LACKS = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
+"""Codes with which registries refuse a manifest because they lack what it lists."""
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -56,8 +60,14 @@ class RemoteSession:
         self.location = repository.location
         self._repository = repository
         self._held: tuple[Descriptor, bytes] | None = None
+        self._denied: set[Digest] = set()  # what the registry says that it lacks, whatever HEAD says
+        self._lost: set[Digest] = set()  # what a refused manifest lists: it is sent, never mounted
 
     def has(self, descriptor: Descriptor, diff_id: Digest | None = None) -> Presence:
+        """As ``Session.has``. The registry is asked each time, but for what it named as missing when it refused a
+        manifest: that must be put again."""
+        if descriptor.digest in self._denied:
+            return here_if(False)
         is_document = _is_document(descriptor)
         return here_if(self._has_document(descriptor) if is_document else self._repository.has_blob(descriptor))
 
@@ -72,7 +82,8 @@ class RemoteSession:
     ) -> bool:
         if diff_id not in (None, descriptor.digest) and not blob.origin:
             _check_compression(descriptor, blob)
-        mounts = [blob.origin, *self._repository.mount_from(descriptor)]
+        lost = descriptor.digest in self._lost
+        mounts = [] if lost else [blob.origin, *self._repository.mount_from(descriptor)]
         upload = Upload(
             self._repository.sites()[-1],
             blob,
@@ -81,7 +92,9 @@ class RemoteSession:
             on_event=on_event,
             cancel=cancel,
         )
-        return upload.run()
+        sent = upload.run()
+        self._denied.discard(descriptor.digest)
+        return sent
 
     def put_manifest(self, descriptor: Descriptor, raw: bytes) -> None:
         descriptor.check(raw)
@@ -123,16 +136,34 @@ class RemoteSession:
             scopes=site.push,
             headers={"Content-Type": descriptor.media_type, "Content-Length": str(len(raw))},
             body=raw,
-            ok=(200, 201, 202, 204, 400),
+            ok=(200, 201, 202, 204, 400, 404),
             what=what,
         )
-        if answer.status == 400:
-            raise InvalidContent(
-                site.client.failure(answer, what).message, hint="check the manifest: the registry rejects it"
-            )
+        if answer.status in (400, 404):
+            raise self._refused(site.client, descriptor, raw, answer)
         answer.release()
+        self._denied.discard(descriptor.digest)
         self._repository.remember(descriptor, raw)
         self._refer(descriptor, raw, answer)
+
+    def _refused(self, client: Client, descriptor: Descriptor, raw: bytes, answer: Answer) -> LaminaError:
+        """Return the error for a document that the registry does not take. Remember what it says that it lacks."""
+        complaint, what = Complaint.of(answer), f"manifest {descriptor.digest}"
+        error = client.explained(answer, complaint, what)
+        if complaint.codes & _LACKS:
+            listed = parse(raw, descriptor.media_type, what).listed
+            named = {entry.digest for entry in listed if str(entry.digest) in complaint.text}
+            self._denied |= named
+            self._lost |= {entry.digest for entry in listed}
+            return ContentMissing(
+                f"{what}: {client.host} does not have all that this manifest lists: {complaint.said}",
+                hint="push again: the registry may have removed a blob before the manifest came",
+                manifest=str(descriptor.digest),
+                named=frozenset(map(str, named)),
+            )
+        if answer.status == 400:
+            return InvalidContent(error.message, hint="check the manifest: the registry rejects it")
+        return error
 
     def _refer(self, descriptor: Descriptor, raw: bytes, answer: Answer) -> None:
         """Update the referrers tag, if the registry does not confirm the subject and so leaves the list of referrers

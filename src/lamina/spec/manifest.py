@@ -84,6 +84,11 @@ class Manifest(Document):
             raise LimitExceeded(f"{what} has {len(self.layers)} layers, the limit is {MAX_LAYERS}", hint=_HINT)
 
     @property
+    def listed(self) -> tuple[Descriptor, ...]:
+        """All blobs that it needs."""
+        return (self.config, *self.layers)
+
+    @property
     def is_image(self) -> bool:
         """Whether the config is an image config and may be parsed; artifacts have other types (manifest.md)."""
         return mediatype.is_image_config(self.config.media_type, in_docker=mediatype.is_docker(self.media_type))
@@ -101,6 +106,11 @@ class Index(Document):
     def __init__(self, raw: bytes, value: dict[str, Any], media_type: str, what: str) -> None:
         super().__init__(raw, value, media_type, what)
         self.manifests = _descriptors(value, "manifests", what)
+
+    @property
+    def listed(self) -> tuple[Descriptor, ...]:
+        """All documents that it lists."""
+        return self.manifests
 
 
 def parse(

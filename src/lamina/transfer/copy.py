@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lamina.errors import AccessDenied, BlobNotFound, Conflict, InvalidDocument, NotFound, RemoteFailure, UsageError
-from lamina.events import BlobDone, BlobStarted, Cancel, OnEvent, Tagged, Warned, ignore
+from lamina.events import BlobDone, BlobStarted, Cancel, Event, OnEvent, Tagged, Warned, ignore
 from lamina.source.abilities import (
     finds_same_image,
     gives_tars,
@@ -32,12 +32,15 @@ from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest, is_selectable, parse
 from lamina.spec.platform import Platform
 from lamina.spec.reference import Reference
+from lamina.transfer.documents import Documents
 from lamina.transfer.parallel import for_each
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Session, Writer
 
 _FEW = 1 << 20  # bytes
+Wanted = tuple[Descriptor, str, Digest | None]
+"""A blob to copy: its descriptor, what it is, and its diff_id if it is a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,9 @@ class Plan:
 
     top: Descriptor
     documents: list[tuple[Descriptor, bytes, str]] = field(default_factory=list)  # children before parents
-    blobs: dict[Digest, tuple[Descriptor, str, Digest | None]] = field(default_factory=dict)
+    blobs: dict[Digest, Wanted] = field(default_factory=dict)
     moved: dict[Digest, Moved] = field(default_factory=dict)  # copied to the target during planning
+    sent_again: dict[Digest, Moved] = field(default_factory=dict)  # because the target lost it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class Proposal:
     target_name: str
     top: Descriptor
     documents: tuple[tuple[Descriptor, bytes, str], ...]
-    blobs: tuple[tuple[Descriptor, str, Digest | None], ...]
+    blobs: tuple[Wanted, ...]
 
     def moves(self) -> list[Descriptor]:
         """The blobs that the target does not have. A registry is asked about each blob."""
@@ -190,13 +194,14 @@ def _copied(job: Job, top: Descriptor, name: str, target_name: str, *, referrers
     plan = job.planned(top)
     if not job.admits(plan, name, target_name):
         return None
-    blobs = job.run(plan)
+    documents = Documents(target, on_event)
+    blobs = job.run(plan, documents)
     job.cancel.check()
     if referrers:
-        blobs += _referrers(job, plan, name, target_name)
-    target.tag(target_name, plan.top)
+        blobs += _referrers(job, plan, documents, name, target_name)
+    documents.tag(target_name, plan.top)
     on_event(Tagged(target_name, plan.top.digest))
-    return Copied(target_name, plan.top, tuple(blobs))
+    return Copied(target_name, plan.top, tuple(plan.sent_again.get(blob.descriptor.digest, blob) for blob in blobs))
 
 
 def _same_image(job: Job, top: Descriptor, target_name: str) -> Descriptor | None:
@@ -224,7 +229,7 @@ def _named_again(job: Job, same: Descriptor, name: str, target_name: str) -> Cop
     return Copied(target_name, same, (Moved(same, "manifest", True),))
 
 
-def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]:
+def _referrers(job: Job, plan: Plan, documents: Documents, name: str, target_name: str) -> list[Moved]:
     """Copy what refers to the image's documents, and what refers to that. The source lists referrers, and cosign
     derives tags from a digest."""
     moved: list[Moved] = []
@@ -246,8 +251,8 @@ def _referrers(job: Job, plan: Plan, name: str, target_name: str) -> list[Moved]
             inner = job.planned(descriptor)
             if not job.admits(inner, name, tag):
                 continue
-            moved += job.run(inner)
-            job.target.tag(tag, inner.top)
+            moved += job.run(inner, documents)
+            documents.tag(tag, inner.top)
             pending += [document.digest for document, _, _ in inner.documents]
     return moved
 
@@ -292,16 +297,28 @@ class Job:
         documents, blobs = tuple(plan.documents), tuple(plan.blobs.values())
         return self.admit(Proposal(self.source, name, self.target, target_name, plan.top, documents, blobs))
 
-    def run(self, plan: Plan) -> list[Moved]:
+    def run(self, plan: Plan, documents: Documents) -> list[Moved]:
         """Copy blobs, then documents, children first. Returns what was copied, in manifest order, parents first."""
-        moved = {**plan.moved, **_move_blobs(self, plan)}
+        waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
+        moved = {**plan.moved, **_move_blobs(self, waiting)}
         for descriptor, raw, what in plan.documents:
             reused = bool(self.target.has(descriptor))
-            self.target.put_manifest(descriptor, raw)
+            documents.put(descriptor, raw, lambda blobs: self._send_again(plan, blobs))
             moved[descriptor.digest] = Moved(descriptor, what, reused)
             self.on_event(BlobDone(descriptor.digest, descriptor.size, what, reused))
         order = [descriptor.digest for descriptor, _, _ in reversed(plan.documents)] + list(plan.blobs)
         return [moved[digest] for digest in order if digest in moved]
+
+    def _send_again(self, plan: Plan, blobs: Iterable[Descriptor]) -> None:
+        """Copy those of the blobs that the target does not have any more."""
+
+        def on_event(event: Event) -> None:
+            if not (isinstance(event, BlobDone) and event.reused):  # the listener knows those
+                self.on_event(event)
+
+        waiting = [plan.blobs[blob.digest] for blob in blobs if blob.digest in plan.blobs]
+        moved = _move_blobs(replace(self, on_event=on_event), waiting)
+        plan.sent_again |= {digest: one for digest, one in moved.items() if not one.reused}
 
     def planned(self, top: Descriptor) -> Plan:
         classify_once = cache(self._classify)
@@ -426,17 +443,16 @@ def _add_blob(plan: Plan, descriptor: Descriptor, kind: str, diff_id: Digest | N
     plan.blobs[descriptor.digest] = (descriptor, kind, diff_id)  # it was named before with an unknown type
 
 
-def _move_blobs(job: Job, plan: Plan) -> dict[Digest, Moved]:
-    """Copy all blobs, several at once. The largest starts first, because it takes the longest."""
+def _move_blobs(job: Job, waiting: Sequence[Wanted]) -> dict[Digest, Moved]:
+    """Copy blobs, several at once. The largest starts first, because it takes the longest."""
     moved: dict[Digest, Moved] = {}
 
-    def work(wanted: tuple[Descriptor, str, Digest | None], cancel: Cancel) -> None:
+    def work(wanted: Wanted, cancel: Cancel) -> None:
         descriptor, kind, diff_id = wanted
         result = _move(job, descriptor, kind, diff_id, cancel)
         if result is not None:
             moved[descriptor.digest] = result
 
-    waiting = [blob for digest, blob in plan.blobs.items() if digest not in plan.moved]
     if _is_small_and_local(job, [descriptor for descriptor, _, _ in waiting]):
         for blob in waiting:
             job.cancel.check()

@@ -11,6 +11,7 @@ from lamina.spec.descriptor import Descriptor
 from lamina.spec.manifest import Index, build_index, parse
 from lamina.spec.platform import Platform
 from lamina.transfer.copy import Admission, Job, Proposal, admit_all
+from lamina.transfer.documents import Documents
 
 if TYPE_CHECKING:
     from lamina.source.protocols import Reader, Writer
@@ -39,13 +40,14 @@ def make_index(
     new: list[Descriptor] = []
     try:
         with target.session(f"index {name}") as session:
+            documents = Documents(session, on_event)
             for reader, inside in sources:
                 top = reader.resolve(inside)
                 job = Job(reader, session, Platform.host(), True, inside, on_event, stop, admit=admit)
                 plan = job.planned(top)
                 if not job.admits(plan, inside, name):
                     continue
-                job.run(plan)
+                job.run(plan, documents)
                 for entry in _entries(reader, top, inside):
                     old = [known_entry for known_entry in old if not _same_place(known_entry, entry)]
                     new = [*(other for other in new if other.digest != entry.digest), entry]
@@ -54,9 +56,9 @@ def make_index(
             document = (index.descriptor, index.raw, "index")
             if not admit(Proposal(sources[0][0], name, session, name, index.descriptor, (document,), ())):
                 return None
-            session.put_manifest(index.descriptor, index.raw)
+            documents.put(index.descriptor, index.raw, lambda blobs: None)  # it lists documents alone
             on_event(BlobDone(index.descriptor.digest, index.descriptor.size, "index"))
-            session.tag(name, index.descriptor)
+            documents.tag(name, index.descriptor)
             on_event(Tagged(name, index.descriptor.digest))
     finally:
         stop.close()
