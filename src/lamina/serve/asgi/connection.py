@@ -19,7 +19,7 @@ from lamina.serve.routes import ApiError
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from lamina.serve.asgi.callers import Callers
+    from lamina.serve.asgi.admission import Admission, Admitted
     from lamina.serve.asgi.limits import Limits
 
 GONE = "lamina.gone"
@@ -42,11 +42,14 @@ _DIRECT = 64 << 10  # a body of which more than this is missing is taken around 
 class Connection(HttpToolsProtocol):
     """A connection of a client. uvicorn makes one for each."""
 
-    def __init__(self, *, limits: Limits, callers: Callers | None = None, **parts: Any) -> None:
+    def __init__(
+        self, *, limits: Limits, admission: Admission, admitted: Admitted | None = None, **parts: Any
+    ) -> None:
+        """``admitted``: the connection is counted already."""
         super().__init__(**parts)
         self._limits = limits
-        self._callers = callers
-        self._caller: int | None = None
+        self._admission = admission
+        self._admitted = admitted
         self._running: RequestResponseCycle | None = None
         self._refusal: ApiError | None = None
         self._user = ""
@@ -68,13 +71,11 @@ class Connection(HttpToolsProtocol):
         if KernelCopy.is_possible(transport):
             self._kernel_copy = KernelCopy(self.transport, self._limits.patience)
         self._await_head()
-        if self._callers is not None:
-            self._caller = self._callers.enter(self.client[0] if self.client else "")
-        if len(self.connections) > self._limits.connections:
-            self._refusal = ApiError(503, "TOOMANYREQUESTS", "too many connections", Retry_After="1")
-            self.send_400_response("")
-        elif self._callers is not None and self._caller is not None and self._callers.is_over(self._caller):
-            self._refusal = ApiError(429, "TOOMANYREQUESTS", "too many connections of this address", Retry_After="1")
+        if self._admitted is None:
+            self._admitted = self._admission.enter(self.client[0] if self.client else "")
+        self._admitted.taken = True
+        if self._admitted.refusal is not None:
+            self._refusal = self._admitted.refusal
             self.send_400_response("")
 
     def data_received(self, data: bytes) -> None:
@@ -135,9 +136,9 @@ class Connection(HttpToolsProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._callers is not None and self._caller is not None:
-            self._callers.leave(self._caller)
-            self._caller = None
+        if self._admitted is not None:
+            self._admission.leave(self._admitted)
+            self._admitted = None
         for timer in (self._deadline, self._stalled):
             if timer is not None:
                 timer.cancel()

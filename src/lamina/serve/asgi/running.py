@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
+from lamina.serve.asgi.admission import Admission
 from lamina.serve.asgi.connection import Connection
 from lamina.serve.asgi.listen import BACKLOG, notify
+from lamina.serve.asgi.tls_listener import TlsListener
 
 if TYPE_CHECKING:
     import ssl
@@ -25,10 +27,8 @@ if TYPE_CHECKING:
     from lamina.serve.asgi.callers import Callers
     from lamina.serve.asgi.limits import Limits
 
-HANDSHAKE = 10.0
-"""Seconds that a client may take for the handshake of TLS. Until then no limit counts its connection."""
 FILES = 16_384
-"""Open files of a server: four times the connections that it answers, for those in a handshake or in its backlog."""
+"""Open files of a server: four times the connections that it answers, for what they read and write."""
 ENDING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM") if name in signal.Signals.__members__)
 
 
@@ -49,9 +49,10 @@ class Server(uvicorn.Server):
         """``make``: makes the application, in the event loop. ``callers``: limits the connections of each address.
         ``ready`` is called when connections are accepted,
         ``tick`` about every second, both in the loop."""
+        self._admission, self._tls = Admission(limits.connections, callers), tls
         config = uvicorn.Config(
             self._call,
-            http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, callers=callers)),
+            http=cast("type[asyncio.Protocol]", partial(Connection, limits=limits, admission=self._admission)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -62,7 +63,6 @@ class Server(uvicorn.Server):
             backlog=BACKLOG,
             timeout_keep_alive=int(limits.keep_alive),
             timeout_graceful_shutdown=max(1, int(limits.grace)),
-            ssl_context_factory=(lambda *_: tls) if tls is not None else None,
         )
         super().__init__(config)
         self._make, self._ready, self._tick = make, ready, tick
@@ -74,7 +74,18 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.application = self._make()
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            make: Any = partial(
+                cast("Any", self.config.http_protocol_class),
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            for one in sockets or []:
+                self.servers.append(cast("Any", TlsListener(one, make, self._tls, self._admission)))
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -146,21 +157,9 @@ def allow_files(most: int = FILES) -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes an event loop with ``HANDSHAKE``: uvloop's if it is installed; None for any (not POSIX)."""
-    base: Any = None
-    if os.name == "posix":
-        base = asyncio.SelectorEventLoop
+    """Return what makes an event loop: uvloop's if it is installed; None for any (not POSIX)."""
     with suppress(ImportError):
         import uvloop
 
-        base = uvloop.Loop
-    if base is None:
-        return None
-
-    class Loop(base):  # type: ignore[misc]
-        async def create_server(self, *arguments: Any, ssl: Any = None, **options: Any) -> Any:
-            if ssl is not None:
-                options["ssl_handshake_timeout"] = HANDSHAKE
-            return await super().create_server(*arguments, ssl=ssl, **options)
-
-    return cast("Callable[[], asyncio.AbstractEventLoop]", Loop)
+        return uvloop.new_event_loop
+    return asyncio.SelectorEventLoop if os.name == "posix" else None
