@@ -765,6 +765,18 @@ class TestProcess:
             answer = fetch(explorer, "tree", image=APP)
             assert (answer.status, b"has ended" in answer.body) == (500, True), answer.body
 
+    def test_clients_of_a_registry_are_told_where_the_reason_is(
+        self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("lamina.serve.explorer.index_process._START", "import os; os.kill(os.getpid(), 9)")
+        with Explorer(
+            Gallery(ListedRepositories(LayoutReader(str(layout)))), LayerCache(str(tmp_path / "cache")), pulls=True
+        ) as explorer:
+            answer = fetch(explorer, "tree", image=APP)
+        assert (answer.status, b"has ended" in answer.body) == (500, False), answer.body
+        ident = json.loads(answer.body)["error"]["hint"].rpartition(" ")[2]
+        assert [ident in one.getMessage() and "has ended" in one.getMessage() for one in caplog.records] == [True]
+
     def test_files_of_the_working_directory_are_not_run(
         self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,10 +7,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lamina.errors import BlobNotFound, LaminaError, NotFound, RemoteFailure
+from lamina.errors import BlobNotFound, LaminaError, NotFound
 from lamina.objects import keys
 from lamina.objects.blob import ANY_TYPE, LinkedBlob, ObjectBlob
 from lamina.objects.documents import HERE
+from lamina.objects.failures import StorageFailure
 from lamina.objects.filling import Budget
 from lamina.objects.long_object import SENDERS, WAITING, Senders
 from lamina.objects.manifests import Manifests
@@ -166,7 +167,7 @@ class ObjectRepositories:
                 raise BlobNotFound(f"no blob {one.digest} in {repository}", hint="push it first")
             check_stated_size(descriptor.digest, one, size)
         if self._clock.now() - start > self._grace / 2:  # what was kept may no longer be kept
-            raise RemoteFailure(f"{self.location} took too long to look for blobs", hint="push the manifest again")
+            raise StorageFailure(f"{self.location} took too long to look for blobs", hint="push the manifest again")
         self._announce(repository)
         patience = Patience(self._clock)
         while True:

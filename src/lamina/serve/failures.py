@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from math import ceil
 
@@ -27,26 +28,55 @@ def answered(answer: Callable[[Request], Response], request: Request) -> Respons
     try:
         return answer(request)
     except (ApiError, LaminaError) as error:
-        return failed(error)
+        return failed(error, request)
 
 
-def failed(error: ApiError | LaminaError) -> Response:
-    """Return the response for an error. That of a place has its message, and never its traceback."""
+def failed(error: ApiError | LaminaError, request: Request | None = None) -> Response:
+    """Return the response for an error. ``request`` is for the log."""
     if isinstance(error, ApiError):
         return Response(error.status, {"Content-Type": "application/json", **error.headers}, error.body())
     if isinstance(error, BlobNotFound):
         return failed(ApiError(404, "BLOB_UNKNOWN", error.message))
     if isinstance(error, ReadOnlyRepository):
         return failed(ApiError(403, "DENIED", error.message))
-    _log.warning("%s", error)
     if isinstance(error, RateLimited):
+        _log.warning("%s", error)
         again = {} if error.retry_after is None else {"Retry_After": str(ceil(error.retry_after))}
         return failed(ApiError(429, "TOOMANYREQUESTS", error.message, **again))
+    status, code, text, wait = plain(error)
+    ident = noted(error, "" if request is None else f"{request.method} {request.target}")
+    again = {"Retry_After": str(wait)} if wait else {}
+    return failed(ApiError(status, code, f"{text} (request {ident})", **again, X_Request_Id=ident))
+
+
+def fault(error: Exception, request: Request) -> Response:
+    """Return the response for a fault of the program."""
+    ident = noted(error, f"{request.method} {request.target}")
+    text = f"the server failed: its log has the reason (request {ident})"
+    return failed(ApiError(500, "UNKNOWN", text, X_Request_Id=ident))
+
+
+def noted(error: BaseException, what: str = "") -> str:
+    """Log a failure of this server; the traceback too, if it is a fault of the program. Returns the id by which the
+    log line is found. Clients get it instead of the message, which may name directories and buckets."""
+    ident = secrets.token_hex(6)
+    expected = isinstance(error, LaminaError)
+    text = f": {error}" if expected else ""
+    line = f"request {ident}{f' ({what})' if what else ''} failed{text}"
+    _log.log(logging.WARNING if expected else logging.ERROR, "%s", line, exc_info=None if expected else error)
+    return ident
+
+
+def plain(error: LaminaError) -> tuple[int, str, str, int]:
+    """The status, the code and the text for a failure of the place, and the seconds after which a client may try
+    again (0: not said). Only other registries, of a mirror, are named."""
     wait = getattr(error, "retry_after", None)
     if wait is not None:  # the place says that it is not for long
-        return failed(ApiError(503, "UNAVAILABLE", error.message, Retry_After=str(wait)))
+        return 503, "UNAVAILABLE", "the storage of the registry is not available", wait
     if isinstance(error, TooManyFiles):
-        return failed(ApiError(503, "UNAVAILABLE", "the registry has too many open files", Retry_After="1"))
-    if isinstance(error, DiskFull):  # its message names a directory of the server
-        return failed(ApiError(507, "UNKNOWN", "the disk of the registry is full"))
-    return failed(ApiError(502 if isinstance(error, RemoteFailure) else 500, "UNKNOWN", error.message))
+        return 503, "UNAVAILABLE", "the registry has too many open files", 1
+    if isinstance(error, DiskFull):
+        return 507, "UNKNOWN", "the disk of the registry is full", 0
+    if isinstance(error, RemoteFailure):
+        return 502, "UNKNOWN", error.message, 0
+    return 500, "UNKNOWN", "the registry failed: its log has the reason", 0

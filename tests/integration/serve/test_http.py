@@ -655,6 +655,18 @@ def test_ready_says_that_writing_is_not_possible(tmp_path: Path) -> None:
             assert (found.status, json.loads(found.body)["failing"]) == (status, {"writing": "the disk is full"})
 
 
+def test_why_it_fails_is_told_to_those_who_may_read_the_metrics(tmp_path: Path) -> None:
+    def check() -> None:
+        raise DiskFull("/srv/store is full", hint="free some")
+
+    site = Site(lambda _: Response(200), checks={"names": check}, metrics_readers=parse_networks(["192.0.2.1"]))
+    with in_background(site) as address, closing(Wire(address.port)) as wire:
+        wire.send(request("GET", "/readyz"))
+        found = wire.answer()
+        assert found.status == 503
+        assert b"/srv" not in found.body
+
+
 def test_a_fault_of_the_server_is_a_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     def answer(asked: Request) -> Response:
         raise ZeroDivisionError("secret inside")

@@ -6,12 +6,26 @@ import errno
 import hashlib
 import http.client
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from lamina.errors import DiskFull, LaminaError, StoreDamaged, SystemFailure, Unsupported
+from lamina.errors import (
+    AccessDenied,
+    DiskFull,
+    InvalidDocument,
+    LaminaError,
+    RemoteFailure,
+    StoreDamaged,
+    SystemFailure,
+    Unsupported,
+)
 from lamina.host.files import failure
+from lamina.objects.failures import StorageFailure
+from lamina.serve.failures import answered, fault
+from lamina.serve.http_message import Request, Response
+from lamina.serve.routes import parse_target
 from lamina.serve.server import RegistryServer
 from lamina.store.store import Store
 
@@ -45,6 +59,39 @@ def test_a_full_disk_is_507(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, err
     with RegistryServer(Store.open(str(tmp_path)), writable=True) as server:
         monkeypatch.setattr(server.api, "answer", answer)
         assert put(server, "/v2/app/manifests/1", b"{}")[0] == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (DiskFull("/srv/store/ingest: no space left on device"), 507, "the disk of the registry is full"),
+        (failure(OSError(errno.EIO, "Input/output error"), "/srv/store/blobs/sha256/00"), 500, "the registry failed"),
+        (StoreDamaged("/srv/store/index.json is damaged"), 500, "the registry failed"),
+        (InvalidDocument("/srv/store/index.json: not JSON"), 500, "the registry failed"),
+        (AccessDenied("s3://bucket/srv/store denies writing blobs"), 500, "the registry failed"),
+        (StorageFailure("s3://bucket/srv/store failed at writing blobs"), 503, "the storage of the registry"),
+        (RemoteFailure("docker.io can't be reached"), 502, "docker.io can't be reached"),
+        (ZeroDivisionError("/srv/store"), 500, "the server failed"),
+    ],
+)
+def test_clients_get_an_id_and_the_log_the_reason(
+    error: LaminaError, status: int, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = Request("GET", parse_target("/v2/app/manifests/1"), {}, iter(()))
+
+    def answer(request: Request) -> Response:
+        raise error
+
+    response = answered(answer, request) if isinstance(error, LaminaError) else fault(error, request)
+    said = json.loads(response.body)["errors"][0]["message"]
+    ident = response.headers["X-Request-Id"]
+    assert response.status == status
+    assert re.fullmatch(rf"{text}.* \(request {ident}\)", said)
+    assert "/srv" not in said
+    logged = caplog.records[-1]
+    assert f"request {ident} (GET /v2/app) failed" in logged.getMessage()
+    assert str(error) in caplog.text
+    assert bool(logged.exc_info) == (not isinstance(error, LaminaError))
 
 
 def test_a_manifest_that_speaks_of_digests_is_not_one_with_another_digest(tmp_path: Path) -> None:

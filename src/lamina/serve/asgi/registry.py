@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from lamina.serve.asgi.kernel_copy import KERNEL, KernelBody
 from lamina.serve.asgi.limits import PIECE, Limits
 from lamina.serve.asgi.sending import Send, send_stream
 from lamina.serve.asgi.threads import Lane
-from lamina.serve.failures import answered, failed
+from lamina.serve.failures import answered, failed, fault
 from lamina.serve.http_message import Asker, Request, Response
 from lamina.serve.origin import FOR_BROWSERS
 from lamina.serve.routes import ApiError, Route, parse_target
@@ -34,7 +33,6 @@ _ALWAYS = [
     (b"docker-distribution-api-version", b"registry/2.0"),
     *((name.lower().encode(), value.encode()) for name, value in FOR_BROWSERS.items()),
 ]
-_log = logging.getLogger("lamina.serve")
 
 
 class RegistryEndpoint:
@@ -111,12 +109,11 @@ class RegistryEndpoint:
         except (ClientGone, ApiError):
             raise
         except LaminaError as error:
-            return failed(error), None
+            return failed(error, request), None
         except Exception as error:  # noqa: BLE001 - a fault of the server, which must not end it
             if isinstance(error, OSError) and isinstance(found := failure(error), TooManyFiles):
-                return failed(found), None
-            _log.exception("%s %s", request.method, request.target)
-            return failed(ApiError(500, "UNKNOWN", "the server failed; its log says why")), None
+                return failed(found, request), None
+            return fault(error, request), None
 
     async def _send(
         self,

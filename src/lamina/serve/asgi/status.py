@@ -63,18 +63,24 @@ class Status:
         can_read = not bad
         if self._no_writing:
             bad["writing"] = self._no_writing
+        if not self._may_read(request):
+            bad = dict.fromkeys(bad, "the reason is told to addresses that may read the metrics")
         if not can_read or (bad and "writing" in request.query_params):
             return JSONResponse({"status": "failing", "failing": bad}, 503)
         return JSONResponse({"status": "read-only", "failing": bad} if bad else {"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
-        address = request.client.host if request.client is not None else ""
         if request.scope["lamina"].client.relayed:
             return _denied("metrics are not for clients of a proxy that is not trusted (--trusted-proxy)")
-        if address and not is_in(address, self._readers):
+        if not self._may_read(request):
             return _denied("metrics are not for this address")
         series = added([self._metrics.series(), *self._others()])
         return Response(render(series), media_type="text/plain; version=0.0.4")
+
+    def _may_read(self, request: Request) -> bool:
+        """Whether a client may see more than whether the server works."""
+        address = request.client.host if request.client is not None else ""
+        return not request.scope["lamina"].client.relayed and (not address or is_in(address, self._readers))
 
 
 def _denied(message: str) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,6 +38,7 @@ from lamina.serve.explorer.weights import (
     waste_page,
 )
 from lamina.serve.explorer.work import FOREVER, Busy, Progress, Work, Working
+from lamina.serve.failures import noted, plain
 from lamina.spec.platform import Platform
 from lamina.version import __version__
 
@@ -62,7 +62,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Vary": "Authorization, Cookie",
 }
-_log = logging.getLogger("lamina.serve")
 
 
 class Explorer:
@@ -129,7 +128,7 @@ class Explorer:
         try:
             answer = self._answer(asked)
         except Exception as error:  # noqa: BLE001  (people get an answer, the log gets the rest)
-            answer = _failed(error)
+            answer = self._failed(error, asked)
         for key, value in HEADERS.items():
             answer.headers.setdefault(key, value)
         return answer
@@ -157,6 +156,28 @@ class Explorer:
         if self.serves(path):
             return static_file("index.html", known)
         raise Refused(404, "not_found", "the explorer has no such page")
+
+    def _failed(self, error: Exception, asked: Asked) -> Answer:
+        match error:
+            case Refused():
+                return error.answer()
+            case Working():
+                headers = {"Cache-Control": "no-store", "Retry-After": "1"}
+                return Answer.of_json({"working": error.progress.to_json()}, 202, headers)
+            case Busy():
+                return Refused(503, "busy", "too many people look at images", "try again", Retry_After="3").answer()
+            case NotFound():
+                return _told(404, "not_found", error)
+            case InvalidContent() | Unsupported():
+                return _told(422, "invalid", error)
+            case UsageError():
+                return _told(400, "bad_request", error)
+        ident = noted(error, f"{asked.method} {asked.path}")
+        status = 502 if isinstance(error, AccessDenied | RemoteFailure) else 500
+        if isinstance(error, LaminaError) and not self._pulls:  # only the user who started it looks at it
+            return _told(status, "failed", error)
+        text = plain(error)[2] if isinstance(error, LaminaError) else "something went wrong here"
+        return Refused(status, "failed", text, f"see the log of the server, request {ident}").answer()
 
     # pages
 
@@ -324,30 +345,6 @@ def _tagged(answer: Answer, asked: Asked) -> Answer:
     if tag in asked.headers.get("if-none-match", ""):
         return Answer(304, {"ETag": tag, "Cache-Control": answer.headers["Cache-Control"]})
     return answer
-
-
-def _failed(error: Exception) -> Answer:
-    match error:
-        case Refused():
-            return error.answer()
-        case Working():
-            headers = {"Cache-Control": "no-store", "Retry-After": "1"}
-            return Answer.of_json({"working": error.progress.to_json()}, 202, headers)
-        case Busy():
-            return Refused(503, "busy", "too many people look at images", "try again", Retry_After="3").answer()
-        case NotFound():
-            return _told(404, "not_found", error)
-        case InvalidContent() | Unsupported():
-            return _told(422, "invalid", error)
-        case UsageError():
-            return _told(400, "bad_request", error)
-        case AccessDenied() | RemoteFailure():
-            return _told(502, "failed", error)
-        case LaminaError():
-            _log.warning("%s", error)
-            return _told(500, "failed", error)
-    _log.error("the explorer failed", exc_info=error)
-    return Refused(500, "failed", "something went wrong here", "see the log of the server").answer()
 
 
 def _told(status: int, code: str, error: LaminaError) -> Answer:
