@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from lamina.errors import InvalidContent, InvalidDocument, LaminaError
 from lamina.light import Value, pattern
-from lamina.remote.loopback import is_loopback, is_of_this_machine
+from lamina.remote.loopback import is_loopback
 from lamina.spec.json import load
 
 MAX_HEADER = 16 << 10
@@ -111,9 +111,9 @@ def merge_scopes(scopes: Iterable[str]) -> list[str]:
 
 
 def check_realm(realm: str, host: str, plain: bool) -> None:
-    """Check that credentials may be sent to ``realm``: by https, by plain http from one loopback host to another, or
-    with ``plain`` (the user allowed plain http to the registry) by plain http to the registry's own host. Raises
-    InvalidContent."""
+    """Check that credentials may be sent to ``realm``: by https, by plain http to a loopback host (``Client`` asks
+    one only for a registry that is there too), or with ``plain`` (the user allowed plain http to the registry) by
+    plain http to the registry's own host. Raises InvalidContent."""
     if not _safe(realm, host, plain):
         raise InvalidContent(
             f"{host} names an unsafe token server: {realm[:200]!r}",
@@ -132,7 +132,5 @@ def _safe(realm: str, host: str, plain: bool) -> bool:
         return False
     # programs disagree about where such a host ends
     if not name or parts.username is not None or "\\" in parts.netloc:
-        return False
-    if is_of_this_machine(name) and not is_loopback(own or ""):  # it would ask what only we can reach
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and (is_loopback(name) or (plain and name == own)))

@@ -21,7 +21,7 @@ from lamina.remote.challenge import parse_challenges
 from lamina.remote.complaint import Complaint
 from lamina.remote.credentials import Credential
 from lamina.remote.http import MOVED, Answer, RequestFailed, Transport, absolute, digits, joined
-from lamina.remote.loopback import is_loopback, is_of_this_machine
+from lamina.remote.loopback import is_loopback
 from lamina.remote.registries import api_host
 from lamina.remote.site import is_login_host, login_hosts_setting
 from lamina.spec.mediatype import essence
@@ -81,6 +81,7 @@ class Client:
         self._guard = threading.Lock()
         self._base_url = ""
         self._reached = False
+        self._near = False  # the last answer of the registry itself came from this machine
         self._warned: set[str] = set()
         self._without_login = ""  # host of a redirect that wanted a login and got none
 
@@ -102,7 +103,7 @@ class Client:
         refused = ""  # answers, but perhaps only to say that it wants the other scheme
         for scheme in order:
             try:
-                answer = self._transport.send("GET", f"{scheme}://{self._api}/v2/", {}, cancel=self._access.cancel)
+                answer = self._send("GET", f"{scheme}://{self._api}/v2/", {}, None, self._access.cancel, led=False)
             except RequestFailed as error:
                 failed = failed or error
                 if error.fatal and not error.tls:
@@ -282,23 +283,29 @@ class Client:
     ) -> Answer:
         """Send a request, follow redirects, and answer a 401 once for each host."""
         answered: set[str] = set()
+        led = _origin(url) != _origin(self._base_url)
         for _ in range(MAX_REDIRECTS * 2):
             authorizer = self._authorizer(url)
             authorization = authorizer.header(scopes)
             sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
-            answer = self._transport.send(method, url, sent, body() if callable(body) else body, cancel=cancel)
+            answer = self._send(method, url, sent, body() if callable(body) else body, cancel, led=led)
             origin = _origin(url)
             if answer.status == 401 and origin not in answered:
                 answered.add(origin)
                 challenges = parse_challenges(answer.all("WWW-Authenticate"))
-                if authorizer.answer(challenges, scopes, authorization):
+                try:
+                    again = authorizer.answer(challenges, scopes, authorization)
+                except BaseException:
+                    answer.close()
+                    raise
+                if again:
                     answer.release()
                     continue
             target = answer.headers.get("Location") if answer.status in MOVED else None
             if target is None or (method not in ("GET", "HEAD") and answer.status not in (307, 308)):
                 return answer
             answer.release()
-            url = self._redirected(url, target)
+            url, led = self._redirected(url, target), True
         raise RequestFailed(f"{self.host} redirects without end", fatal=True)
 
     def _redirected(self, url: str, target: str) -> str:
@@ -310,10 +317,26 @@ class Client:
             raise RequestFailed(f"{self.host} redirects from https to plain http", fatal=True)
         if parts.username is not None:
             raise RequestFailed(f"{self.host} redirects to an address with a password in it", fatal=True)
-        if not self._loopback and is_of_this_machine(parts.hostname or ""):  # it would read what only we can reach
-            place = parts.netloc[:200]
-            raise RequestFailed(f"{self.host} redirects to {place}, an address of this machine", fatal=True)
         return new
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        cancel: Cancel | None,
+        *,
+        led: bool,
+    ) -> Answer:
+        """Send one request. ``led``: the registry has chosen the URL (a redirect, a token server, the next page), so
+        it may not lead to what only this machine reaches, unless the registry is there itself."""
+        answer = self._transport.send(
+            method, url, headers, body, cancel=cancel, elsewhere=led and not (self._loopback or self._near)
+        )
+        if not led:
+            self._near = answer.near
+        return answer
 
     def _authorizer(self, url: str) -> Authorizer:
         """Return the authorizer for the host of ``url``: credentials of this registry are never sent to
@@ -362,7 +385,7 @@ class Client:
         """Send a request to a token server, with retries."""
         cancel = self._access.cancel
         return self._persistent(
-            lambda: self._transport.send(method, url, headers, body, cancel=cancel),
+            lambda: self._send(method, url, headers, body, cancel, led=True),
             True,
             f"a token for {self.host}",
             cancel,

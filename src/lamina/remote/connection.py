@@ -1,20 +1,24 @@
-"""urllib3's connections and pools with three changes: a connection can be cut off from another thread, sends a URL
-unchanged, and goes directly, through an HTTP proxy or through a SOCKS proxy."""
+"""urllib3's connections and pools with four changes: a connection can be cut off from another thread, sends a URL
+unchanged, goes directly, through an HTTP proxy or through a SOCKS proxy, and if it has to lead elsewhere, never goes
+to an address that only this machine reaches."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
+from urllib3.util.connection import allowed_gai_family
 
 from lamina.errors import Unsupported, UsageError
+from lamina.remote.loopback import is_of_this_machine
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -30,18 +34,32 @@ class Slot(threading.local):
     connection: HTTPConnection | None = None
     socket: socket.socket | None = None
     target: str = ""  # path and query to send unchanged: urllib3 would quote them again
+    near: bool = False  # the connection goes to an address of this machine
 
 
 slot = Slot()
 
 
+class OfThisMachine(HTTPError):
+    """A host that has to be elsewhere has only addresses of this machine."""
+
+
 class _Tracked:
+    near = False
+
+    def _new_conn(self) -> Any:
+        made = super()._new_conn()  # type: ignore[misc]
+        with suppress(OSError):
+            self.near = is_of_this_machine(str(made.getpeername()[0]))
+        return made
+
     def request(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
         slot.connection = self  # type: ignore[assignment]
         if slot.target:  # a proxy gets the whole URL, other hosts the part after the host
             url = slot.target if url.startswith("/") else url[: host_end(url)] + slot.target
         super().request(method, url, *arguments, **options)  # type: ignore[misc]
         slot.socket = self.sock  # type: ignore[attr-defined]
+        slot.near = self.near
 
 
 class _Plain(_Tracked, HTTPConnection):
@@ -49,6 +67,41 @@ class _Plain(_Tracked, HTTPConnection):
 
 
 class _Secure(_Tracked, HTTPSConnection):
+    pass
+
+
+class _Elsewhere(_Tracked):
+    """Resolves the name itself, and connects to the addresses that it has checked: a second look at the name may find
+    others."""
+
+    _dns_host: str
+    port: int
+
+    def _new_conn(self) -> Any:
+        name = self._dns_host
+        try:
+            found = socket.getaddrinfo(name.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(name, self, error) from error  # type: ignore[arg-type]
+        failed: HTTPError = OfThisMachine(name)
+        for address in dict.fromkeys(str(one[4][0]) for one in found):
+            if is_of_this_machine(address):
+                continue
+            self._dns_host = address
+            try:
+                return super()._new_conn()
+            except (NewConnectionError, ConnectTimeoutError) as error:
+                failed = error
+            finally:
+                self._dns_host = name
+        raise failed
+
+
+class _PlainElsewhere(_Elsewhere, HTTPConnection):
+    pass
+
+
+class _SecureElsewhere(_Elsewhere, HTTPSConnection):
     pass
 
 
@@ -60,18 +113,28 @@ class _SecurePool(HTTPSConnectionPool):
     ConnectionCls = _Secure
 
 
+class _PlainElsewherePool(HTTPConnectionPool):
+    ConnectionCls = _PlainElsewhere
+
+
+class _SecureElsewherePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureElsewhere
+
+
 def host_end(url: str) -> int:
     """Return the position in a URL where the host ends (pure)."""
     start = url.find("://") + 3
     return min((at for at in (url.find(mark, start) for mark in "/?#") if at >= 0), default=len(url))
 
 
-def manager(proxy: str | None, options: dict[str, Any]) -> urllib3.PoolManager:
+def manager(proxy: str | None, options: dict[str, Any], *, elsewhere: bool = False) -> urllib3.PoolManager:
     """Return a connection manager for the proxy at this URL, or without one. ``options`` are those of urllib3's
-    pools. Raises UsageError for an invalid URL, Unsupported for a kind of proxy that is unknown or not installed."""
+    pools. ``elsewhere``: connect to no address that only this machine reaches (a proxy resolves names itself). Raises
+    UsageError for an invalid URL, Unsupported for a kind of proxy that is unknown or not installed."""
     if proxy is None:
         made = urllib3.PoolManager(**options)
-        made.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
+        plain, secure = (_PlainElsewherePool, _SecureElsewherePool) if elsewhere else (_PlainPool, _SecurePool)
+        made.pool_classes_by_scheme = {"http": plain, "https": secure}
         return made
     try:
         parts = urlsplit(proxy)
@@ -141,7 +204,7 @@ class _ThroughSocks(_Tracked):
     def _new_conn(self) -> Any:
         """Report a failed connection as the proxy's failure, as for an HTTP proxy."""
         try:
-            return super()._new_conn()  # type: ignore[misc]
+            return super()._new_conn()
         except (NewConnectionError, ConnectTimeoutError) as error:
             inner = error.__cause__ or error.__context__
             reason = getattr(inner, "socket_err", None) or inner

@@ -22,12 +22,15 @@ from lamina.host.files import reported
 from lamina.remote import connection
 from lamina.remote.connection import Slot, host_end, slot
 from lamina.remote.encoding import decoder_for, encoding_of
+from lamina.remote.loopback import is_of_this_machine
 from lamina.remote.proxy import proxy_for
 from lamina.version import __version__
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 15.0, 60.0  # seconds; when reading, between two pieces
 DOCUMENT_TIME = 120.0  # seconds that a whole document may take
 AGENT = f"lamina/{__version__}"
+_Manager = tuple[urllib3.PoolManager, bool]
+"""Connections to a host, and whether they are direct, not by a proxy."""
 _DRAIN_TIME = 1.0  # seconds that reading the rest of a body may take
 _DRAIN = 64 << 10  # bytes of an unread body that are read to keep the connection
 
@@ -88,9 +91,17 @@ class Answer:
     """A response whose body was not read yet. ``headers`` are case-insensitive."""
 
     def __init__(
-        self, raw: urllib3.BaseHTTPResponse, connected: socket.socket | None, url: str, method: str = "GET"
+        self,
+        raw: urllib3.BaseHTTPResponse,
+        connected: socket.socket | None,
+        url: str,
+        method: str = "GET",
+        *,
+        near: bool = False,
     ) -> None:
+        """``near``: it came from this machine itself, and not by a proxy."""
         self._method = method
+        self.near = near
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self.url = url
@@ -183,7 +194,7 @@ class Transport:
         self._verify = verify
         self._cert_dirs = tuple(cert_dirs)
         self._cert_dir = cert_dir
-        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, str, bool], _Manager] = {}
         self._guard = threading.Lock()
 
     def send(
@@ -195,13 +206,17 @@ class Transport:
         *,
         cancel: Cancel | None = None,
         timeout: float = READ_TIMEOUT,
+        elsewhere: bool = False,
     ) -> Answer:
-        """Send one request; the body of the answer is not read yet. Raises RequestFailed, Cancelled,
-        SystemFailure."""
-        manager = self._manager(url)
+        """Send one request; the body of the answer is not read yet. ``elsewhere``: fail if the host is what only this
+        machine reaches, by its name or by the address that the connection would go to. Raises RequestFailed,
+        Cancelled, SystemFailure."""
+        if elsewhere and is_of_this_machine(urlsplit(url).hostname or ""):  # also where a proxy would be asked
+            raise _of_this_machine(url)
+        manager, direct = self._manager(url, elsewhere)
         mine = _Exchange()
         with cancel.calling(mine.abort) if cancel is not None else nullcontext(), _failures_of(url):
-            slot.connection, slot.target = None, target_of(url)
+            slot.connection, slot.target, slot.near = None, target_of(url), False
             mine.slot_of(slot)
             try:
                 raw = manager.request(
@@ -221,26 +236,28 @@ class Transport:
                 raise
             finally:
                 connected, slot.connection, slot.socket, slot.target = slot.socket, None, None, ""
-        answer = Answer(raw, connected, url, method)
+        answer = Answer(raw, connected, url, method, near=direct and slot.near)
         if cancel is not None and cancel.is_set:
             answer.close()
             cancel.check()
         return answer
 
     def close(self) -> None:
-        for manager in self._managers.values():
+        for manager, _ in self._managers.values():
             manager.clear()
 
-    def _manager(self, url: str) -> urllib3.PoolManager:
+    def _manager(self, url: str, elsewhere: bool) -> _Manager:
         parts = urlsplit(url)
-        key = (parts.scheme, parts.netloc)
+        key = (parts.scheme, parts.netloc, elsewhere)  # a connection that may be near is not used again for others
         with self._guard:
             manager = self._managers.get(key)
             if manager is None:
-                manager = self._managers[key] = self._made(parts.scheme, parts.netloc, parts.hostname or "")
+                manager = self._managers[key] = self._made(
+                    parts.scheme, parts.netloc, parts.hostname or "", elsewhere
+                )
         return manager
 
-    def _made(self, scheme: str, netloc: str, host: str) -> urllib3.PoolManager:
+    def _made(self, scheme: str, netloc: str, host: str, elsewhere: bool) -> _Manager:
         options: dict[str, Any] = {"maxsize": 32, "num_pools": 4}
         if scheme == "https":
             options["ssl_context"] = self._context(netloc)
@@ -249,7 +266,7 @@ class Transport:
                 # the user asked for it: a warning for each connection would not help
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         proxy = proxy_for(scheme, host, urlsplit(f"//{netloc}").port)
-        return connection.manager(proxy, options)
+        return connection.manager(proxy, options, elsewhere=elsewhere), proxy is None
 
     def _context(self, netloc: str) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -355,6 +372,8 @@ def _host(url: str) -> str:
 def _in_words(error: BaseException, url: str) -> RequestFailed:
     host = _host(url)
     exceptions = urllib3.exceptions
+    if isinstance(error, connection.OfThisMachine):
+        return _of_this_machine(url)
     if isinstance(error, exceptions.ProxyError):
         return RequestFailed(f"{host}: the proxy fails: {_reason(error)}")
     if isinstance(error, exceptions.NameResolutionError):
@@ -377,6 +396,12 @@ def _in_words(error: BaseException, url: str) -> RequestFailed:
     if isinstance(error, exceptions.IncompleteRead):
         return RequestFailed(f"{host} cut the connection off")
     return RequestFailed(f"{host}: the connection broke: {_reason(error)}")
+
+
+def _of_this_machine(url: str) -> RequestFailed:
+    return RequestFailed(
+        f"{_host(url)[:200]} is an address of this machine, where a registry elsewhere may not lead", fatal=True
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:
