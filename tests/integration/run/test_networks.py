@@ -288,6 +288,25 @@ def test_published_ports_of_a_network_reach_from_every_side(root: Side) -> None:
     assert not root.sees("far", root.address("web", "front"))  # but not by its own address
 
 
+def test_networks_stay_closed_to_each_other_when_another_one_ends(side: Side) -> None:
+    """netavark 1.4 removes what keeps all of them apart with any of them."""
+    for name in ("front", "other", "third"):
+        side.ok("network", "create", name)
+        side.start(name, "--network", name, command=SERVER)
+    address = side.address("front", "front")
+    side.ok("rm", "--force", "third")
+    assert side.sees("front", address)
+    assert not side.sees("other", address)
+
+
+def test_an_open_network_is_reached_from_a_closed_one(root: Side) -> None:
+    root.ok("network", "create", "--opt", "isolate=false", "open")
+    root.ok("network", "create", "closed")
+    for name in ("open", "closed"):
+        root.start(name, "--network", name, command=SERVER)
+    assert root.sees("closed", root.address("open", "open"))
+
+
 def test_a_created_container_is_connected_at_its_start(side: Side) -> None:
     side.ok("network", "create", "front")
     side.ok("network", "create", "back")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from lamina.errors import Conflict, StoreDamaged, UsageError
 from lamina.run.networks import addresses
 from lamina.run.networks.connection import resolv_conf
-from lamina.run.networks.links import guard_rules
 from lamina.run.networks.names import question, renamed
 from lamina.run.networks.record import Network, Subnet, from_json, parse_network_name, to_json
+from lamina.run.networks.rules import guard_rules
 from lamina.run.networks.syntax import parse_networks
 from lamina.run.options import NetworkEndpoint
 

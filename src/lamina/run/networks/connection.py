@@ -15,7 +15,7 @@ from lamina.host.files import reported
 from lamina.host.process_identity import boot_id
 from lamina.light import TYPE_CHECKING, Value, replace
 from lamina.run.network import NetworkNamespace, is_namespace
-from lamina.run.networks import addresses, links, names, place, programs
+from lamina.run.networks import addresses, links, names, place, programs, rules
 from lamina.run.networks.catalog import Catalog
 from lamina.run.networks.record import Network, from_json, to_json
 from lamina.run.networks.state import networks_in, read_state, remove_state, state_path, write_state
@@ -150,7 +150,8 @@ def _finish_bridge(where: Place, network: Network) -> None:
     if gateway:
         place.within(where, lambda: links.fix_address(network.interface, addresses.mac_for(gateway)))
     if network.internal:
-        links.guard(where, network, closed=True)
+        rules.guard(where, network, closed=True)
+    rules.keep_apart(where, network)
 
 
 def _await_names(
@@ -299,8 +300,8 @@ def _readable(container: Container, networks: Mapping[str, dict[str, Any]]) -> d
 def _described(network: Network, called: str) -> dict[str, Any]:
     """A network as netavark takes it. Networks are closed to each other, as docker's are."""
     options = dict(network.options)
-    if network.is_bridge:
-        options.setdefault("isolate", "true")
+    if network.is_closed:
+        options["isolate"] = "true"
     return {
         "name": called,
         "id": network.id,
@@ -478,7 +479,8 @@ def remove_bridge(where: Place, network: Network) -> None:
     if not network.is_bridge:
         return
     if network.internal:
-        links.guard(where, network, closed=False)
+        rules.guard(where, network, closed=False)
+    rules.end_apart(where, network)
     place.within(where, lambda: links.remove_link(network.interface))
 
 

@@ -1,4 +1,4 @@
-"""Interfaces, routes and rules where the bridges are: what netavark does not tell or does not remove."""
+"""Interfaces and routes where the bridges are: what netavark does not tell or does not remove."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from ipaddress import IPv4Network, IPv6Network
 from struct import pack, unpack_from
 
 from lamina.light import TYPE_CHECKING
-from lamina.run.networks.programs import run_in
-from lamina.run.runtime import find_program
 
 if TYPE_CHECKING:
     from lamina.run.networks.addresses import Range
-    from lamina.run.networks.place import Place
-    from lamina.run.networks.record import Network
 
 _GET_ADDRESS, _SET_ADDRESS, _ETHERNET = 0x8927, 0x8924, 1  # netdevice(7), arp(7)
 _REMOVE_LINK, _REQUEST, _ACKNOWLEDGE, _INTERFACE_NAME = 17, 1, 4, 3  # rtnetlink(7)
@@ -80,27 +76,3 @@ def fix_address(name: str, address: str) -> None:
         found = fcntl.ioctl(control.fileno(), _GET_ADDRESS, pack("16s24x", name.encode()))
         if found[18:24] != wanted:
             fcntl.ioctl(control.fileno(), _SET_ADDRESS, pack("16sH6s16x", name.encode(), _ETHERNET, wanted))
-
-
-def guard_rules(network: Network) -> list[list[str]]:
-    """The rules of iptables that close an internal bridge to every other interface, and for each the program (pure).
-    netavark only closes the way out."""
-    versions = {"iptables" if ":" not in one.subnet else "ip6tables" for one in network.subnets}
-    mark = ["-m", "comment", "--comment", "lamina: internal network"]
-    return [
-        [program, "-w", "FORWARD", first, network.interface, "!", second, network.interface, *mark, "-j", "DROP"]
-        for program in sorted(versions)
-        for first, second in (("-i", "-o"), ("-o", "-i"))
-    ]
-
-
-def guard(place: Place, network: Network, *, closed: bool) -> None:
-    """Close an internal bridge, or remove these rules with the bridge. Does nothing where there is no iptables:
-    netavark then has rules of its own."""
-    for program, wait, chain, *rule in guard_rules(network):
-        path = find_program(program)
-        if not path:
-            continue
-        there = run_in(place, [path, wait, "-C", chain, *rule])[0] == 0
-        if there != closed:
-            run_in(place, [path, wait, "-I" if closed else "-D", chain, *rule])

@@ -63,7 +63,7 @@ def call(place: Place, verb: str, namespace: str, wanted: Mapping[str, Any]) -> 
         os.makedirs(place.directory, mode=0o700, exist_ok=True)
     words = [program, "--config", place.directory, "--aardvark-binary", find("aardvark-dns") or "/nowhere"]
     words += ["--rootless", "true" if place.pid else "false", verb, namespace]
-    with _alone(place):
+    with alone(place):
         code, said, error = run_in(place, words, write_own(wanted).encode())
     if not said.strip() and not code:
         return {}
@@ -77,7 +77,7 @@ def call(place: Place, verb: str, namespace: str, wanted: Mapping[str, Any]) -> 
     return answer
 
 
-def _alone(place: Place) -> AbstractContextManager[None]:
+def alone(place: Place) -> AbstractContextManager[None]:
     """Other stores of this host may have networks of the same name: netavark gives their rules the same name too, and
     expects that nobody else changes them meanwhile."""
     if place.pid or not os.access(_HOST_LOCKS, os.W_OK):

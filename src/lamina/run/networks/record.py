@@ -55,6 +55,11 @@ class Network(Value):
     def is_bridge(self) -> bool:
         return self.driver == BRIDGE
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether containers of other networks do not reach those of this one, as with docker."""
+        return self.is_bridge and self.option("isolate") != "false"
+
     def option(self, name: str) -> str:
         return dict(self.options).get(name, "")
 
