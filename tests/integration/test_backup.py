@@ -23,7 +23,7 @@ from server_process import ServerProcess
 from support import lamina, require_tool, write_layout
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serve.md"
-ORDER = ("names", "repositories", "blobs", "data")
+ORDER = ("names", "repositories", "blobs", "data", "lamina")
 ACCEPT = "application/vnd.oci.image.manifest.v1+json"
 
 

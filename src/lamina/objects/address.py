@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from lamina.errors import Unsupported, UsageError
-from lamina.objects.bucket import ObstoreBucket
+from lamina.objects.bucket import Bucket, ObstoreBucket
+from lamina.objects.bucket_format import FormattedBucket
 from lamina.objects.failures import failure
 
 SCHEMES = ("s3", "gs", "az", "memory")
@@ -25,7 +26,7 @@ def is_storage(text: str) -> bool:
     return text == "memory:" or (scheme in SCHEMES and text.startswith(f"{scheme}://"))
 
 
-def open_bucket(url: str) -> ObstoreBucket:
+def open_bucket(url: str) -> Bucket:
     """Open the bucket at a URL. Credentials, the region and the endpoint come from the environment, as obstore reads
     it (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...). Nothing is sent. Raises UsageError, Unsupported."""
     try:
@@ -36,7 +37,7 @@ def open_bucket(url: str) -> ObstoreBucket:
         ) from None
     if url == "memory:":
         memory = store.MemoryStore()
-        return ObstoreBucket(memory, memory, "memory:")
+        return FormattedBucket(ObstoreBucket(memory, memory, "memory:"))
     found = _URL.fullmatch(url)
     if found is None or "@" in url:
         raise UsageError(f"not the URL of object storage: {_shown(url)!r:.200}", hint=_HINT)
@@ -57,7 +58,8 @@ def open_bucket(url: str) -> ObstoreBucket:
         ]
     except (exceptions.BaseError, ValueError) as error:
         raise failure(error, location, "its settings") from None
-    return ObstoreBucket(stores[0], stores[1], location, direct=scheme == "s3" and is_direct())
+    direct = scheme == "s3" and is_direct()
+    return FormattedBucket(ObstoreBucket(stores[0], stores[1], location, direct=direct))
 
 
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=15)}

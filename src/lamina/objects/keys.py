@@ -9,6 +9,8 @@ from __future__ import annotations
 from lamina.errors import UsageError
 from lamina.spec.digest import Digest
 
+FORMAT = "lamina/format"
+"""The object that says which format the bucket has (``bucket_format``)."""
 GC = "gc"
 LEASE = f"{GC}/lease"
 CLOCK = f"{GC}/clock-"

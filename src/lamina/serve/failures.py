@@ -44,14 +44,14 @@ def failed(error: ApiError | LaminaError, request: Request | None = None) -> Res
         again = {} if error.retry_after is None else {"Retry_After": str(ceil(error.retry_after))}
         return failed(ApiError(429, "TOOMANYREQUESTS", error.message, **again))
     status, code, text, wait = plain(error)
-    ident = noted(error, "" if request is None else f"{request.method} {request.target}")
+    ident = noted(error, "" if request is None else _shown(request))
     again = {"Retry_After": str(wait)} if wait else {}
     return failed(ApiError(status, code, f"{text} (request {ident})", **again, X_Request_Id=ident))
 
 
 def fault(error: Exception, request: Request) -> Response:
     """Return the response for a fault of the program."""
-    ident = noted(error, f"{request.method} {request.target}")
+    ident = noted(error, _shown(request))
     text = f"the server failed: its log has the reason (request {ident})"
     return failed(ApiError(500, "UNKNOWN", text, X_Request_Id=ident))
 
@@ -80,3 +80,8 @@ def plain(error: LaminaError) -> tuple[int, str, str, int]:
     if isinstance(error, RemoteFailure):
         return 502, "UNKNOWN", error.message, 0
     return 500, "UNKNOWN", "the registry failed: its log has the reason", 0
+
+
+def _shown(request: Request) -> str:
+    route = request.route
+    return " ".join(filter(None, (request.method, route.kind, route.name, route.rest[:150])))

@@ -16,6 +16,7 @@ from lamina.objects.address import open_bucket
 from lamina.objects.bucket import Bucket
 from lamina.objects.direct import DirectPieces
 from lamina.objects.failures import StorageFailure
+from lamina.objects.keys import FORMAT
 
 PART = 5 << 20
 DATA = os.urandom(PART + 100)
@@ -35,6 +36,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if "list-type" in self.path:
             self.answer(404, b"<html>nothing is here</html>")
+            return
+        if self.path.endswith(FORMAT):
+            self.answer(404)
             return
         self.server.asked += 1
         start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import AccessDenied, Conflict, DigestMismatch, NotFound
+from lamina.objects import keys
 from lamina.objects.address import open_bucket
 from lamina.objects.bucket import Bucket
+from lamina.objects.bucket_format import format_document
 from lamina.objects.failures import StorageFailure
 from lamina.objects.fsck import Checker
 from lamina.objects.gc import Collector
@@ -607,6 +609,12 @@ def test_prune_and_fsck_on_the_command_line(url: str, bucket: Bucket, tmp_path: 
     assert str(document.layers[0].digest) in json.loads(done.stdout)["findings"][0]["what"]
     push(ObjectRepositories(bucket), "x", b"one layer")  # the damaged blob was forgotten
     assert run("fsck", "--storage", url).returncode == 0
+    bucket.put(keys.FORMAT, format_document(2))
+    for verb in ("fsck", "prune"):
+        done = run(verb, "--storage", url)
+        assert (done.returncode, done.stdout) == (7, b"")
+        assert f"{url} has the unknown format 2".encode() in done.stderr
+        assert b"Traceback" not in done.stderr
     done = run("fsck", "--storage", "s3://")
     assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
 

@@ -89,7 +89,7 @@ def test_clients_get_an_id_and_the_log_the_reason(
     assert re.fullmatch(rf"{text}.* \(request {ident}\)", said)
     assert "/srv" not in said
     logged = caplog.records[-1]
-    assert f"request {ident} (GET /v2/app) failed" in logged.getMessage()
+    assert f"request {ident} (GET manifest app 1) failed" in logged.getMessage()
     assert str(error) in caplog.text
     assert bool(logged.exc_info) == (not isinstance(error, LaminaError))
 
