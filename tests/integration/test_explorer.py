@@ -668,6 +668,28 @@ class TestCache:
         with Explorer(Gallery(ListedRepositories(counted)), cache) as explorer:
             assert ask(explorer, "file", image=APP, path="/etc/new")["preview"]["text"] == "new\n"
 
+    def test_an_image_is_opened_while_the_browser_loads_the_page(self, layout: Path, tmp_path: Path) -> None:
+        class Ended(Work):
+            """Work that is waited for."""
+
+            def get(self, key: Any, compute: Any, **more: Any) -> Any:
+                return super().get(key, compute, **{**more, "wait": 60})
+
+        gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
+        cache = tmp_path / "cache"
+        with Explorer(gallery, LayerCache(str(cache)), work=Ended()) as explorer:
+
+            def load(query: str, permit: Permit = EVERYTHING) -> None:
+                answer = explorer.answer(Asked.parse("GET", f"/?{query}", {}, Asker(), permit))
+                assert (answer.status, answer.body[:15]) == (200, b"<!doctype html>")
+
+            load(f"image={APP}", Only())
+            for query in ("", "image=none:1", "image=%21", f"image={APP}&platform=%21", "image=" + "x" * 3000):
+                load(query)
+            assert not cache.exists()
+            load(f"image={APP}&view=details")
+            assert len(list(cache.glob("*.index"))) == 3
+
     def test_many_who_ask_at_once_wait_for_the_same_work(self, layout: Path, tmp_path: Path) -> None:
         counted = CountedReader(str(layout))
         answers: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,19 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generated import build, numbered, stacks
-from lamina.errors import InvalidLayer, NotFound
+from lamina.errors import Cancelled, InvalidLayer, NotFound
+from lamina.events import Cancel
 from lamina.insight.du import weigh
 from lamina.layer.name_search import glob
 from lamina.serve.explorer.asked import Asked, Refused
+from lamina.serve.explorer.cached_layer import SMALL, CachedLayer
 from lamina.serve.explorer.catalog import Catalogs
 from lamina.serve.explorer.facts import TreeFacts
 from lamina.serve.explorer.gallery import Gallery
+from lamina.serve.explorer.layer_cache import LayerCache
 from lamina.serve.explorer.loopback import check_origin
 from lamina.serve.explorer.opened import Choices
 from lamina.serve.explorer.preview import decoded, picture_type
+from lamina.serve.explorer.reading import AT_ONCE, LayerReading
 from lamina.serve.explorer.static_files import static_file
 from lamina.serve.explorer.work import Busy, Progress, Work, Working
 from lamina.serve.http_message import Asker
+from lamina.spec.descriptor import Descriptor
+from lamina.spec.digest import Digest
 from lamina.spec.platform import Platform
 from lamina.union.merge import merge
 from lamina.union.tree import Tree
@@ -33,6 +40,86 @@ from support import layer_index, rounds
 
 def asked(target: str) -> Asked:
     return Asked.parse("GET", target, {}, Asker())
+
+
+class Layer(CachedLayer):
+    """A layer that is not read: ``read`` is called instead."""
+
+    def __init__(self, size: int, read: Callable[[], object]) -> None:
+        digest = Digest.of(b"")
+        super().__init__(LayerCache("/nothing"), Descriptor("application/x", digest, size), digest, lambda: None)  # type: ignore[arg-type, return-value]
+        self.read = read
+
+    def is_ready(self) -> bool:
+        return False
+
+    def index(self) -> Any:
+        self.on_bytes(self.descriptor.size // 2)
+        self.read()
+
+
+class TestReading:
+    def test_large_layers_are_read_together_but_few_at_once_for_all_images(self) -> None:
+        guard, together = threading.Lock(), threading.Barrier(AT_ONCE)
+        running, most = 0, 0
+
+        def read() -> None:
+            nonlocal running, most
+            with guard:
+                running += 1
+                most = max(most, running)
+            together.wait(20)
+            with guard:
+                running -= 1
+
+        reading = LayerReading()
+        told = [Progress(Cancel()) for _ in range(2)]
+        layers = [Layer(SMALL + 1, read) for _ in range(AT_ONCE)]
+        threads = [threading.Thread(target=reading.read, args=(layers, one)) for one in told]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert most == AT_ONCE
+        for progress in told:
+            assert (progress.done, progress.total) == (AT_ONCE * (SMALL + 1),) * 2
+            assert progress.what == f"reading layer {AT_ONCE} of {AT_ONCE}"
+
+    def test_small_layers_are_read_one_after_another(self) -> None:
+        threads = []
+        progress = Progress(Cancel())
+        small = [Layer(SMALL, lambda: threads.append(threading.current_thread())) for _ in range(3)]
+        LayerReading().read(small, progress)
+        assert threads == [threading.current_thread()] * 3
+        assert progress.done == progress.total == 3 * SMALL
+
+    def test_an_error_ends_it_and_leaves_the_turns_to_others(self) -> None:
+        def fails() -> None:
+            raise NotFound("it was deleted")
+
+        reading = LayerReading()
+        for _ in range(AT_ONCE + 1):
+            with pytest.raises(NotFound, match="it was deleted"):
+                reading.read([Layer(SMALL + 1, fails) for _ in range(3)], Progress(Cancel()))
+
+    def test_who_waits_for_a_turn_can_be_cancelled(self) -> None:
+        reading, begun, over = LayerReading(), threading.Barrier(AT_ONCE + 1), threading.Event()
+
+        def read() -> None:
+            begun.wait(20)
+            over.wait(20)
+
+        busy = threading.Thread(
+            target=reading.read, args=([Layer(SMALL + 1, read) for _ in range(AT_ONCE)], Progress(Cancel()))
+        )
+        busy.start()
+        begun.wait(20)
+        cancel = Cancel()
+        cancel.set()
+        with pytest.raises(Cancelled):
+            reading.read([Layer(SMALL + 1, read)], Progress(cancel))
+        over.set()
+        busy.join(20)
 
 
 class TestFacts:

@@ -45,6 +45,11 @@ class CachedLayer:
     def presence(self) -> Presence:
         return HERE
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is read by a process of its own."""
+        return self.descriptor.size > SMALL
+
     def is_ready(self) -> bool:
         """Whether the index is at hand. Raises NotFound if the place does not have the blob: the index may have been
         made for another repository."""
@@ -116,7 +121,7 @@ class CachedLayer:
         """Make the derived files: of a large layer in another process. Raises NotFound, InvalidContent,
         SystemFailure."""
         blob = Sized(self._find_blob(), self.descriptor)
-        if self.descriptor.size > SMALL:
+        if self.is_large:
             from lamina.serve.explorer.index_process import make_apart
 
             made = make_apart(self._cache, blob, self.diff_id, on_bytes=self.on_bytes, cancel=self.cancel)

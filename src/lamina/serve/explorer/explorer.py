@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from lamina.errors import (
@@ -154,6 +155,7 @@ class Explorer:
         if path == "/favicon.ico":
             return static_file("favicon.ico", known)
         if self.serves(path):
+            self._begin(asked)
             return static_file("index.html", known)
         raise Refused(404, "not_found", "the explorer has no such page")
 
@@ -178,6 +180,19 @@ class Explorer:
             return _told(status, "failed", error)
         text = plain(error)[2] if isinstance(error, LaminaError) else "something went wrong here"
         return Refused(status, "failed", text, f"see the log of the server, request {ident}").answer()
+
+    def _begin(self, asked: Asked) -> None:
+        """Begin to open the image that the page will show, while the browser loads the page's scripts. What fails is
+        told when the page asks."""
+
+        def opening(progress: Progress) -> None:
+            with suppress(Refused, LaminaError):
+                self._images.opened_within(self._chosen(asked), progress)
+
+        if asked.query.get("image"):
+            key = ("begin", asked.query["image"], asked.query.get("platform"), asked.asker.name)
+            with suppress(Working, Busy):
+                self._get(key, opening, weigh=lambda value: 1000, lasts=lambda value: 0, wait=0)
 
     # pages
 

@@ -14,6 +14,7 @@ from lamina.serve.explorer.cached_layer import CachedLayer
 from lamina.serve.explorer.facts import TreeFacts
 from lamina.serve.explorer.gallery import Gallery, Place
 from lamina.serve.explorer.layer_cache import LayerCache
+from lamina.serve.explorer.reading import LayerReading
 from lamina.source.select import find_manifest, read_config
 from lamina.source.stack import Stack
 from lamina.spec.descriptor import Descriptor
@@ -159,6 +160,7 @@ class Images:
         self._gallery = gallery
         self._cache = cache
         self._work = work
+        self._reading = LayerReading()
         self.max_entries = max_entries
 
     def opened(self, chosen: Chosen) -> OpenImage:
@@ -206,7 +208,7 @@ class Images:
                 stack = stack.slice(place.low, place.high)
             if len(stack.layers) > MAX_LAYERS:
                 raise _too_large(stack, f"{len(stack.layers)} layers", f"{MAX_LAYERS}")
-            read_indexes(stack.layers, progress)
+            self._reading.read(stack.layers, progress)
             entries = sum(len(layer.index()) for layer in stack.layers)
             if entries > self.max_entries:
                 raise _too_large(stack, f"{entries} entries", f"{self.max_entries}")
@@ -232,26 +234,6 @@ def _too_large(stack: Stack, found: str, most: str) -> LimitExceeded:
     return LimitExceeded(
         f"{stack.name} has {found}: at most {most} are shown here", hint="pull the image, and use `lamina ui`"
     )
-
-
-def read_indexes(layers: tuple[LayerHandle, ...], progress: Progress) -> None:
-    """Make the indexes that are missing. Raises NotFound, InvalidContent, Cancelled."""
-    missing = [layer for layer in layers if not (isinstance(layer, CachedLayer) and layer.is_ready())]
-    total = sum(layer.descriptor.size for layer in missing)
-    before = 0
-    for number, layer in enumerate(missing):
-        progress.cancel.check()
-        progress.begin(f"reading layer {number + 1} of {len(missing)}", total)
-        progress.done = before
-        if isinstance(layer, CachedLayer):
-            layer.cancel = progress.cancel
-
-            def told(done: int, start: int = before) -> None:
-                progress.done = start + done
-
-            layer.on_bytes = told
-        layer.index()
-        before += layer.descriptor.size
 
 
 def here(reader: Reader, descriptor: Descriptor) -> bool:
