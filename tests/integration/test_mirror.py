@@ -16,12 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from lamina.errors import RemoteFailure
 from lamina.host.temporary import Temporary
 from lamina.remote.client import Access
 from lamina.remote.credentials import Credential
 from lamina.serve.access.htpasswd import hashed_password
+from lamina.serve.api import open_api
+from lamina.serve.asgi.application import Site
+from lamina.serve.asgi.background import in_background
+from lamina.serve.asgi.limits import Limits
+from lamina.serve.busy import Busy
 from lamina.serve.mirror.cache import Cache
 from lamina.serve.mirror.mirror import Mirror
+from lamina.serve.mirror.once import Once
 from lamina.serve.mirror.upstream import Upstream
 from lamina.serve.server import RegistryServer
 from lamina.spec import mediatype
@@ -67,6 +74,7 @@ class World:
         age: float | None = None,
         writable: bool = False,
         access: Access | None = None,
+        fetches: int = 64,
     ) -> Iterator[str]:
         made = Mirror(
             [Upstream.parse(f"{HOST}=http://{self.upstream}")],
@@ -75,6 +83,7 @@ class World:
             ttl=ttl,
             size=size,
             age=age,
+            fetches=fetches,
         )
         with RegistryServer(self.store, writable=writable, mirror=made) as server:
             yield server.name
@@ -867,6 +876,78 @@ def test_a_client_that_does_not_read_does_not_keep_others_from_a_new_fetch(world
             assert blob(server, layer).body is None
             world.registry.changed.clear()
             assert blob(server, layer).body == LAYER * 4
+
+
+def test_fetches_have_a_number_and_others_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, layers = world.registry.push("app", "1", [LAYER, LAYER + b"2"])
+    go_on = threading.Event()
+    world.registry.gate = lambda digest, sent: (sent < 10 * PIECE or go_on.wait(20), None)[1]
+    with world.mirror(ttl=60, fetches=1) as server:
+        manifest(server, "1")
+        with reading(server, layers[0]) as first:
+            assert first.read(100) == LAYER[:100]
+            monkeypatch.setattr("lamina.serve.mirror.fetch.WAIT", 0.1)
+            refused = blob(server, layers[1])
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "10")
+            assert b"TOOMANYREQUESTS" in (refused.body or b"")
+            assert manifest(server, "1").status == 200
+            with reading(server, layers[0]) as joined:
+                assert joined.read(100) == LAYER[:100]
+            monkeypatch.setattr("lamina.serve.mirror.fetch.WAIT", 20.0)
+            waiting: list[Answer] = []
+            other = threading.Thread(target=lambda: waiting.extend(at_once(lambda _: blob(server, layers[1]), 3)))
+            other.start()
+            go_on.set()
+            other.join()
+            assert [one.body for one in waiting] == [LAYER + b"2"] * 3
+            assert first.read() == LAYER[100:]
+    assert world.registry.count("blobs", "GET") == 2
+
+
+def test_a_fetch_whose_clients_have_gone_makes_room_for_another(world: World) -> None:
+    _, layers = world.registry.push("app", "1", [LAYER, LAYER + b"2"])
+    first = layers[0]
+    go_on = threading.Event()
+    begins: list[int] = []
+
+    def held(digest: str, sent: int) -> None:
+        if digest == first and not go_on.is_set():
+            begins.append(sent)
+            if sent == 10 * PIECE:
+                go_on.wait(20)
+
+    world.registry.gate = held
+    # not the small server: its threads see that a client has gone when they send again
+    where = [Upstream.parse(f"{HOST}=http://{world.upstream}")]
+    made = Mirror(where, str(world.top / "mirror"), Access(first_wait=0.01), ttl=60, fetches=1)
+    with open_api(world.store, writable=False, mirror=made) as api:
+        with in_background(Site(api.answer, Limits(grace=2)), stopping=go_on.set) as address:
+            server = str(address)
+            manifest(server, "1")
+            with reading(server, first) as gone:
+                assert gone.read(100) == LAYER[:100]
+                until(lambda: 10 * PIECE in begins)
+            assert blob(server, layers[1]).body == LAYER + b"2"
+            assert not go_on.is_set()
+            world.registry.gate = lambda digest, sent: begins.append(sent)
+            assert blob(server, first).body == LAYER
+    assert begins[10] == 10 * PIECE
+    assert begins[11] > 0  # what has come in is not fetched again
+
+
+def test_questions_have_a_number() -> None:
+    once: Once[int] = Once(most=1)
+    go_on, begun = threading.Event(), threading.Event()
+    held = threading.Thread(target=lambda: once.run("a", lambda: begun.set() or go_on.wait(20) or 1, 20, "it"))
+    held.start()
+    assert begun.wait(20)
+    with pytest.raises(Busy):
+        once.run("b", lambda: 2, 0.05, "it")
+    with pytest.raises(RemoteFailure, match="no answer"):
+        once.run("a", lambda: 3, 0.05, "it")
+    go_on.set()
+    assert once.run("b", lambda: 2, 20, "it") == 2
+    held.join()
 
 
 def test_a_record_that_is_being_written_is_not_taken_for_a_tag(

@@ -16,6 +16,7 @@ from lamina.errors import (
     RemoteFailure,
     TooManyFiles,
 )
+from lamina.serve.busy import Busy
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import ApiError
 
@@ -39,6 +40,9 @@ def failed(error: ApiError | LaminaError, request: Request | None = None) -> Res
         return failed(ApiError(404, "BLOB_UNKNOWN", error.message))
     if isinstance(error, ReadOnlyRepository):
         return failed(ApiError(403, "DENIED", error.message))
+    if isinstance(error, Busy):
+        _log.warning("%s", error)
+        return failed(ApiError(503, "TOOMANYREQUESTS", error.message, Retry_After=str(ceil(error.retry_after))))
     if isinstance(error, RateLimited):
         _log.warning("%s", error)
         again = {} if error.retry_after is None else {"Retry_After": str(ceil(error.retry_after))}

@@ -17,8 +17,8 @@ _DAY = 86_400.0
 
 
 def mirror_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options; they arrive as ``mirror``, ``mirror_dir``, ``mirror_size``, ``mirror_age`` and
-    ``mirror_ttl``."""
+    """Add the options; they arrive as ``mirror``, ``mirror_dir``, ``mirror_size``, ``mirror_age``,
+    ``mirror_fetches`` and ``mirror_ttl``."""
     for option in (
         click.option(
             "--mirror-ttl",
@@ -26,6 +26,14 @@ def mirror_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             metavar="DURATION",
             help="How long a tag is served before its registry is asked again.",
+        ),
+        click.option(
+            "--mirror-fetches",
+            type=click.IntRange(1, 4096),
+            default=64,
+            show_default=True,
+            metavar="N",
+            help="Fetch so many blobs at once in each process; more wait for 30 s, and are then refused.",
         ),
         click.option(
             "--mirror-age",
@@ -61,6 +69,7 @@ def mirror_of(
     size: str | None,
     age: int,
     ttl: str,
+    fetches: int,
     *,
     has_store: bool,
 ) -> Mirror | None:
@@ -82,6 +91,7 @@ def mirror_of(
         ttl=of_option(ttl, "--mirror-ttl") / 1e9,
         size=parse_size(size) if size is not None else None,
         age=age * _DAY,
+        fetches=fetches,
     )
 
 

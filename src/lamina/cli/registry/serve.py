@@ -145,6 +145,7 @@ def serve(
     mirror_dir: str | None,
     mirror_size: str | None,
     mirror_age: int,
+    mirror_fetches: int,
     mirror_ttl: str,
     protection: Protection,
 ) -> None:
@@ -180,7 +181,9 @@ def serve(
         explorer=explorer,
         explorer_cache=explorer_cache,
         gc_every=apply_store_options(place, gc, gc_grace, keep_uploads, max_blob << 30, storage=bool(storage)),
-        mirror=mirror_of(session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, has_store=not storage),
+        mirror=mirror_of(
+            session, mirror, mirror_dir, mirror_size, mirror_age, mirror_ttl, mirror_fetches, has_store=not storage
+        ),
         protection=protection,
         state=protection.state_dir or ("" if source or storage else os.path.join(session.settings.root, "serve")),
     )

@@ -25,6 +25,7 @@ from lamina.errors import (
 from lamina.events import start_threads
 from lamina.host.files import failure, reported, write_all
 from lamina.host.lock import acquire, is_same, release
+from lamina.serve.mirror.turns import Turns
 from lamina.source.abilities import can_abort
 from lamina.spec.digest import Digest
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from lamina.spec.descriptor import Descriptor
 
 PIECE = 256 << 10
+MOST = 64
+"""Blobs that are fetched at once in each process: docker asks for three at a time."""
+WAIT = 30.0
+"""Seconds that a request waits for a fetch to begin."""
 ATTEMPTS = 3
 """Times that a fetch may break off without a new byte."""
 _LOOK = 0.05  # seconds between two looks at a part file that another process fetches
@@ -45,38 +50,55 @@ _log = logging.getLogger("lamina.serve.mirror")
 class Fetches:
     """The blobs that are being fetched into a cache."""
 
-    def __init__(self, cache: Cache, sweeper: Sweeper) -> None:
+    def __init__(self, cache: Cache, sweeper: Sweeper, most: int = MOST) -> None:
         self._cache = cache
         self._sweeper = sweeper
         self._running: dict[Digest, Fetch] = {}
         self._guard = threading.Lock()
+        self._turns = Turns(self._guard, most)
         self._closed = False
 
     def open(self, blob: Blob, start: int, end: int, verified: Callable[[Descriptor], None]) -> GrowingStream:
         """Open a range of a blob that is not in the cache; the first one who does so begins the fetch. ``verified``
-        is called when the blob is in the cache. Raises SystemFailure."""
+        is called when the blob is in the cache. Raises Busy (too many are being fetched), SystemFailure."""
         digest = blob.descriptor.digest
         with self._guard:
-            if self._closed:
-                raise SystemFailure("the server stops", hint="try again")
-            fetch = self._running.get(digest)
-            if fetch is None:
-                fetch = Fetch(blob, self._cache, self._sweeper, verified, self._ended)
-                fetch.begin()
+            if self._turns.take(WAIT, lambda: self._closed or digest in self._running, self._stop_unwanted):
+                try:
+                    fetch = Fetch(blob, self._cache, self._sweeper, verified, self._ended)
+                    fetch.begin()
+                except BaseException:
+                    self._turns.give_back()
+                    raise
                 self._running[digest] = fetch
-            return GrowingStream(fetch, start, end)
+                self._turns.tell()  # others may wait to fetch the same blob
+            if self._closed:
+                raise _stopping()
+            return GrowingStream(self._running[digest], start, end)
 
     def close(self) -> None:
         """Break all fetches off; their part files are kept and resumed later."""
         with self._guard:
             self._closed = True
+            self._turns.tell()
             running = list(self._running.values())
         for fetch in running:
-            fetch.stop()
+            fetch.stop(_stopping())
+
+    def _stop_unwanted(self) -> None:
+        """Break a fetch off whose clients have all gone, so that one for a client can begin; it is resumed when
+        somebody asks for it again."""
+        for digest, fetch in self._running.items():
+            if not fetch.is_wanted:
+                del self._running[digest]  # nobody joins it any more
+                fetch.stop(SystemFailure("its clients have gone, and others wait", hint="ask for it again"))
+                return
 
     def _ended(self, fetch: Fetch) -> None:
         with self._guard:
-            self._running.pop(fetch.descriptor.digest, None)
+            if self._running.get(fetch.descriptor.digest) is fetch:
+                del self._running[fetch.descriptor.digest]
+            self._turns.give_back()
 
 
 class Fetch:
@@ -104,6 +126,7 @@ class Fetch:
         self._done = False
         self._error: LaminaError | None = None
         self._stopped = threading.Event()
+        self._why = _stopping()
         self._source: Stream | None = None
         self._users = 1  # the thread
         with reported(self._part):
@@ -118,14 +141,21 @@ class Fetch:
             self.leave()
             raise
 
-    def stop(self) -> None:
+    def stop(self, why: SystemFailure) -> None:
         """Break off; clients are cut off."""
+        self._why = why
         self._stopped.set()
         source = self._source
         if source is not None and can_abort(source):
             source.abort()
 
     # for clients
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a client reads it."""
+        with self._changed:
+            return self._users > 1
 
     def join(self) -> None:
         """Keep the file open for a reader, until it calls ``leave``."""
@@ -181,7 +211,7 @@ class Fetch:
         try:
             self._fetch()
         except LaminaError as known:
-            error = known
+            error = self._why if self._stopped.is_set() else known
         except OSError as unreported:
             error = failure(unreported, self._part)
         except BaseException as unexpected:  # noqa: BLE001 - who waits must be told, whatever it is
@@ -235,7 +265,7 @@ class Fetch:
         while not acquire(self._file, self._part, wait=False):
             self._grown(min(os.fstat(self._file).st_size, self.descriptor.size))
             if self._stopped.wait(_LOOK):
-                raise _stopping()
+                raise self._why
         if is_same(self._file, final):
             return False
         if is_same(self._file, self._part):
@@ -280,7 +310,7 @@ class Fetch:
                     self._source = source
                     while at < size:
                         if self._stopped.is_set():
-                            raise _stopping()
+                            raise self._why
                         data = source.read(min(PIECE, size - at))
                         if not data:
                             raise RemoteFailure(
@@ -300,7 +330,7 @@ class Fetch:
                     raise
                 _log.info("blob %s: %s; resuming at byte %d", self.descriptor.digest, error.message, at)
                 if self._stopped.wait(failures * 0.5):
-                    raise _stopping() from None
+                    raise self._why from None
             finally:
                 self._source = None
 

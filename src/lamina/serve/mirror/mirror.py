@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from lamina.serve.mirror.cache import Cache
-from lamina.serve.mirror.fetch import Fetches
+from lamina.serve.mirror.fetch import MOST, Fetches
 from lamina.serve.mirror.repositories import MirroredRepositories
 from lamina.serve.mirror.sweep import Sweeper
 from lamina.serve.mirror.upstream import Upstream, Upstreams
@@ -33,13 +33,15 @@ class Mirror:
         ttl: float = TTL,
         size: int | None = None,
         age: float | None = None,
+        fetches: int = MOST,
     ) -> None:
         """``directory``: where what was fetched is kept. ``access``, ``insecure``: as ``Upstreams``. ``ttl``: as
-        ``MirroredRepositories``. ``size`` (bytes), ``age`` (seconds): as ``Sweeper``. Raises SystemFailure."""
+        ``MirroredRepositories``. ``size`` (bytes), ``age`` (seconds): as ``Sweeper``. ``fetches``: blobs
+        that are fetched at once. Raises SystemFailure."""
         self._upstreams = Upstreams(upstreams, access, insecure)
         self._cache = Cache(directory)
         self._sweeper = Sweeper(self._cache, size=size, age=age)
-        self._fetches = Fetches(self._cache, self._sweeper)
+        self._fetches = Fetches(self._cache, self._sweeper, fetches)
         self._ttl = ttl
 
     @property

@@ -21,6 +21,7 @@ from lamina.errors import (
     RateLimited,
     RemoteFailure,
 )
+from lamina.serve.busy import Busy
 from lamina.serve.mirror.kept import KeptRepositories
 from lamina.serve.mirror.once import Once
 from lamina.source.walk import manifest_blobs
@@ -317,6 +318,8 @@ class MirroredRepositories:
         except InvalidContent as error:
             _log.warning("%s", error)
             raise RemoteFailure(f"{host} sends what can't be right: {error.message}", hint=error.hint) from None
+        except Busy:  # the registry is not asked, so it is not to blame
+            raise
         except RemoteFailure as error:
             _log.warning("%s", error)
             pause = error.retry_after if isinstance(error, RateLimited) else None
