@@ -799,6 +799,18 @@ class TestProcess:
         ident = json.loads(answer.body)["error"]["hint"].rpartition(" ")[2]
         assert [ident in one.getMessage() and "has ended" in one.getMessage() for one in caplog.records] == [True]
 
+    def test_clients_of_a_registry_are_not_told_where_it_keeps_images(self, layout: Path, tmp_path: Path) -> None:
+        place = ListedRepositories(LayoutReader(str(layout)))
+        for pulls in (False, True):
+            with Explorer(Gallery(place), LayerCache(str(tmp_path / "cache")), pulls=pulls) as explorer:
+                about = ask(explorer, "about")
+                missing = fetch(explorer, "image", image="nobody/has:this")
+                tags = fetch(explorer, "tags", repository="nobody/has")
+            said = [about["location"], missing.body.decode(), tags.body.decode()]
+            assert (missing.status, tags.status) == (404, 404)
+            assert any(str(layout) in one for one in said) != pulls
+            assert ("this registry" in said[0]) == pulls
+
     def test_files_of_the_working_directory_are_not_run(
         self, layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

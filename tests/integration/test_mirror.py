@@ -965,3 +965,17 @@ def test_a_record_that_is_being_written_is_not_taken_for_a_tag(
     cache.set_tag("up.example/app", "2", Descriptor.of(mediatype.OCI_MANIFEST, b"{}"))
     assert seen == [["1"]]
     assert other.tags("up.example/app") == ["1", "2"]
+
+
+def test_a_wrong_size_does_not_remove_a_document_from_the_cache(tmp_path: Path) -> None:
+    """An index may state what it likes of a document that is here; only damage is removed."""
+    right = Descriptor.of(mediatype.OCI_MANIFEST, b"{}")
+    Cache(str(tmp_path)).put_document(right, b"{}")
+    cache = Cache(str(tmp_path))  # nothing is in memory
+    assert cache.document(Descriptor(right.media_type, right.digest, 3)) is None
+    assert cache.document(right) == b"{}"
+    path = Path(cache.path(right.digest))
+    path.chmod(0o644)
+    path.write_bytes(b"[]")
+    assert Cache(str(tmp_path)).document(right) is None
+    assert not path.exists()

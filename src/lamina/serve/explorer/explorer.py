@@ -65,6 +65,9 @@ HEADERS = {
 }
 
 
+_HERE = "this registry"
+
+
 class Explorer:
     """Answers requests about the images of a gallery. ``usual``: the platform that is shown if nobody asks for
     another. ``pulls``: clients can pull from the same address. ``max_entries``: images with more are not shown.
@@ -169,17 +172,23 @@ class Explorer:
             case Busy():
                 return Refused(503, "busy", "too many people look at images", "try again", Retry_After="3").answer()
             case NotFound():
-                return _told(404, "not_found", error)
+                return self._told(404, "not_found", error)
             case InvalidContent() | Unsupported():
-                return _told(422, "invalid", error)
+                return self._told(422, "invalid", error)
             case UsageError():
-                return _told(400, "bad_request", error)
+                return self._told(400, "bad_request", error)
         ident = noted(error, f"{asked.method} {asked.path}")
         status = 502 if isinstance(error, AccessDenied | RemoteFailure) else 500
         if isinstance(error, LaminaError) and not self._pulls:  # only the user who started it looks at it
-            return _told(status, "failed", error)
+            return self._told(status, "failed", error)
         text = plain(error)[2] if isinstance(error, LaminaError) else "something went wrong here"
         return Refused(status, "failed", text, f"see the log of the server, request {ident}").answer()
+
+    def _told(self, status: int, code: str, error: LaminaError) -> Answer:
+        message, location = error.message, self.gallery.location
+        if self._pulls and location:  # clients need not know the directory or the bucket
+            message = message.replace(location, _HERE)
+        return Refused(status, code, message, error.hint).answer()
 
     def _begin(self, asked: Asked) -> None:
         """Begin to open the image that the page will show, while the browser loads the page's scripts. What fails is
@@ -200,7 +209,7 @@ class Explorer:
         return {
             "version": __version__,
             "kind": "images" if self.gallery.repositories_of_place is None else "registry",
-            "location": self.gallery.location,
+            "location": _HERE if self._pulls else self.gallery.location,
             "images": self.gallery.first,
             "user": asked.asker.name,
             "pulls": self._pulls,
@@ -360,7 +369,3 @@ def _tagged(answer: Answer, asked: Asked) -> Answer:
     if tag in asked.headers.get("if-none-match", ""):
         return Answer(304, {"ETag": tag, "Cache-Control": answer.headers["Cache-Control"]})
     return answer
-
-
-def _told(status: int, code: str, error: LaminaError) -> Answer:
-    return Refused(status, code, error.message, error.hint).answer()

@@ -132,7 +132,8 @@ class Cache:
         try:
             descriptor.check(raw)
         except InvalidContent:
-            remove(self.path(digest))  # the disk has damaged it; it is fetched again
+            if Digest.of(raw, digest.algorithm) != digest:  # an index may state a wrong size
+                remove(self.path(digest))  # the disk has damaged it; it is fetched again
             return None
         self._remember(digest, raw)
         return raw
