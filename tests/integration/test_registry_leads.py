@@ -4,10 +4,12 @@ asked, unless the registry is on this machine itself. Here 127.0.0.2 counts as a
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from lamina.errors import RemoteFailure
 from lamina.remote import connection, http
 from lamina.remote.client import Access, Client
 from lamina.remote.loopback import is_of_this_machine
+from lamina.serve.self_signed import SelfSigned
 
 ELSEWHERE, HERE = "127.0.0.2", "127.0.0.1"
 ADDRESSES = ["127.0.0.1:6443", "localhost", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"]
@@ -122,6 +125,21 @@ def test_the_address_that_was_checked_is_the_one_that_is_asked(net: Net) -> None
     with pytest.raises(RemoteFailure, match="an address of this machine"):
         net.client("registry.test", net.elsewhere).request("GET", "/v2/x")
     assert net.here.accepted == 0
+
+
+def test_certificates_are_checked_by_name_and_not_by_the_address_that_was_found(net: Net, tmp_path: Path) -> None:
+    own = SelfSigned(str(tmp_path), ("blobs.test",))
+    own.renew()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own.certificate, own.key)
+    net.elsewhere.socket = context.wrap_socket(net.elsewhere.socket, server_side=True)
+    net.names = {"blobs.test": [[ELSEWHERE]], "other.test": [[ELSEWHERE]]}
+    transport = http.Transport(cert_dir=str(tmp_path))
+    place = f"blobs.test:{net.elsewhere.server_port}"
+    transport.send("GET", f"https://{place}/x", {}, elsewhere=True).release()
+    with pytest.raises(http.RequestFailed, match="not trusted"):
+        transport.send("GET", f"https://{place.replace('blobs', 'other')}/x", {}, elsewhere=True)
+    transport.close()
 
 
 @pytest.mark.parametrize("place", ADDRESSES)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.errors import AccessDenied, Conflict, DigestMismatch, NotFound
-from lamina.objects import keys
+from lamina.errors import AccessDenied, Conflict, DigestMismatch, NotFound, RateLimited
+from lamina.objects import keys, open_uploads
 from lamina.objects.address import open_bucket
 from lamina.objects.bucket import Bucket
 from lamina.objects.bucket_format import format_document
@@ -33,6 +33,7 @@ from lamina.serve.failures import answered
 from lamina.serve.http_message import Request
 from lamina.serve.routes import parse_target
 from lamina.serve.self_signed import SelfSigned
+from lamina.source.upload_limits import Opener
 from lamina.spec.descriptor import Descriptor
 from lamina.spec.digest import Digest
 from lamina.spec.manifest import Manifest, build_manifest
@@ -84,6 +85,21 @@ def push(place: ObjectRepositories, tag: str, *layers: bytes, repository: str = 
 
 def keys_of(bucket: Bucket, *prefixes: str) -> list[str]:
     return [one.key for prefix in prefixes for one in bucket.list(prefix)]
+
+
+def test_uploads_of_each_client_have_a_limit_at_all_servers(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_uploads, "BELIEVED", 0.0)
+    monkeypatch.setattr(open_uploads, "_AGAIN", 0.0)
+    alice, bob = Opener("user alice", most=2), Opener("user bob", most=2)
+    one, two = ObjectRepositories(bucket).uploads, ObjectRepositories(bucket).uploads
+    first = one.create(REPOSITORY, alice)
+    two.create("docker.io/library/other", alice)
+    for uploads in (one, two):
+        with pytest.raises(RateLimited, match="2 uploads of this client"):
+            uploads.create("docker.io/library/third", alice)
+    two.create(REPOSITORY, bob)
+    two.cancel(REPOSITORY, first)
+    one.create(REPOSITORY, alice)
 
 
 def test_conditional_puts_and_lists_are_what_the_registry_relies_on(bucket: Bucket) -> None:

@@ -33,7 +33,7 @@ def mirror_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=64,
             show_default=True,
             metavar="N",
-            help="Fetch so many blobs at once in each process; more wait for 30 s, and are then refused.",
+            help="Fetch so many blobs of each registry at once; more wait for 30 s, and are then refused.",
         ),
         click.option(
             "--mirror-age",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PIECE = 256 << 10
 MOST = 64
-"""Blobs that are fetched at once in each process: docker asks for three at a time."""
+"""Blobs that are fetched from a registry at once in each process: docker asks for three at a time."""
 WAIT = 30.0
 """Seconds that a request waits for a fetch to begin."""
 ATTEMPTS = 3
@@ -55,23 +55,25 @@ class Fetches:
         self._sweeper = sweeper
         self._running: dict[Digest, Fetch] = {}
         self._guard = threading.Lock()
-        self._turns = Turns(self._guard, most)
+        self._most = most
+        self._turns: dict[str, Turns] = {}  # of each registry: one that stalls delays no other
         self._closed = False
 
     def open(self, blob: Blob, start: int, end: int, verified: Callable[[Descriptor], None]) -> GrowingStream:
         """Open a range of a blob that is not in the cache; the first one who does so begins the fetch. ``verified``
         is called when the blob is in the cache. Raises Busy (too many are being fetched), SystemFailure."""
-        digest = blob.descriptor.digest
+        digest, host = blob.descriptor.digest, _host_of(blob)
         with self._guard:
-            if self._turns.take(WAIT, lambda: self._closed or digest in self._running, self._stop_unwanted):
+            turns = self._turns.setdefault(host, Turns(self._guard, self._most))
+            if turns.take(WAIT, lambda: self._closed or digest in self._running, lambda: self._stop_unwanted(host)):
                 try:
                     fetch = Fetch(blob, self._cache, self._sweeper, verified, self._ended)
                     fetch.begin()
                 except BaseException:
-                    self._turns.give_back()
+                    turns.give_back()
                     raise
                 self._running[digest] = fetch
-                self._turns.tell()  # others may wait to fetch the same blob
+                turns.tell()  # others may wait to fetch the same blob
             if self._closed:
                 raise _stopping()
             return GrowingStream(self._running[digest], start, end)
@@ -80,16 +82,17 @@ class Fetches:
         """Break all fetches off; their part files are kept and resumed later."""
         with self._guard:
             self._closed = True
-            self._turns.tell()
+            for turns in self._turns.values():
+                turns.tell()
             running = list(self._running.values())
         for fetch in running:
             fetch.stop(_stopping())
 
-    def _stop_unwanted(self) -> None:
-        """Break a fetch off whose clients have all gone, so that one for a client can begin; it is resumed when
-        somebody asks for it again."""
+    def _stop_unwanted(self, host: str) -> None:
+        """Break a fetch from this registry off whose clients have all gone, so that one for a client can begin; it is
+        resumed when somebody asks for it again."""
         for digest, fetch in self._running.items():
-            if not fetch.is_wanted:
+            if _host_of(fetch) == host and not fetch.is_wanted:
                 del self._running[digest]  # nobody joins it any more
                 fetch.stop(SystemFailure("its clients have gone, and others wait", hint="ask for it again"))
                 return
@@ -98,7 +101,7 @@ class Fetches:
         with self._guard:
             if self._running.get(fetch.descriptor.digest) is fetch:
                 del self._running[fetch.descriptor.digest]
-            self._turns.give_back()
+            self._turns[_host_of(fetch)].give_back()
 
 
 class Fetch:
@@ -414,6 +417,10 @@ class GrowingStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _host_of(one: Blob | Fetch) -> str:
+    return one.origin.partition("/")[0]
 
 
 def _stopping() -> SystemFailure:

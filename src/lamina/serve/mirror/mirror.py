@@ -37,7 +37,7 @@ class Mirror:
     ) -> None:
         """``directory``: where what was fetched is kept. ``access``, ``insecure``: as ``Upstreams``. ``ttl``: as
         ``MirroredRepositories``. ``size`` (bytes), ``age`` (seconds): as ``Sweeper``. ``fetches``: blobs
-        that are fetched at once. Raises SystemFailure."""
+        that are fetched from a registry at once. Raises SystemFailure."""
         self._upstreams = Upstreams(upstreams, access, insecure)
         self._cache = Cache(directory)
         self._sweeper = Sweeper(self._cache, size=size, age=age)

@@ -11,8 +11,8 @@ from lamina.errors import LaminaError, RemoteFailure, SystemFailure
 from lamina.events import start_threads
 from lamina.serve.mirror.turns import Turns
 
-MOST = 128
-"""Questions to registries at once in each process."""
+MOST = 64
+"""Questions to a registry at once in each process."""
 T = TypeVar("T")
 
 

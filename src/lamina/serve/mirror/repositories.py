@@ -69,7 +69,7 @@ class MirroredRepositories:
         self._cache = cache
         self._fetches = fetches
         self._ttl = ttl
-        self._once: Once[Any] = Once()
+        self._once: dict[str, Once[Any]] = {host: Once() for host in upstreams.hosts}
         self._guard = threading.Lock()
         self._warnings: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._sizes: OrderedDict[tuple[str, Digest], Descriptor] = OrderedDict()
@@ -311,7 +311,7 @@ class MirroredRepositories:
         remote = self._upstreams.repository(repository)
         host = repository.partition("/")[0]
         try:
-            found: T = self._once.run((repository, *what), lambda: ask(remote), seconds, host)
+            found: T = self._once[host].run((repository, *what), lambda: ask(remote), seconds, host)
         except AccessDenied as error:
             _log.warning("%s", error)
             raise NotFound(f"{repository}: {host} denies access to this mirror", hint="check the name") from None
