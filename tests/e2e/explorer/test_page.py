@@ -244,6 +244,7 @@ def test_a_tree_for_screen_readers(visitor: Visitor) -> None:
 def test_hidden_entries_are_struck_through_on_demand(visitor: Visitor) -> None:
     page = visitor.image(path="/srv/app/settings.toml")
     assert page.locator(".what.gone").count() == 0
+    assert page.locator("[role=treeitem] .marks").count() > 0, "directories of several layers have their colours"
     page.get_by_label("hidden entries").check()
     page.locator(".what.gone").first.wait_for()
     visitor.settled()
@@ -267,7 +268,7 @@ def test_blame_names_layers_and_what_they_shadow(visitor: Visitor) -> None:
     moments = page.locator(".moment").all_inner_texts()
     assert len(moments) == 2
     assert re.search(r"Put here by layer 6.*useradd", moments[0], re.DOTALL)
-    assert re.search(r"layer 1.*Replaced in layer 6", moments[1], re.DOTALL)
+    assert re.search(r"layer 1.*Replaced by layer 6", moments[1], re.DOTALL)
 
 
 def test_previews_and_download(visitor: Visitor) -> None:
@@ -325,7 +326,7 @@ def test_waste_and_ghosts(visitor: Visitor, answer: Any) -> None:
     assert page.locator(".count .figure").first.inner_text() == f"{100 * told['efficiency']:.0f} %"
     again = page.locator(".part").filter(has_text="Written again")
     assert "/srv/app/static/hero.png" in again.inner_text()
-    ghosts = page.locator(".part").filter(has_text="Ghosts")
+    ghosts = page.locator(".part").filter(has_text="Hidden entries")
     assert "/var/lib/apt/lists" in ghosts.inner_text()
     ghosts.get_by_role("link", name="/srv/app/.env").first.click()
     page.locator(".text").get_by_text("DATABASE_URL").wait_for()

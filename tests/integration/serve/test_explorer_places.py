@@ -204,8 +204,10 @@ def test_images_in_object_storage_are_shown(
             assert ask(server, "file", image=image, node=hidden)["preview"]["text"] == "hidden soon"
             status, _, body = get(server, "/explore/api/download?" + urlencode({"image": image, "path": "/big.bin"}))
             assert (status, body == bytes(range(256)) * 40_000) == (200, True)
-            (result,) = ask(server, "search", q="secret*", ghosts=1)["results"]
-            assert result["images"][0]["state"] == "whiteout"
+            (result,) = ask(server, "search", q="secret*", hidden=1)["results"]
+            image_of_it = result["images"][0]
+            hidden = ("hidden", 2, "whiteout")
+            assert (image_of_it["state"], image_of_it["hidden_by"], image_of_it["how"]) == hidden
             assert server.stop() == 0
         with serving(tmp_path / "none", *words, log=tmp_path / "log", environment=environment) as server:
             assert ask(server, "stack", image=image)["total"]["paths"] == 3

@@ -257,7 +257,7 @@ class Explorer:
 
     def _search(self, asked: Asked) -> dict[str, Any]:
         query = query_of(asked)
-        key: tuple[Hashable, ...] = (asked.text("q"), asked.text("kind"), asked.flag("ghosts"))
+        key: tuple[Hashable, ...] = (asked.text("q"), asked.text("kind"), asked.flag("hidden"))
         search: Callable[[Progress], Result]
         if asked.text("image"):
             chosen, image = self._both(asked)

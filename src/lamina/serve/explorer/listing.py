@@ -72,12 +72,19 @@ def entry(image: OpenImage, node: int) -> dict[str, Any]:
         "children": len(tree.children(node)) if tree.is_alive(node) else 0,
         "hidden_children": len(facts.hidden_children(node)),
         "older": facts.older[node],
-        "state": "visible",
     }
     ending = tree.ending(node)
-    if ending is not None:
-        value |= {"state": "hidden", "hidden_by": image.first + ending.layer, "how": ending.how.name.lower()}
-    return value
+    if ending is None:
+        return value | state_json()
+    return value | state_json(image.first + ending.layer, ending.how.name.lower())
+
+
+def state_json(hidden_by: int | None = None, how: str = "") -> dict[str, Any]:
+    """Return whether an entry is visible; if not, the number of the layer that hides it and how ("whiteout", "opaque",
+    "replaced")."""
+    if hidden_by is None:
+        return {"state": "visible"}
+    return {"state": "hidden", "hidden_by": hidden_by, "how": how}
 
 
 def path_blame(image: OpenImage, asked: Asked) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lamina.insight.as_json import entry_json
 from lamina.serve.explorer.asked import Asked, Refused
 from lamina.serve.explorer.cached_layer import CachedLayer
 from lamina.serve.explorer.catalog import Listed
+from lamina.serve.explorer.listing import state_json
 from lamina.serve.explorer.opened import Images
 from lamina.source.search import LayerMap, Query, Search, find_in
 from lamina.text import json_text
@@ -53,13 +54,13 @@ class Result:
 def query_of(asked: Asked) -> Query:
     """Return the query of a request. Raises Refused."""
     text = asked.needed("q", MAX_QUERY)
-    kind, ghosts = asked.choice("kind", "", "f", "d", "l"), asked.flag("ghosts")
+    kind, hidden = asked.choice("kind", "", "f", "d", "l"), asked.flag("hidden")
     regex = not any(one in text for one in "*?[")
     if text.count("[") > MAX_GROUPS:
         raise Refused(400, "bad_request", f"a pattern has at most {MAX_GROUPS} groups in brackets")
     try:
         pattern = "(?i)" + re.escape(text) if regex else text
-        return Query.of(pattern, regex=regex, type=kind, ghosts=ghosts)
+        return Query.of(pattern, regex=regex, type=kind, ghosts=hidden)
     except UsageError as error:
         raise Refused(400, "bad_request", error.message, error.hint) from None
 
@@ -145,10 +146,10 @@ def _hit(found: Found, result: Result) -> dict[str, Any]:
                 "image": place.name,
                 "platform": result.platforms.get(place.name),
                 "layer": more + place.layer,
-                "state": place.state,
-                "hidden_by": None if place.by is None else more + place.by,
+                **(state_json() if place.by is None else state_json(more + place.by, place.state)),
             }
             for place in found.places[:MAX_IMAGES_SHOWN]
         ],
         "count": len(found.places),
     }
+

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { append, h, icon, put } from "./dom.js";
+import { hiding, isHidden } from "./hidden.js";
 import { chip, layerClass } from "./layers.js";
 import { pathPanel } from "./panel.js";
 import { asked, parts } from "./paths.js";
@@ -34,7 +35,6 @@ function marks(layers) {
 }
 
 function drawRow(entry) {
-  const isHidden = entry.state === "hidden";
   const isDirectory = entry.kind === "directory";
   const size = isDirectory || entry.kind === "file" ? humanSize(isDirectory ? entry.total : entry.size) : "";
   return [
@@ -42,17 +42,12 @@ function drawRow(entry) {
     icon(entry.links > 1 && entry.kind === "file" ? "hardlink" : (ICONS[entry.kind] ?? "file")),
     h(
       "span",
-      { class: `what${isHidden ? " gone" : ""}` },
+      { class: `what${isHidden(entry) ? " gone" : ""}` },
       visible(entry.name),
       entry.target !== undefined && h("span", { class: "dim" }, " → ", visible(entry.target)),
     ),
-    isHidden &&
-      h(
-        "span",
-        { class: "why dim" },
-        `${entry.how === "replaced" ? "replaced" : "removed"} by layer ${entry.hidden_by}`,
-      ),
-    isDirectory && !isHidden && entry.layers?.length > 1 && marks(entry.layers),
+    isHidden(entry) && h("span", { class: "why dim" }, hiding(entry)),
+    isDirectory && !isHidden(entry) && entry.layers?.length > 1 && marks(entry.layers),
     h("span", { class: "size" }, size),
   ];
 }

@@ -3,6 +3,7 @@
 import { address, ask, isAbort } from "./api.js";
 import { copyButton } from "./copy.js";
 import { append, h, icon, put } from "./dom.js";
+import { hiding, isHidden } from "./hidden.js";
 import { chip, layerClass } from "./layers.js";
 import { asked, parts } from "./paths.js";
 import { counted, humanSize, moment, number, plain, step, visible } from "./text.js";
@@ -14,10 +15,10 @@ const MOST_TEXT = 200_000;
 const LETTERS = { directory: "d", symlink: "l", char: "c", block: "b", fifo: "p", file: "-" };
 
 const ENDS = {
-  replaced: "Replaced in",
-  whiteout: "Deleted in",
-  opaque: "Hidden by an opaque directory in",
-  restated: "Its attributes are stated again in",
+  replaced: "Replaced by",
+  whiteout: "Removed by",
+  opaque: "Removed by an opaque directory of",
+  restated: "Its attributes are stated again by",
 };
 
 /** A mode as `ls -l` shows it. */
@@ -246,14 +247,13 @@ export function pathPanel(box, { image, signal, base, close: closed }) {
     try {
       const answer = await ask("file", parameters, { signal: mine });
       const { entry } = answer;
-      const gone = entry.state === "hidden";
       put(
         box,
-        gone &&
+        isHidden(entry) &&
           h(
             "p",
             { class: "notice small" },
-            `Hidden: ${entry.how === "replaced" ? "replaced" : "removed"} by layer ${entry.hidden_by}. The bytes are still in the image.`,
+            `Hidden: ${hiding(entry)}. The bytes are still in the image.`,
           ),
         h("p", { class: "owner" }, chip(entry.layer), entry.layer ? ` layer ${entry.layer}` : " stated by no layer"),
         facts(entry),

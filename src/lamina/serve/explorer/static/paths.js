@@ -1,5 +1,7 @@
 // Paths as the server writes them: text with a leading slash, and bytes in base64 where the text is not UTF-8.
 
+import { isHidden } from "./hidden.js";
+
 const bytes = new TextEncoder();
 const strict = new TextDecoder("utf-8", { fatal: true });
 
@@ -46,7 +48,7 @@ export function parts({ path, path_b64: base64 }) {
 
 /** The parameters that ask for an entry. */
 export const asked = (entry) =>
-  entry?.node !== undefined && entry.state === "hidden"
+  entry?.node !== undefined && isHidden(entry)
     ? { node: entry.node }
     : entry?.path_b64
       ? { path_b64: entry.path_b64 }

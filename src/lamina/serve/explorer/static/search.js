@@ -2,6 +2,7 @@
 
 import { ask, isAbort } from "./api.js";
 import { append, h, put } from "./dom.js";
+import { hiding, isHidden } from "./hidden.js";
 import { chip } from "./layers.js";
 import { counted, humanSize, number, plain, visible } from "./text.js";
 import { go, place, state as current, to } from "./url.js";
@@ -32,25 +33,24 @@ function brief(name) {
 function results(box, { image, signal }) {
   let stop = null;
 
-  const isVisible = (one) => one.images.some((each) => each.state === "visible");
+  const isVisible = (one) => one.images.some((each) => !isHidden(each));
 
   /** The state that shows an entry where an image has it. */
   const shows = (one, each) => ({
     image: each.image,
     platform: each.platform,
     ...place(one),
-    hidden: each.state === "visible" ? undefined : "1",
+    hidden: isHidden(each) ? "1" : undefined,
   });
 
   function pill(one, each) {
-    const isHidden = each.state !== "visible";
-    const why = isHidden ? `, ${each.state === "replaced" ? "replaced" : "removed"} by layer ${each.hidden_by}` : "";
+    const why = isHidden(each) && hiding(each);
     return h(
       "a",
-      { class: "pill", title: `${plain(each.image)}, layer ${each.layer}${why}`, ...to(shows(one, each)) },
+      { class: "pill", title: `${plain(each.image)}, layer ${each.layer}${why ? `, ${why}` : ""}`, ...to(shows(one, each)) },
       chip(each.layer),
-      h("span", { class: isHidden ? "gone" : "" }, image ? `layer ${each.layer}` : plain(brief(each.image))),
-      image && isHidden && h("span", { class: "dim" }, why.slice(2)),
+      h("span", { class: why ? "gone" : "" }, image ? `layer ${each.layer}` : plain(brief(each.image))),
+      image && why && h("span", { class: "dim" }, why),
     );
   }
 
@@ -82,7 +82,7 @@ function results(box, { image, signal }) {
         last.entries.push(one);
         last.versions.append(version(one));
         const shown = last.entries.find(isVisible) ?? last.entries[0];
-        const where = shown.images.find((each) => each.state === "visible") ?? shown.images[0];
+        const where = shown.images.find((each) => !isHidden(each)) ?? shown.images[0];
         put(last.path, h("a", to(shows(shown, where)), named(shown)));
         last.path.classList.toggle("gone", !isVisible(shown));
       }
@@ -111,7 +111,7 @@ function results(box, { image, signal }) {
       image: image?.image,
       platform: image?.platform,
       kind: state.kind,
-      ghosts: state.hidden ? 1 : undefined,
+      hidden: state.hidden ? 1 : undefined,
       limit: PAGE,
     };
     try {

@@ -1,5 +1,7 @@
 // The address is the state: what is shown follows from it, so that every view can be linked and gone back to.
 
+import { isHidden } from "./hidden.js";
+
 const FIELDS = [
   "repository",
   "image",
@@ -77,7 +79,7 @@ export const place = (entry) =>
     ? {
         path: entry.path_b64 ? undefined : entry.path,
         path_b64: entry.path_b64,
-        node: entry.state === "hidden" ? entry.node : undefined,
+        node: isHidden(entry) ? entry.node : undefined,
       }
     : { path: undefined, path_b64: undefined, node: undefined };
 

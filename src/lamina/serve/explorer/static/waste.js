@@ -2,6 +2,7 @@
 
 import { ask, isAbort } from "./api.js";
 import { h, put } from "./dom.js";
+import { hiding } from "./hidden.js";
 import { chip } from "./layers.js";
 import { counted, humanSize, number, plain, visible } from "./text.js";
 import { place, to } from "./url.js";
@@ -203,7 +204,7 @@ export function wasteView(box, state, { image, signal }) {
 
   fillWith(hidden, signal, "ghosts", { ...base, limit: 20 }, (answer) =>
     pages({
-      title: "Ghosts",
+      title: "Hidden entries",
       lead: `What lower layers have and no one sees: ${humanSize(answer.hidden.size)} in ${counted(answer.hidden.paths, "path")}.`,
       columns: ["Path", "Size", "Paths", "From", "Hidden by"],
       row: (one) =>
@@ -214,7 +215,7 @@ export function wasteView(box, state, { image, signal }) {
           h("td", { class: "right" }, humanSize(one.size)),
           h("td", { class: "right dim" }, number(one.paths)),
           h("td", { class: "right" }, layers(one.layers)),
-          h("td", { class: "right" }, chip(one.hidden_by, `${one.how} in layer ${one.hidden_by}`)),
+          h("td", { class: "right" }, chip(one.hidden_by, hiding(one))),
         ),
       endpoint: "ghosts",
       parameters: base,
