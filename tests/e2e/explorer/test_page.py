@@ -192,6 +192,22 @@ def test_each_path_has_the_number_of_its_layer(visitor: Visitor, answer: Any) ->
     assert len(colours) == len(set(told.values()))
 
 
+def test_a_key_during_loading_leads_to_no_other_directory(visitor: Visitor) -> None:
+    page = visitor.image()
+    visitor.focus_tree()
+    held: list[Any] = []
+    page.route("**/explore/api/tree*", lambda route: held.append(route))
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert visitor.at == "etc"
+    for one in held:
+        one.continue_()
+    page.locator("[role=treeitem][aria-level='2']").first.wait_for()
+    assert visitor.at == "etc"
+    page.keyboard.press("ArrowRight")
+    assert visitor.at == "apt"
+
+
 def test_the_keys_of_a_tree(visitor: Visitor) -> None:
     page = visitor.image()
     tree = visitor.focus_tree()
@@ -200,6 +216,7 @@ def test_the_keys_of_a_tree(visitor: Visitor) -> None:
     press("ArrowDown")
     press("ArrowRight")
     page.locator("[role=treeitem][aria-expanded=true]").filter(has_text="etc").wait_for()
+    page.locator("[role=treeitem][aria-level='2']").first.wait_for()
     press("ArrowRight")
     assert visitor.at == "apt"
     press("ArrowLeft")

@@ -103,10 +103,10 @@ def test_a_container_gets_unhealthy_and_healthy_again(place: Place) -> None:
 
 def test_a_check_that_takes_too_long_is_ended_with_what_it_started(place: Place) -> None:
     script = "test -e /seen && exit 1; touch /seen; echo slow; sleep 7654 & sleep 7655"
-    place.run("--health-cmd", script, "--health-interval", "50ms", "--health-timeout", "500ms", "--health-retries=2")
+    place.run("--health-cmd", script, "--health-interval", "700ms", "--health-timeout", "2s", "--health-retries=2")
     place("wait", "--condition", "unhealthy", "c")
     slow, quick = place.health()["Log"][:2]
-    assert (slow["ExitCode"], slow["Output"]) == (-1, "Health check exceeded timeout (500ms): slow\n")
+    assert (slow["ExitCode"], slow["Output"]) == (-1, "Health check exceeded timeout (2s): slow\n")
     assert (quick["ExitCode"], quick["Output"]) == (1, "")
     programs = place("exec", "c", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     assert "while" in programs

@@ -325,8 +325,8 @@ export class Tree {
       End: () => this.move(this.rows.length - 1),
       ArrowRight: () => {
         if (!node) return;
-        if (node.open) this.move(this.at + 1);
-        else this.expand(node);
+        if (!node.open) this.expand(node);
+        else if (node.children?.length) this.move(this.at + 1); // not while they are loaded: that row is no child
       },
       ArrowLeft: () => {
         if (node?.open) this.collapse(node);
