@@ -196,7 +196,11 @@ def test_a_key_during_loading_leads_to_no_other_directory(visitor: Visitor) -> N
     page = visitor.image()
     visitor.focus_tree()
     held: list[Any] = []
-    page.route("**/explore/api/tree*", lambda route: held.append(route))
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/explore/api/tree*", hold)
     for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
     assert visitor.at == "etc"

@@ -80,8 +80,8 @@ def entry(image: OpenImage, node: int) -> dict[str, Any]:
 
 
 def state_json(hidden_by: int | None = None, how: str = "") -> dict[str, Any]:
-    """Return whether an entry is visible; if not, the number of the layer that hides it and how ("whiteout", "opaque",
-    "replaced")."""
+    """Return whether an entry is visible; if not, the number of the layer that hides it and how ("whiteout",
+    "opaque", "replaced")."""
     if hidden_by is None:
         return {"state": "visible"}
     return {"state": "hidden", "hidden_by": hidden_by, "how": how}

@@ -152,4 +152,3 @@ def _hit(found: Found, result: Result) -> dict[str, Any]:
         ],
         "count": len(found.places),
     }
-
