@@ -12,10 +12,12 @@ from functools import partial
 import pytest
 
 from lamina.serve.asgi import running, tls_listener
+from lamina.serve.asgi.admission import Admission
 from lamina.serve.asgi.application import Site
 from lamina.serve.asgi.background import in_background
 from lamina.serve.asgi.callers import Callers
 from lamina.serve.asgi.limits import Limits
+from lamina.serve.asgi.tls_listener import TlsListener
 from lamina.serve.http_message import Request, Response
 from lamina.serve.self_signed import SelfSigned
 from lamina.serve.tls import ServerTls, TlsFiles
@@ -95,3 +97,33 @@ def test_who_does_not_finish_the_handshake_is_cut_off(
                 assert one.recv(1) == b""
         while status_over_tls(socket.create_connection(where, timeout=20), certificate.ca) != 200:
             pass  # it counts for a moment longer
+
+
+def test_of_many_that_come_at_once_few_are_told_why_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls_listener, "REFUSED", 2)
+
+    async def found() -> list[bool]:
+        loop = asyncio.get_running_loop()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            clients = [stack.enter_context(socket.create_connection(listening.getsockname())) for _ in range(10)]
+            admission = Admission(1)
+            listener = TlsListener(listening, lambda admitted: asyncio.Protocol(), context, admission)
+            for client in clients:
+                client.setblocking(False)
+            for client in clients[3:]:
+                assert await asyncio.wait_for(loop.sock_recv(client, 1), 20) == b""
+            listener.close()
+            await listener.wait_closed()
+            return [_is_open(client) for client in clients]
+
+    with asyncio.Runner(loop_factory=running.loop_factory()) as runner:
+        assert runner.run(found()) == [True] * 3 + [False] * 7
+
+
+def _is_open(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) != b""
+    except BlockingIOError:
+        return True

@@ -69,11 +69,10 @@ class TlsListener:
             self._admission.leave(admitted)
             connection.close()
             return
+        self._refused += admitted.refusal is not None
         self._start(self._shake_hands(connection, admitted))
 
     async def _shake_hands(self, connection: socket.socket, admitted: Admitted) -> None:
-        refused = admitted.refusal is not None
-        self._refused += refused
         try:
             connection.setblocking(False)
             await self._loop.connect_accepted_socket(
@@ -82,7 +81,7 @@ class TlsListener:
         except OSError as error:
             _log.debug("no handshake: %s", error)
         finally:
-            self._refused -= refused
+            self._refused -= admitted.refusal is not None
             if not admitted.taken:
                 self._admission.leave(admitted)
 
