@@ -28,7 +28,7 @@ from lamina.spec.json import MAX_DEPTH, load, nests_deeper, read_own
 from lamina.spec.manifest import Index, Manifest, build_index, build_manifest, parse, select
 from lamina.spec.name import parse_name
 from lamina.spec.platform import Platform
-from lamina.spec.reference import Reference
+from lamina.spec.reference import Reference, familiar
 
 HEX = "a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"
 D = f"sha256:{HEX}"
@@ -69,6 +69,25 @@ def test_references(text: str, domain: str, path: str, tag: str | None, digest: 
     assert (found.domain, found.path, found.tag, found.digest and str(found.digest)) == (domain, path, tag, digest)
     assert Reference.parse(str(found)) == found
     assert Reference.parse(found.familiar) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("docker.io/library/app:1", "app:1"),
+        ("app:1", "app:1"),
+        ("docker.io/me/app:1@sha256:" + "a" * 64, "me/app:1@sha256:" + "a" * 64),
+        ("host:5000/app", "host:5000/app"),
+        ("sha256:" + "a" * 64, "sha256:" + "a" * 64),
+        ("a" * 64, "a" * 64),
+        ("Not a name", "Not a name"),
+        ("<none>@1a2b", "<none>@1a2b"),
+        ("app@sha0:" + "a" * 64, "app@sha0:" + "a" * 64),
+        ("", ""),
+    ],
+)
+def test_names_are_shown_as_people_type_them(name: str, shown: str) -> None:
+    assert familiar(name) == shown
 
 
 @pytest.mark.parametrize(

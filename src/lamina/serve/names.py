@@ -10,7 +10,8 @@ from lamina.spec.reference import Reference
 
 @lru_cache(maxsize=1 << 15)
 def familiar(repository: str) -> str:
-    """A repository as people write it; two names of the same one give the same text. "" if it is not one."""
+    """A repository as people write it; two names of the same one give the same text. "" if it is not one, such as the
+    name of an image (``spec.reference.familiar``)."""
     reference = _repository(repository)
     return "" if reference is None else reference.familiar
 

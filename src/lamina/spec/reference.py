@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from lamina.errors import UsageError
+from lamina.errors import LaminaError, UsageError
 from lamina.light import Value, pattern, replace
 from lamina.spec.digest import Digest
 
@@ -94,6 +94,14 @@ def canonical(name: str) -> str:
         return str(Reference.parse(name).with_default_tag())
     except UsageError:
         return ""
+
+
+def familiar(name: str) -> str:
+    """Return the shortest form of a name; a text that is not a reference stays as it is."""
+    try:
+        return Reference.parse(name).familiar
+    except LaminaError:
+        return name
 
 
 def is_tag(text: str) -> bool:

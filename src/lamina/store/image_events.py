@@ -6,7 +6,7 @@ from lamina.errors import LaminaError
 from lamina.light import TYPE_CHECKING
 from lamina.source.select import read_config
 from lamina.spec.manifest import Manifest, parse
-from lamina.spec.reference import Reference
+from lamina.spec.reference import Reference, canonical, familiar
 from lamina.store.journal import note
 
 if TYPE_CHECKING:
@@ -23,16 +23,18 @@ def note_transfer(store: Store, action: str, name: str) -> None:
     except LaminaError:
         note(store.paths.root, "image", action, name, {"name": name})
         return
-    familiar = reference.familiar
-    stem = familiar.partition("@")[0] if reference.digest else familiar.rpartition(":")[0]
-    note(store.paths.root, "image", action, familiar, {"name": stem})
+    shown = reference.familiar
+    stem = shown.partition("@")[0] if reference.digest else shown.rpartition(":")[0]
+    note(store.paths.root, "image", action, shown, {"name": stem})
 
 
 def note_image(store: Store, action: str, descriptor: Descriptor, name: str = "") -> None:
     """Note what happened to an image that is in the store. ``name``: the full name that it was about; by default its
     ID stands there, as in docker."""
     identity, labels = _facts(store, descriptor)
-    note(store.paths.root, "image", action, identity, {**labels, "name": _familiar(name) if name else identity})
+    note(
+        store.paths.root, "image", action, identity, {**labels, "name": familiar(canonical(name) or name) or identity}
+    )
 
 
 def tag(store: Store, name: str, descriptor: Descriptor) -> None:
@@ -64,10 +66,3 @@ def _facts(store: Store, descriptor: Descriptor, *, with_labels: bool = True) ->
         return identity, read_config(store, document, "").labels if with_labels else {}
     except LaminaError:  # an artifact
         return identity, {}
-
-
-def _familiar(name: str) -> str:
-    try:
-        return Reference.parse(name).with_default_tag().familiar
-    except LaminaError:
-        return name

@@ -123,7 +123,7 @@ def find(
         rows = (row for found in search.found for row in _rows(found, groups))
         emit(rows, columns, format, right=("Size", "Layer"))
     for name, why in search.unread:
-        warn(f"{_familiar(name)} was skipped: {why}")
+        warn(f"{_shown(name)} was skipped: {why}")
     if search.unread:
         raise LaminaError(
             f"{counted(len(search.unread), 'image')} could not be read", hint="check the store with `lamina fsck`"
@@ -208,7 +208,7 @@ def _found_json(found: Found) -> dict[str, Any]:
 
 
 def _name(place: Occurrence) -> str:
-    return _familiar(place.name) if place.name else _short(place.digest)
+    return _shown(place.name) if place.name else _short(place.digest)
 
 
 def _short(digest: Digest) -> str:
@@ -216,11 +216,8 @@ def _short(digest: Digest) -> str:
 
 
 @cache
-def _familiar(name: str) -> str:
-    """Return the short form of a name; a digest stays a digest."""
-    from lamina.spec.reference import Reference
+def _shown(name: str) -> str:
+    """Return the short form of a name, for a terminal; a digest stays a digest."""
+    from lamina.spec.reference import familiar
 
-    try:
-        return Reference.parse(name).familiar
-    except UsageError:
-        return clean(name)
+    return clean(familiar(name))

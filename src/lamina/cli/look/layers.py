@@ -76,10 +76,6 @@ def layers(session: Session, image: str, no_trunc: bool, format: str | None) -> 
 
 
 def _all_or_some(names: tuple[str, ...], no_trunc: bool) -> str:
-    return some([_short(name) for name in names], len(names) if no_trunc else 3)
+    from lamina.spec.reference import familiar
 
-
-def _short(name: str) -> str:
-    from lamina.spec.reference import Reference
-
-    return Reference.parse(name).familiar if "/" in name else name
+    return some([familiar(name) for name in names], len(names) if no_trunc else 3)
