@@ -8,11 +8,12 @@ import ssl
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
 from lamina.serve.asgi import running, tls_listener
-from lamina.serve.asgi.admission import Admission
+from lamina.serve.asgi.admission import Admission, Admitted
 from lamina.serve.asgi.application import Site
 from lamina.serve.asgi.background import in_background
 from lamina.serve.asgi.callers import Callers
@@ -120,6 +121,40 @@ def test_of_many_that_come_at_once_few_are_told_why_they_are_too_many(monkeypatc
 
     with asyncio.Runner(loop_factory=running.loop_factory()) as runner:
         assert runner.run(found()) == [True] * 3 + [False] * 7
+
+
+@pytest.mark.parametrize("loop", [running.loop_factory(), asyncio.SelectorEventLoop], ids=["default", "asyncio"])
+def test_other_work_goes_on_while_many_come(
+    monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    monkeypatch.setattr(tls_listener, "_AT_ONCE", 2)
+
+    async def accepted() -> list[int]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=30))
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(listening.getsockname()))
+            admission, counts = _Counted(100), []
+            listener = TlsListener(listening, lambda admitted: asyncio.Protocol(), context, admission)
+            while admission.entered < 20:
+                await asyncio.sleep(0)
+                counts.append(admission.entered)
+            listener.close()
+            await listener.wait_closed()
+            return counts
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        counts = runner.run(asyncio.wait_for(accepted(), 20))
+    assert all(after - before <= 3 for before, after in pairwise([0, *counts]))
+
+
+class _Counted(Admission):
+    entered = 0
+
+    def enter(self, address: str) -> Admitted:
+        self.entered += 1
+        return super().enter(address)
 
 
 def _is_open(client: socket.socket) -> bool:

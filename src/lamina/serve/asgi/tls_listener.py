@@ -57,6 +57,7 @@ class TlsListener:
                     self._begin(*await self._loop.sock_accept(self._listener))
                     for _ in range(_AT_ONCE):
                         self._begin(*self._listener.accept())
+                    await asyncio.sleep(0)  # asyncio's sock_accept lets nothing else run where a client waits
                 except (BlockingIOError, ConnectionAbortedError):
                     pass
                 except OSError as error:
