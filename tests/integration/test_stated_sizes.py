@@ -95,6 +95,7 @@ def test_a_wrong_size_of_what_is_there_is_refused_and_found(
     # as before this was checked
     monkeypatch.setattr(lamina.objects.repositories, "check_stated_size", lambda *words: None)
     monkeypatch.setattr(lamina.store.repositories, "check_stated_size", lambda *words: None)
+    monkeypatch.setattr(lamina.store.repositories, "check_listed_size", lambda *words: None)
     monkeypatch.setattr(lamina.store.repositories, "first_missing", lambda *words: None)
     push(place, document, "wrong")
     found = problems()
@@ -159,9 +160,23 @@ def test_a_damaged_child_is_not_taken_for_a_wrong_size(store: Store) -> None:
     assert sum(one.endswith("which is damaged") for one in found) == 2
 
 
+def test_a_damaged_child_says_nothing_about_an_index(store: Store) -> None:
+    """A pull for one platform does not fail because of another one."""
+    with store.repositories() as place:
+        push_blobs(place, MINE)
+        push(place, CHILD, "child")
+        path = Path(store.blobs.path(CHILD.descriptor.digest))
+        path.chmod(0o644)
+        path.write_bytes(CHILD.raw[:-1])
+        index = build_index([CHILD.descriptor])
+        with store.session("test") as session:
+            session.put_manifest(index.descriptor, index.raw)
+        push(place, index, "index")
+
+
 def test_sizes_of_one_child_in_two_indexes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The index with the true size is not blamed, whichever is read first."""
-    monkeypatch.setattr(lamina.store.repositories, "check_stated_size", lambda *words: None)
+    monkeypatch.setattr(lamina.store.repositories, "check_listed_size", lambda *words: None)
     wrong, right = build_index([larger(CHILD.descriptor)]), build_index([CHILD.descriptor])
     with store.repositories() as place:
         push_blobs(place, MINE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lamina.errors import BlobNotFound
-from lamina.light import TYPE_CHECKING
+from lamina.errors import BlobNotFound, InvalidContent
+from lamina.light import TYPE_CHECKING, replace
+from lamina.source.verify import check_stated_size
+from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Index, Manifest
 from lamina.spec.mediatype import is_foreign
 from lamina.store.name_table import EVERY
@@ -30,6 +32,20 @@ def first_missing(manifest: Manifest, blobs: Blobs, layers: Layers) -> Descripto
         if needed.digest not in elsewhere or needed is manifest.config:
             return needed
     return None
+
+
+def check_listed_size(index: Digest, listed: Descriptor, blobs: Blobs) -> None:
+    """Raise SizeMismatch if an index states another size of what is here. A damaged document is as one that is not
+    here: it says nothing about the index."""
+    size = blobs.size(listed.digest)
+    if size is None or size == listed.size:
+        return
+    if size <= MAX_DOCUMENT:
+        try:
+            blobs.read(replace(listed, size=size))
+        except (BlobNotFound, InvalidContent):
+            return
+    check_stated_size(index, listed, size)
 
 
 def fetched_children(top: Descriptor, known: frozenset[str], blobs: Blobs, layers: Layers) -> str:

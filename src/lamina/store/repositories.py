@@ -26,7 +26,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.manifest import Index, Manifest, parse
 from lamina.spec.mediatype import is_foreign, is_index, is_known_document
 from lamina.spec.reference import Reference
-from lamina.store.completeness import fetched_children, first_missing
+from lamina.store.completeness import check_listed_size, fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.members import DELETED, LINKS, PUSHED, Members
 from lamina.store.name_table import EVERY, Change, NameTable, name_of
@@ -224,9 +224,8 @@ class StoreRepositories(ListedRepositories):
     def _check_sizes(self, repository: str, digest: Digest, index: Index) -> None:
         """Raises SizeMismatch. What only other repositories have is as absent: nobody learns of it here."""
         for one in index.manifests:
-            size = self._blobs.size(one.digest)
-            if size != one.size and self._is_own(repository, one.digest):
-                check_stated_size(digest, one, size)
+            if self._blobs.size(one.digest) != one.size and self._is_own(repository, one.digest):
+                check_listed_size(digest, one, self._blobs)
 
     def _is_own(self, repository: str, digest: Digest) -> bool:
         """Whether the repository has a document or a blob."""

@@ -26,7 +26,7 @@ from lamina.spec.digest import Digest
 from lamina.spec.json import MAX_DOCUMENT
 from lamina.spec.manifest import Manifest, parse
 from lamina.spec.reference import Reference
-from lamina.store.completeness import fetched_children, first_missing
+from lamina.store.completeness import check_listed_size, fetched_children, first_missing
 from lamina.store.fault import point
 from lamina.store.layers import Layers, blob_stays
 from lamina.store.paths import Paths
@@ -310,7 +310,7 @@ class StoreSession:
                 )
         else:
             for one in document.manifests:
-                check_stated_size(descriptor.digest, one, self._blobs.size(one.digest))
+                check_listed_size(descriptor.digest, one, self._blobs)
             self._protect(descriptor.digest)
         if not self._blobs.has(descriptor):
             self._blobs.write(descriptor, raw)
