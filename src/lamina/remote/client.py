@@ -105,7 +105,8 @@ class Client:
             try:
                 answer = self._send("GET", f"{scheme}://{self._api}/v2/", {}, None, self._access.cancel, led=False)
             except RequestFailed as error:
-                failed = failed or error
+                if failed is None or error.tls:  # a TLS port breaks off plain http: its certificate is the reason
+                    failed = error
                 if error.fatal and not error.tls:
                     break  # nobody listens: another scheme does not help
                 continue
@@ -115,7 +116,8 @@ class Client:
             refused = scheme
         if refused and not (failed is not None and failed.untrusted):
             return refused
-        raise RemoteFailure(str(failed or f"{self.host} speaks neither http nor https"), hint=_REACH)
+        hint = _TRUST if failed is not None and failed.untrusted else _REACH
+        raise RemoteFailure(str(failed or f"{self.host} speaks neither http nor https"), hint=hint)
 
     def request(
         self,

@@ -92,6 +92,7 @@ NO_TLS, UNTRUSTED = broken(fatal=True, tls=True), broken(fatal=True, tls=True, u
         (HOST, BAD, BAD, "https"),
         (HOST, BAD, NO_TLS, "http"),
         (HOST, broken(), UNTRUSTED, ""),
+        ("localhost:5000", broken(), UNTRUSTED, ""),  # a TLS port that breaks off plain http
     ],
 )
 def test_which_scheme_a_host_speaks(
@@ -105,8 +106,9 @@ def test_which_scheme_a_host_speaks(
     if expected:
         assert one.base == f"{expected}://{host}"
     else:
-        with pytest.raises(RemoteFailure):
+        with pytest.raises(RemoteFailure) as error:
             _ = one.base
+        assert ("certs.d" in str(error.value.hint)) is (secure is UNTRUSTED), "what helps is told"
 
 
 @pytest.mark.parametrize(
