@@ -680,6 +680,11 @@ class TestCache:
             def get(self, key: Any, compute: Any, **more: Any) -> Any:
                 return super().get(key, compute, **{**more, "wait": 60})
 
+            @property
+            def has_waiting(self) -> bool:
+                return others_wait
+
+        others_wait = False
         gallery = Gallery(ListedRepositories(LayoutReader(str(layout))))
         cache = tmp_path / "cache"
         with Explorer(gallery, LayerCache(str(cache)), work=Ended()) as explorer:
@@ -691,6 +696,9 @@ class TestCache:
             load(f"image={APP}", Only())
             for query in ("", "image=none:1", "image=%21", f"image={APP}&platform=%21", "image=" + "x" * 3000):
                 load(query)
+            others_wait = True
+            load(f"image={APP}")
+            others_wait = False
             assert not cache.exists()
             load(f"image={APP}&view=details")
             assert len(list(cache.glob("*.index"))) == 3

@@ -338,6 +338,25 @@ class TestWork:
         assert work.get("a", slow, wait=30) == "done"
         work.close()
 
+    def test_it_says_whether_work_waits(self) -> None:
+        work, begun, go = Work(threads=1), threading.Event(), threading.Event()
+
+        def slow(progress: Progress) -> None:
+            begun.set()
+            go.wait(30)
+
+        with pytest.raises(Working):
+            work.get("a", slow, wait=0)
+        assert begun.wait(30)
+        assert not work.has_waiting
+        with pytest.raises(Working):
+            work.get("b", lambda progress: None, wait=0)
+        assert work.has_waiting
+        go.set()
+        work.get("b", lambda progress: None, wait=30)
+        assert not work.has_waiting
+        work.close()
+
     def test_a_failure_is_told_to_those_who_ask_again(self) -> None:
         work = Work()
 

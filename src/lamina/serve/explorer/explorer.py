@@ -191,14 +191,14 @@ class Explorer:
         return Refused(status, code, message, error.hint).answer()
 
     def _begin(self, asked: Asked) -> None:
-        """Begin to open the image that the page will show, while the browser loads the page's scripts. What fails is
-        told when the page asks."""
+        """Begin to open the image that the page will show, while the browser loads the page's scripts, unless others
+        wait already. What fails is told when the page asks."""
 
         def opening(progress: Progress) -> None:
             with suppress(Refused, LaminaError):
                 self._images.opened_within(self._chosen(asked), progress)
 
-        if asked.query.get("image"):
+        if asked.query.get("image") and not self._work.has_waiting:
             key = ("begin", asked.query["image"], asked.query.get("platform"), asked.asker.name)
             with suppress(Working, Busy):
                 self._get(key, opening, weigh=lambda value: 1000, lasts=lambda value: 0, wait=0)

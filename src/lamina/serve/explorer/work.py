@@ -136,6 +136,12 @@ class Work:
             self._cancel.check()
         return _result(job)  # type: ignore[no-any-return]
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether work waits for a thread."""
+        with self._guard:
+            return any(not job.taken for _, job in self._queue)
+
     def close(self) -> None:
         """Stop the threads; what they compute is cancelled at its next step."""
         with self._guard:
