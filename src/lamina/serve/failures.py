@@ -75,7 +75,7 @@ def plain(error: LaminaError) -> tuple[int, str, str, int]:
     """The status, the code and the text for a failure of the place, and the seconds after which a client may try
     again (0: not said). Only other registries, of a mirror, are named."""
     wait = getattr(error, "retry_after", None)
-    if wait is not None:  # the place says that it is not for long
+    if wait is not None and not isinstance(error, (Busy, RateLimited)):  # the place says that it is not for long
         return 503, "UNAVAILABLE", "the storage of the registry is not available", wait
     if isinstance(error, TooManyFiles):
         return 503, "UNAVAILABLE", "the registry has too many open files", 1

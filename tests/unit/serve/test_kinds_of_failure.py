@@ -16,6 +16,7 @@ from lamina.errors import (
     DiskFull,
     InvalidDocument,
     LaminaError,
+    RateLimited,
     RemoteFailure,
     StoreDamaged,
     SystemFailure,
@@ -23,7 +24,8 @@ from lamina.errors import (
 )
 from lamina.host.files import failure
 from lamina.objects.failures import StorageFailure
-from lamina.serve.failures import answered, fault
+from lamina.serve.busy import Busy
+from lamina.serve.failures import answered, fault, plain
 from lamina.serve.http_message import Request, Response
 from lamina.serve.routes import parse_target
 from lamina.serve.server import RegistryServer
@@ -59,6 +61,17 @@ def test_a_full_disk_is_507(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, err
     with RegistryServer(Store.open(str(tmp_path)), writable=True) as server:
         monkeypatch.setattr(server.api, "answer", answer)
         assert put(server, "/v2/app/manifests/1", b"{}")[0] == status
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RateLimited("docker.io limits the rate", retry_after=30),
+        Busy("too much is being fetched", hint="wait", retry_after=10),
+    ],
+)
+def test_the_limit_of_another_registry_is_no_fault_of_the_storage(error: LaminaError) -> None:
+    assert plain(error)[2] == error.message
 
 
 @pytest.mark.parametrize(
