@@ -9,6 +9,6 @@ class Busy(RemoteFailure):
     """This server asks other registries for as much as it may. A client may try again after ``retry_after``
     seconds."""
 
-    def __init__(self, message: str, *, hint: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float = 0.0) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
