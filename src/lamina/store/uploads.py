@@ -29,6 +29,7 @@ from lamina.store.fault import point
 from lamina.store.leftovers import KEEP_UPLOADS
 from lamina.store.open_uploads import PREFIX, OpenUploads, mark_of
 from lamina.store.paths import READ_ONLY, Paths
+from lamina.store.writeback import EVERY, start_writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ class Uploads:
         path = self._path(repository, ident)
         with self._open(path, ident) as descriptor:
             hasher, done = self._hash_of(path, descriptor)
-            looked = done
+            looked = begun = done
             try:
                 for piece in pieces:
                     if self._max is not None and done + len(piece) > self._max:
@@ -121,6 +122,9 @@ class Uploads:
                         write_all(descriptor, piece)
                     hasher.update(piece)
                     done += len(piece)
+                    if done - begun >= EVERY:
+                        start_writing(descriptor, begun, done - begun)
+                        begun = done
             finally:
                 self._remember(path, hasher, done)
             return done
