@@ -33,9 +33,7 @@ def guard(place: Place, network: Network, *, closed: bool) -> None:
         path = find_program(program)
         if not path:
             continue
-        there = run_in(place, [path, wait, "-C", chain, *rule])[0] == 0
-        if there != closed:
-            run_in(place, [path, wait, "-I" if closed else "-D", chain, *rule])
+        _set(place, [path, wait], [chain, *rule], there=closed)
 
 
 def keep_apart(place: Place, network: Network) -> None:
@@ -46,8 +44,7 @@ def keep_apart(place: Place, network: Network) -> None:
         return
     with alone(place):
         for program in _programs(network):
-            if run_in(place, [program, "-w", "-C", *_TO_APART])[0]:
-                run_in(place, [program, "-w", "-I", *_TO_APART])
+            _set(place, [program, "-w"], _TO_APART, there=True)
 
 
 def end_apart(place: Place, network: Network) -> None:
@@ -59,6 +56,12 @@ def end_apart(place: Place, network: Network) -> None:
             code, said, _ = run_in(place, [program, "-w", "-S", _APART])
             if not code and b"-A " not in said:
                 run_in(place, [program, "-w", "-D", *_TO_APART])
+
+
+def _set(place: Place, program: list[str], rule: list[str], *, there: bool) -> None:
+    """Insert a rule that is not there, or remove one that is."""
+    if (run_in(place, [*program, "-C", *rule])[0] == 0) != there:
+        run_in(place, [*program, "-I" if there else "-D", *rule])
 
 
 def _programs(network: Network) -> list[str]:
